@@ -1,0 +1,84 @@
+"""From a composed configuration to a checked one; every problem becomes a usage error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from fsbench.config.train import TrainConfig
+from fsbench.errors import UsageError, did_you_mean
+
+
+def load(values: dict[str, Any]) -> TrainConfig:
+    """Check values and types.
+
+    Raises:
+        UsageError: naming the first offending key, its value and what is allowed.
+    """
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as failure:
+        raise _usage_error(failure.errors(include_url=False)[0], values) from None
+
+
+def _usage_error(error: dict[str, Any], values: dict[str, Any]) -> UsageError:
+    path, node = [], values
+    for part in error["loc"]:
+        # pydantic adds the tag of a union's member ("fsam") and of optional types to the location.
+        if isinstance(node, dict) and part not in node and error["type"] not in ("missing", "extra_forbidden"):
+            continue
+        if isinstance(node, dict) and part not in node and error["loc"][-1] != part:
+            continue
+        if not isinstance(node, (dict, list)):
+            continue
+        path.append(str(part))
+        node = node[part] if isinstance(node, list) or part in node else None
+    key = ".".join(path)
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "value_error":
+        return UsageError("", "", str(context["error"]))
+    if kind == "extra_forbidden":
+        parent = values
+        for part in path[:-1]:
+            parent = parent[part]
+        siblings = [name for name in parent if name != path[-1]]
+        return UsageError(key, _shown(node), f"no such key{did_you_mean(path[-1], siblings)}")
+    if kind == "missing":
+        return UsageError(key, "(missing)", "has to be given")
+    if kind == "union_tag_invalid":
+        allowed = context["expected_tags"].replace("'", "")
+        field = context["discriminator"].strip("'")
+        return UsageError(f"{key}.{field}", context["tag"], f"must be one of {allowed}")
+    if kind == "literal_error":
+        context = {"expected": context["expected"].replace("'", "").replace(" or ", ", ")}
+    context = {name: f"{bound:g}" if isinstance(bound, float) else bound for name, bound in context.items()}
+    return UsageError(key, _shown(node), _WORDS.get(kind, error["msg"]).format(**context))
+
+
+_WORDS = {
+    "greater_than_equal": "must be >= {ge}",
+    "greater_than": "must be > {gt}",
+    "less_than_equal": "must be <= {le}",
+    "less_than": "must be < {lt}",
+    "float_type": "must be a number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "list_type": "must be a list, such as [1,2]",
+    "literal_error": "must be one of {expected}",
+    "finite_number": "must be a finite number",
+    "too_short": "must have at least {min_length} entries",
+    "too_long": "must have at most {max_length} entries",
+    "string_pattern_mismatch": "must be made of letters, digits and . _ = , + - only",
+    "model_type": "must be a config group with keys of its own",
+}
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)

@@ -1,0 +1,13 @@
+"""The base of every group of options: strict types, no unknown keys, never changed after loading."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Options(BaseModel):
+    """One config group as a checked, frozen record.
+
+    Strict: `lr: abc` and `epochs: 2.5` are refused rather than converted. Errors carry the
+    path of the key; `fsbench.config.load` turns them into one-line usage errors.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())

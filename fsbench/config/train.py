@@ -1,0 +1,71 @@
+"""The whole configuration of a training run, checked."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fsbench.config.augment import AugmentOptions
+from fsbench.config.dataset import DatasetOptions
+from fsbench.config.model import ModelOptions
+from fsbench.config.optimizer import BaseOptions, OptimizerOptions, PlainOptions
+from fsbench.config.options import Options
+from fsbench.config.schedule import AnySchedule
+
+
+class LossOptions(Options):
+    """Cross-entropy with PyTorch's label smoothing (eps/K on every class)."""
+
+    label_smoothing: Annotated[float, Field(ge=0, le=1)]
+
+
+class TrainerOptions(Options):
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    micro_batch_size: Annotated[int, Field(ge=1)] | None
+    max_norm: Annotated[float, Field(gt=0)] | None
+    precision: Literal["fp32", "bf16", "fp16"]
+    device: Literal["auto", "cpu", "cuda"]
+    workers: Annotated[int, Field(ge=0)]
+    eval_every: Annotated[int, Field(ge=1)]
+    checkpoint_every: Annotated[int, Field(ge=1)]
+    compare_every: Annotated[int, Field(ge=0)]
+    max_skipped: Annotated[int, Field(ge=1)]
+    max_steps: Annotated[int, Field(ge=1)] | None
+    fast_dev_run: bool
+    progress: bool
+
+
+class LoggerOptions(Options):
+    name: Literal["none", "tensorboard", "wandb"]
+    project: str | None = None
+    mode: Literal["online", "offline"] | None = None
+
+
+class TrainConfig(Options):
+    """One run: what `conf/train.yaml` composes to."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    runs_dir: str
+    data_dir: str
+    run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._=,+-]+$")] | None
+    overwrite: bool
+    dataset: DatasetOptions
+    augment: AugmentOptions
+    model: ModelOptions
+    loss: LossOptions
+    base: BaseOptions
+    optimizer: OptimizerOptions
+    schedule: AnySchedule
+    trainer: TrainerOptions
+    logger: LoggerOptions
+
+    @model_validator(mode="after")
+    def _plain_is_its_base(self) -> TrainConfig:
+        if isinstance(self.optimizer, PlainOptions) and self.optimizer.name != self.base.name:
+            raise ValueError(
+                f"base={self.base.name}: optimizer={self.optimizer.name} trains with base={self.optimizer.name}; "
+                f"use optimizer={self.base.name}"
+            )
+        return self

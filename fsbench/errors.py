@@ -1,0 +1,46 @@
+"""What fsbench says when it can't go on: one line for the user, one exit code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FsbenchError(Exception):
+    """An end that is explained by its message alone; no traceback is shown for it."""
+
+    exit_code = 1
+
+
+class UsageError(FsbenchError):
+    """Bad input: which key, which value, what is allowed.
+
+    The message reads `key=value: problem`; raise it before anything is written to disk.
+    """
+
+    exit_code = 2
+
+    def __init__(self, key: str, value: object, problem: str) -> None:
+        super().__init__(f"{key}={value}: {problem}" if key else problem)
+        self.key, self.value, self.problem = key, value, problem
+
+    def __reduce__(self):
+        return type(self), (self.key, self.value, self.problem)
+
+
+class Diverged(FsbenchError):
+    """Training met too many non-finite gradients or losses in a row."""
+
+    exit_code = 4
+
+
+class Interrupted(FsbenchError):
+    """Ctrl-C or SIGTERM; a checkpoint was left and the same command resumes."""
+
+    exit_code = 130
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or the empty string where nothing known is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""
