@@ -1,0 +1,7 @@
+"""Sharpness-aware optimizers over any base optimizer; usable without the rest of fsbench."""
+
+from fsbench.optim.descent import Descent
+from fsbench.optim.fisher_trace import FisherTrace
+from fsbench.optim.sharpness_aware import ASAM, FSAM, SAM, SharpnessAware
+
+__all__ = ["ASAM", "FSAM", "SAM", "Descent", "FisherTrace", "SharpnessAware"]

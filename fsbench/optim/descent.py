@@ -1,0 +1,146 @@
+"""Any torch optimizer stepped by a closure: the ground every method here stands on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Closure = Callable[..., Tensor]
+
+_NO_CLOSURE = """{name}.step needs a closure that computes the loss and its gradient:
+
+    def closure(rows=None):            # rows: a slice of the mini-batch, None for all of it
+        loss = loss_fn(model(x), y) if rows is None else loss_fn(model(x[rows]), y[rows])
+        loss.backward()
+        return loss.detach()
+    loss = optimizer.step(closure, size=len(x))"""
+
+
+class NonFiniteGradient(ArithmeticError):
+    """A pass ended in a gradient whose norm is not finite; carries the loss at w."""
+
+    def __init__(self, loss: Tensor) -> None:
+        super().__init__("non-finite gradient")
+        self.loss = loss
+
+
+class Descent(torch.optim.Optimizer):
+    """The base optimizer on the gradient that `descent_gradient` leaves in `.grad`.
+
+    Plain here: the mini-batch gradient at w. Subclasses override `descent_gradient`; skipping of
+    non-finite gradients, clipping, state and resume are written once, in this class.
+
+    `param_groups` and `state` are the base optimizer's own objects: schedulers act on them and
+    `state_dict` holds momentum and everything else the base keeps.
+
+    Args:
+        params: tensors, named tensors or groups of either; a group may carry its own values of any option.
+        base: a class of torch.optim (or alike) whose step needs no closure.
+        max_norm: clip the descent gradient (the one handed to the base, not the one that perturbs)
+            to this global L2 norm.
+        defaults: options of the method itself, kept in the groups beside the base's.
+        base_options: `lr`, `momentum`, ...: handed to `base`.
+
+    Attributes:
+        skipped: steps skipped so far because a gradient was not finite.
+        skipped_in_a_row: of these, how many since the last step that was taken.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: type[torch.optim.Optimizer],
+        *,
+        max_norm: float | None = None,
+        defaults: dict[str, Any] | None = None,
+        **base_options: Any,
+    ) -> None:
+        if issubclass(base, torch.optim.LBFGS):
+            raise TypeError("LBFGS evaluates the closure itself and can't be the base of a two-pass method")
+        if max_norm is not None and not max_norm > 0:
+            raise ValueError(f"max_norm must be > 0 or None, got {max_norm}")
+        self.max_norm = max_norm
+        self.skipped = 0
+        self.skipped_in_a_row = 0
+        self._own_defaults = dict(defaults or {})
+        super().__init__(params, dict(self._own_defaults))
+        self.base = base(self.param_groups, **base_options)
+        self.defaults.update(self.base.defaults)
+        self._share()
+
+    def _share(self) -> None:
+        self.param_groups = self.base.param_groups
+        self.state = self.base.state
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; options it does not name take the defaults of the method and of the base."""
+        self.check_options({**self._own_defaults, **param_group})
+        if not hasattr(self, "base"):
+            super().add_param_group(param_group)
+            return
+        for key, value in self._own_defaults.items():
+            param_group.setdefault(key, value)
+        self.base.add_param_group(param_group)
+
+    def check_options(self, group: dict[str, Any]) -> None:
+        """Raise ValueError where an option of the method (in `group`) is out of its range."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.base.load_state_dict(state_dict)
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None, size: int | None = None) -> Tensor:
+        """One update from one mini-batch.
+
+        Args:
+            closure: computes loss and gradient of the mini-batch, or of the slice `rows` of it if
+                called with one, adds the gradient into `.grad` and returns the detached mean loss.
+            size: examples in the mini-batch; needed by options that slice it.
+
+        Returns:
+            The loss at w, before the update. A step whose gradients are not finite leaves weights
+            and state as they were and counts in `skipped`.
+        """
+        if closure is None:
+            raise RuntimeError(_NO_CLOSURE.format(name=type(self).__name__))
+        try:
+            loss = self.descent_gradient(closure, size)
+            self._clip(loss)
+        except NonFiniteGradient as failure:
+            self.zero_grad()
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+            return failure.loss
+        self.base.step()
+        self.skipped_in_a_row = 0
+        return loss
+
+    def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
+        """Leave the gradient to descend along in `.grad`; return the loss at w."""
+        return self.one_pass(closure)
+
+    def one_pass(self, closure: Closure, *args: Any, **kwargs: Any) -> Tensor:
+        """Gradient of one evaluation of the closure, alone in `.grad`; returns its loss."""
+        self.zero_grad()
+        with torch.enable_grad():
+            loss = closure(*args, **kwargs)
+        if loss is None:
+            raise RuntimeError(_NO_CLOSURE.format(name=type(self).__name__))
+        return loss.detach()
+
+    def trained(self) -> list[Tensor]:
+        """The parameters that hold a gradient now, in the order of the groups."""
+        return [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+
+    def _clip(self, loss: Tensor) -> None:
+        params = self.trained()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in params])
+        if not math.isfinite(norm):
+            raise NonFiniteGradient(loss)
+        if self.max_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(params, self.max_norm, norm)

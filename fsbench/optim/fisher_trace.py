@@ -1,0 +1,120 @@
+"""The Fisher-trace regulariser of Jia & Su (2020), algorithm 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fsbench.optim.descent import Closure, Descent
+from fsbench.optim.running_statistics import unmoved_statistics
+from fsbench.optim.sharpness_aware import displaced
+from fsbench.optim.sub_batches import Part, sub_batches
+
+
+class FisherTrace(Descent):
+    """Descend along grad L(B, w) + beta (1/M) sum_i [grad L(B_i, w) - grad L(B_i, w - alpha g_i)] (jia2020, eq. 7).
+
+    B_1 ... B_M are contiguous sub-batches of equal size and g_i = grad L(B_i, w), held constant; g_i is
+    free of weight decay, which the base optimizer adds at w. For a small alpha the penalty
+    R = (1/M) sum_i [L(B_i, w) - L(B_i, w - alpha g_i)] is alpha/M sum_i ||g_i||^2, the sub-batch estimate
+    of the trace of the Fisher information. Because g_i is held constant, what is added is half of that
+    penalty's full gradient.
+
+    Where M does not divide the batch, sub-batches differ by one example and 1/M becomes their share n_i/N.
+    Networks without running statistics need two passes over the batch: grad L(B) is then the mean of the
+    g_i. With BatchNorm the sub-batches use their own statistics, running ones move in a third, full pass.
+
+    Args:
+        alpha: finite-difference step, > 0 (paper: 1e-4). The difference is of order alpha ||g||^2, so
+            weights stay in fp32.
+        beta: strength, >= 0; 0 is the base optimizer.
+        sub_batches: M (paper: 8).
+        start: "first_drop": active once the learning rate has fallen below its peak, as in the paper
+            (section 7.2.1); "immediately": always.
+
+    `step(closure, size=N)` takes the batch size; without it sub-batch i is rows i, i + M, i + 2M, ...
+
+    Attributes:
+        penalty: R of the last step that computed it, else None.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: type[torch.optim.Optimizer] = torch.optim.SGD,
+        *,
+        alpha: float = 1e-4,
+        beta: float = 10.0,
+        sub_batches: int = 8,
+        start: str = "first_drop",
+        max_norm: float | None = None,
+        **base_options: Any,
+    ) -> None:
+        if not (math.isfinite(alpha) and alpha > 0):
+            raise ValueError(f"alpha must be a finite number > 0, got {alpha}")
+        if not (math.isfinite(beta) and beta >= 0):
+            raise ValueError(f"beta must be a finite number >= 0, got {beta}")
+        if sub_batches < 1:
+            raise ValueError(f"sub_batches must be >= 1, got {sub_batches}")
+        if start not in ("first_drop", "immediately"):
+            raise ValueError(f"start must be 'first_drop' or 'immediately', got {start!r}")
+        self.alpha, self.beta, self.parts, self.start = alpha, beta, sub_batches, start
+        self.penalty: Tensor | None = None
+        # The peak lives in the groups, so that state_dict carries it.
+        super().__init__(params, base, max_norm=max_norm, defaults={"peak_lr": 0.0}, **base_options)
+
+    @property
+    def active(self) -> bool:
+        """Whether the next step is regularised."""
+        return self.beta > 0 and (
+            self.start == "immediately" or any(group["lr"] < group["peak_lr"] for group in self.param_groups)
+        )
+
+    def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
+        for group in self.param_groups:
+            group["peak_lr"] = max(group["peak_lr"], float(group["lr"]))
+        self.penalty = None
+        if not self.active:
+            return self.one_pass(closure)
+
+        with unmoved_statistics() as statistics:
+            loss, gradient, regulariser = self._over_sub_batches(closure, size)
+        if statistics:
+            loss = self.one_pass(closure)
+            gradient = {p: p.grad for p in self.trained()}
+        for p, r in regulariser.items():
+            p.grad = gradient[p].add_(r, alpha=self.beta) if p in gradient else r * self.beta
+        return loss
+
+    def _over_sub_batches(
+        self, closure: Closure, size: int | None
+    ) -> tuple[Tensor, dict[Tensor, Tensor], dict[Tensor, Tensor]]:
+        """Mean loss, sum of n_i/N g_i, and sum of n_i/N [g_i - gradient at w - alpha g_i]; stores R."""
+        loss = penalty = 0.0
+        gradient: dict[Tensor, Tensor] = {}
+        regulariser: dict[Tensor, Tensor] = {}
+        for rows, share in self._parts(size):
+            at_w = self.one_pass(closure, rows)
+            params = self.trained()
+            g = [p.grad for p in params]
+            with displaced(params, torch._foreach_mul(g, -self.alpha)):
+                below = self.one_pass(closure, rows)
+                # A parameter that had a gradient at w has one here: the same rows run through the same graph.
+                below_g = [p.grad for p in params]
+            difference = torch._foreach_sub(g, below_g)
+            for total, values in ((gradient, g), (regulariser, difference)):
+                for p, value in zip(params, values, strict=True):
+                    total[p] = total[p].add_(value, alpha=share) if p in total else value * share
+            loss = loss + share * at_w
+            penalty = penalty + share * (at_w - below)
+        self.penalty = penalty
+        return loss, gradient, regulariser
+
+    def _parts(self, size: int | None) -> list[Part]:
+        if size is None:
+            return [(slice(i, None, self.parts), 1 / self.parts) for i in range(self.parts)]
+        return sub_batches(size, self.parts)

@@ -1,0 +1,242 @@
+"""SAM, ASAM and FSAM: the gradient at the worst point of an ellipsoid around w."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fsbench.optim import geometry
+from fsbench.optim.descent import Closure, Descent, NonFiniteGradient
+from fsbench.optim.running_statistics import frozen_statistics, unmoved_statistics
+from fsbench.optim.sub_batches import batch_size, groups_of
+
+
+class SharpnessAware(Descent):
+    """w <- base(w, gradient at w + eps), eps = rho D g / sqrt(g' D g), both passes on the same mini-batch.
+
+    Weight decay and momentum act at w; saved weights are copied back, never recomputed; running
+    statistics (BatchNorm) move in the first pass only; the loss returned is the one at w. rho = 0 is
+    the base optimizer, in one pass. Subclasses give D by `inverse_metric`.
+
+    Options of a group: `rho` (and `eta`): tensors of a group with rho_k get eps = rho_k D g / norm,
+    under the one global norm.
+
+    Args:
+        rho: radius of the neighbourhood, >= 0 (the paper's gamma).
+        natural: descend along D g instead of g (kim2022, footnote 3).
+        m: each contiguous sub-batch of m examples has its own eps (m-sharpness, Foret et al. 2021,
+            section 4.1; needs `step(closure, size=N)`). kim2022 does not use it.
+
+    Attributes:
+        compare: set to True, the next step stores in `alignment` the cosine and the length ratio
+            between its eps and SAM's at the same rho.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: type[torch.optim.Optimizer] = torch.optim.SGD,
+        *,
+        rho: float,
+        natural: bool = False,
+        m: int | None = None,
+        max_norm: float | None = None,
+        defaults: dict[str, Any] | None = None,
+        **base_options: Any,
+    ) -> None:
+        if m is not None and m < 1:
+            raise ValueError(f"m must be >= 1 or None, got {m}")
+        self.natural = natural
+        self.m = m
+        self.compare = False
+        self.alignment: tuple[Tensor, Tensor] | None = None
+        super().__init__(params, base, max_norm=max_norm, defaults={"rho": rho, **(defaults or {})}, **base_options)
+
+    def check_options(self, group: dict[str, Any]) -> None:
+        for key in ("rho", "eta"):
+            value = group.get(key, 0.0)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{key} must be a finite number >= 0, got {value}")
+
+    def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> list[Tensor] | None:
+        """D at w for the parameters of `trained()`, whose `.grad` holds g; None for D = 1."""
+        raise NotImplementedError
+
+    def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
+        if not self.natural and all(group["rho"] == 0 for group in self.param_groups):
+            return self.one_pass(closure)
+        if self.m is None:
+            return self._two_passes(closure, None, size)
+        total: dict[Tensor, Tensor] = {}
+        loss = 0.0
+        for rows, share in groups_of(batch_size(size, f"{type(self).__name__} with m={self.m}"), self.m):
+            loss = loss + share * self._two_passes(closure, rows, size)
+            for p in self.trained():
+                total[p] = total[p].add_(p.grad, alpha=share) if p in total else p.grad * share
+        for p, gradient in total.items():
+            p.grad = gradient
+        return loss
+
+    def _two_passes(self, closure: Closure, rows: slice | None, size: int | None) -> Tensor:
+        loss = self.one_pass(closure) if rows is None else self.one_pass(closure, rows)
+        params = self.trained()
+        gradients = [p.grad for p in params]
+        inverse_metric = self.inverse_metric(closure, rows, size)
+        radius = {p: group["rho"] for group in self.param_groups for p in group["params"]}
+        radii = [radius[p] for p in params]
+        eps, norm = geometry.perturbation(gradients, inverse_metric, radii)
+        if not math.isfinite(norm):
+            raise NonFiniteGradient(loss)
+        if self.compare:
+            self.alignment = geometry.alignment(eps, gradients, radii)
+            self.compare = False
+        with displaced(params, eps), unmoved_statistics():
+            self.one_pass(closure) if rows is None else self.one_pass(closure, rows)
+        if self.natural and inverse_metric is not None:
+            for p, d in zip(params, inverse_metric, strict=True):
+                if p.grad is not None:
+                    p.grad.mul_(d)
+        return loss
+
+
+@contextmanager
+def displaced(params: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
+    """Weights at w + eps inside, at exactly w after, also when the pass inside fails."""
+    saved = [p.detach().clone() for p in params]
+    torch._foreach_add_(params, eps)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(params, saved)
+
+
+class SAM(SharpnessAware):
+    """Sharpness-aware minimisation: D = 1 (Foret et al. 2021; kim2022 eq. 1-3)."""
+
+    def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> None:
+        return None
+
+
+class ASAM(SharpnessAware):
+    """Adaptive SAM: D = T^2 with T = |w| + eta on weights, T = 1 on biases (Kwon et al. 2021; kim2022 eq. 4-5).
+
+    As in the authors' code a tensor is scaled if its name contains "weight" (BatchNorm's too), so hand
+    in `model.named_parameters()`; of tensors without names those with two or more dimensions are scaled.
+
+    Args:
+        eta: added to |w|, >= 0.
+        scale: "weights", or "all" to scale every tensor.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: type[torch.optim.Optimizer] = torch.optim.SGD,
+        *,
+        rho: float = 0.5,
+        eta: float = 0.01,
+        scale: str = "weights",
+        **options: Any,
+    ) -> None:
+        if scale not in ("weights", "all"):
+            raise ValueError(f"scale must be 'weights' or 'all', got {scale!r}")
+        self.scale = scale
+        super().__init__(params, base, rho=rho, defaults={"eta": eta}, **options)
+        if scale == "weights" and any("param_names" not in group for group in self.param_groups):
+            warnings.warn(
+                "ASAM got parameters without names and takes every one-dimensional tensor for a bias, BatchNorm's "
+                "scale too; hand in model.named_parameters() to scale as the ASAM paper does",
+                stacklevel=2,
+            )
+
+    def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> list[Tensor]:
+        metric: list[Tensor] = []
+        for group in self.param_groups:
+            names = group.get("param_names") or [""] * len(group["params"])
+            pairs = [(p, name) for p, name in zip(group["params"], names, strict=True) if p.grad is not None]
+            scaled = [self._scales(p, name) for p, name in pairs]
+            metric += geometry.adaptive([p for p, _ in pairs], scaled, group["eta"])
+        return metric
+
+    def _scales(self, p: Tensor, name: str) -> bool:
+        if self.scale == "all":
+            return True
+        return "weight" in name if name else p.ndim > 1
+
+
+class FSAM(SharpnessAware):
+    """Fisher SAM: D = F^-1, the inverse of a diagonal Fisher information (Kim et al. 2022, eq. 8-12, algorithm 1).
+
+    Not Friendly SAM, which goes by the same letters elsewhere.
+
+    Args:
+        eta: regulariser of the inverse, >= 0 (> 0 in the additive form).
+        form: "multiplicative", D = 1/(1 + eta f), of the paper's experiments (section 5), or
+            "additive", D = 1/(f + eta), of its section 3.
+        fisher: "batch", f = g*g of the mini-batch mean gradient (eq. 12); "per_example", f = the mean
+            of squared per-example gradients (eq. 11; N more passes, BatchNorm by its running
+            statistics); "true", the same with labels drawn from the model: the closure is called as
+            `closure(rows, sample_labels=True)`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: type[torch.optim.Optimizer] = torch.optim.SGD,
+        *,
+        rho: float = 0.1,
+        eta: float = 1.0,
+        form: str = "multiplicative",
+        fisher: str = "batch",
+        **options: Any,
+    ) -> None:
+        if form not in ("multiplicative", "additive"):
+            raise ValueError(f"form must be 'multiplicative' or 'additive', got {form!r}")
+        if fisher not in ("batch", "per_example", "true"):
+            raise ValueError(f"fisher must be 'batch', 'per_example' or 'true', got {fisher!r}")
+        self.form = form
+        self.fisher = fisher
+        super().__init__(params, base, rho=rho, defaults={"eta": eta}, **options)
+
+    def check_options(self, group: dict[str, Any]) -> None:
+        super().check_options(group)
+        if self.form == "additive" and group["eta"] == 0:
+            raise ValueError("eta must be > 0 in the additive form 1/(f + eta), got 0")
+
+    def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> list[Tensor]:
+        params = self.trained()
+        if self.fisher == "batch":
+            information = [p.grad.square() for p in params]
+        else:
+            information = self._mean_of_squares(closure, rows, size, params)
+        eta = {p: group["eta"] for group in self.param_groups for p in group["params"]}
+        return [
+            d for p, f in zip(params, information, strict=True) for d in geometry.inverse_fisher([f], eta[p], self.form)
+        ]
+
+    def _mean_of_squares(
+        self, closure: Closure, rows: slice | None, size: int | None, params: list[Tensor]
+    ) -> list[Tensor]:
+        if rows is None:
+            rows = slice(0, batch_size(size, f"FSAM with fisher={self.fisher!r}"))
+        sampled = {"sample_labels": True} if self.fisher == "true" else {}
+        total = [torch.zeros_like(p) for p in params]
+        # The batch gradient is the caller's: these passes leave .grad as they found it.
+        kept = [p.grad for p in params]
+        with frozen_statistics():
+            for i in range(rows.start, rows.stop):
+                self.one_pass(closure, slice(i, i + 1), **sampled)
+                for f, p in zip(total, params, strict=True):
+                    if p.grad is not None:
+                        f.addcmul_(p.grad, p.grad, value=1 / (rows.stop - rows.start))
+        self.zero_grad()
+        for p, gradient in zip(params, kept, strict=True):
+            p.grad = gradient
+        return total
