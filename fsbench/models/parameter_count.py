@@ -1,0 +1,10 @@
+"""The size of a network."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def parameter_count(model: nn.Module) -> int:
+    """How many trainable numbers a network has; shared parameters count once, buffers don't."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
