@@ -1,0 +1,71 @@
+"""AutoAugment on a batch: every image draws a sub-policy of its own."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.transforms import AutoAugment, AutoAugmentPolicy
+
+from fsbench.data.augment.magnitudes import SIGNED, magnitude
+from fsbench.data.augment.steps import StepTables, apply_in_turn, tabulate
+
+
+def autoaugment(images: Tensor, policy: str, generator: torch.Generator | None) -> Tensor:
+    """Apply a sub-policy of `policy` ("cifar10", "svhn" or "imagenet") to each of the images, uint8 (B, 1 or 3, H, W).
+
+    The operations are those of torchvision's `v2.AutoAugment` on uint8 tensors (nearest neighbour, black outside),
+    and so is the distribution. Returns a new tensor; the host waits for the device once.
+    (Cubuk et al. 2019, section 3 and appendix A.)
+    """
+    prepared = plan(policy, *images.shape[2:], images.device)
+    return apply_in_turn(images, draw(prepared, len(images), generator), prepared.tables)
+
+
+class Plan(NamedTuple):
+    """A policy for one size of image, on the images' device; P sub-policies of two operations each."""
+
+    chance: Tensor
+    """float32 (P, 2): with what probability an operation is applied."""
+    number: Tensor
+    """int64 (P, 2, 2): the number of its step, with negative and positive magnitude."""
+    tables: StepTables
+
+
+def draw(plan: Plan, batch: int, generator: torch.Generator | None) -> Tensor:
+    """The numbers of each image's two steps, 0 where one is not applied: int64 (batch, 2).
+
+    The sub-policy is uniform; whether an operation is applied and the sign of its magnitude are drawn for each
+    operation by itself.
+    """
+    device = plan.chance.device
+    policy = torch.randint(len(plan.chance), (batch,), generator=generator, device=device)
+    sign = torch.randint(2, (batch, 2, 1), generator=generator, device=device)
+    applied = torch.rand(batch, 2, generator=generator, device=device) < plan.chance[policy]
+    return plan.number[policy].gather(2, sign).squeeze(2) * applied
+
+
+def sub_policies(policy: str) -> list[tuple[tuple[str, float, int | None], ...]]:
+    """torchvision's table of a policy: sub-policies of two (operation, probability, level)."""
+    return AutoAugment(AutoAugmentPolicy(policy)).policies
+
+
+@functools.lru_cache(maxsize=32)
+def plan(policy: str, height: int, width: int, device: torch.device) -> Plan:
+    """Prepare `policy` for images of height x width pixels on `device`."""
+    steps: dict[tuple[str, float], int] = {}
+    chance, number = [], []
+    for sub_policy in sub_policies(policy):
+        chance.append([probability for _, probability, _ in sub_policy])
+        number.append([])
+        for operation, _, level in sub_policy:
+            size = magnitude(operation, level, height, width)
+            signed = (-size, size) if operation in SIGNED else (size, size)
+            number[-1].append([steps.setdefault((operation, each), 1 + len(steps)) for each in signed])
+    return Plan(
+        torch.tensor(chance, device=device),
+        torch.tensor(number, device=device),
+        tabulate(steps, height, width, device),
+    )

@@ -1,0 +1,52 @@
+"""Augmentation of a batch that lies on the device: one draw per image, no loop over images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fsbench.config.augment import AugmentOptions
+from fsbench.data.augment.autoaugment import autoaugment
+from fsbench.data.augment.cutout import check_side, cutout_
+from fsbench.data.augment.flip_crop import flip_crop
+from fsbench.data.augment.normalize import normalize
+from fsbench.errors import UsageError
+
+STREAMED_ONLY = ("random_resized_crop", "resize", "size", "color_jitter")
+
+
+def batch_augment(
+    options: AugmentOptions, mean: Sequence[float], std: Sequence[float], size: int | None = None
+) -> Callable[[Tensor, torch.Generator], Tensor]:
+    """Flip, crop, AutoAugment, normalise, Cutout, as a function of (images, generator).
+
+    It takes uint8 images (B, C, H, W), which it leaves as they are, and a generator on the images' device, from
+    which all its randomness comes; it returns normalised float32 images of the same shape. `mean` and `std`: C
+    numbers each, for images scaled to [0, 1]; `size`: the images' shorter side, where known, to check Cutout early.
+
+    Raises UsageError for options that need image files, for AutoAugment on other than 1 or 3 channels, and for a
+    Cutout larger than the images.
+    """
+    for key in STREAMED_ONLY:
+        value = getattr(options, key)
+        if value:
+            raise UsageError(f"augment.{key}", value, "works on data sets that are streamed from image files only")
+    check_channels(options, mean)
+    if size is not None:
+        check_side(options.cutout, size)
+
+    def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+        changed = flip_crop(images, options.flip, options.crop, generator)
+        if options.autoaugment:
+            changed = autoaugment(changed, options.autoaugment, generator)
+        return cutout_(normalize(changed, mean, std), options.cutout, generator)
+
+    return augment
+
+
+def check_channels(options: AugmentOptions, mean: Sequence[float]) -> None:
+    """Raise UsageError where AutoAugment is asked for on images that are neither grey nor RGB."""
+    if options.autoaugment and len(mean) not in (1, 3):
+        raise UsageError("augment.autoaugment", options.autoaugment, f"needs 1 or 3 channels, not {len(mean)}")

@@ -1,0 +1,131 @@
+"""Mini-batches for training and for evaluation, from memory or from files.
+
+Nothing here has a state to save: what an epoch yields depends on (seed, epoch) alone, and it can be entered
+at any step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fsbench.data.augment import normalize
+from fsbench.data.resize import resized
+from fsbench.data.seeding import generator
+from fsbench.data.splits import MemorySplit, Split
+from fsbench.data.streaming import FileBatches
+from fsbench.errors import UsageError
+
+BatchAugment = Callable[[Tensor, torch.Generator], Tensor]
+ImageTransform = Callable[[Image.Image], Tensor]
+Batch = tuple[Tensor, Tensor]
+
+
+class TrainBatches:
+    """Shuffled, augmented mini-batches; each example once per epoch.
+
+    The last batch may be smaller; one of a single example is left out (where batch_size > 1), because
+    BatchNorm has no variance for it. The order depends on (seed, epoch), the augmentation on (seed, epoch, step)
+    where images are in memory, on (seed, epoch, image) where they are streamed.
+
+    Args:
+        augment: to normalised float32, from uint8 (B, C, H, W) and a generator on the device where images are in
+            memory, from a PIL image to (C, H, W) where they are streamed (its randomness: torch's global generator).
+        image_size: side to which in-memory images are resized before `augment`; None: as they are.
+        workers: processes that decode streamed images; they don't change what is yielded.
+
+    Raises:
+        UsageError: more images in a batch than there are.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        augment: BatchAugment | ImageTransform,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        image_size: int | None = None,
+        workers: int = 2,
+    ) -> None:
+        if batch_size > len(split):
+            raise UsageError("trainer.batch_size", batch_size, f"must be at most the {len(split)} training images")
+        self.batch_size, self.seed, self.device = batch_size, seed, device
+        self.examples = len(split)
+        self._augment, self._image_size = augment, image_size
+        if isinstance(split, MemorySplit):
+            self._images, self._labels = split.images.to(device), split.labels.to(device)
+        else:
+            self._files = FileBatches(split, augment, seed, device, workers)
+        self._in_memory = isinstance(split, MemorySplit)
+
+    def __len__(self) -> int:
+        """Steps per epoch."""
+        whole, rest = divmod(self.examples, self.batch_size)
+        return whole + (rest > 1)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """(x, y) of the steps start, start + 1, ...: x float32 (B, C, H, W) normalised, y int64 (B,), on the device.
+
+        Raises:
+            ValueError: unless 0 <= start <= len(self).
+        """
+        if not 0 <= start <= len(self):
+            raise ValueError(f"an epoch has {len(self)} steps, it cannot be entered at step {start}")
+        # Drawn on the CPU, so that the order is the same on every device.
+        order = torch.randperm(self.examples, generator=generator(self.seed, "order", epoch))
+        if not self._in_memory:
+            return self._files.batches(order.split(self.batch_size)[start : len(self)], epoch)
+        return self._from_memory(order.to(self.device).split(self.batch_size)[start : len(self)], epoch, start)
+
+    def _from_memory(self, chosen: Sequence[Tensor], epoch: int, start: int) -> Iterator[Batch]:
+        for step, indices in enumerate(chosen, start):
+            images = resized(self._images[indices], self._image_size)
+            draw = generator(self.seed, "augment", epoch, step, device=self.device)
+            yield self._augment(images, draw), self._labels[indices]
+
+
+class EvalBatches:
+    """A whole split in its own order, not augmented, the last batch as small as it comes; iterable again and again.
+
+    Args:
+        mean, std, image_size: how in-memory images are normalised and resized.
+        transform: how streamed images are: a PIL image to normalised float32 (C, H, W).
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        device: torch.device,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: int | None = None,
+        batch_size: int = 1000,
+        transform: ImageTransform | None = None,
+        workers: int = 0,
+    ) -> None:
+        self.batch_size, self.device, self.examples = batch_size, device, len(split)
+        self._mean, self._std, self._image_size = tuple(mean), tuple(std), image_size
+        if isinstance(split, MemorySplit):
+            self._images, self._labels = split.images.to(device), split.labels.to(device)
+        else:
+            self._files = FileBatches(split, transform, 0, device, workers)
+        self._in_memory = isinstance(split, MemorySplit)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-self.examples // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not self._in_memory:
+            return self._files.batches(torch.arange(self.examples).split(self.batch_size), epoch=0)
+        return self._from_memory()
+
+    def _from_memory(self) -> Iterator[Batch]:
+        for images, labels in zip(
+            self._images.split(self.batch_size), self._labels.split(self.batch_size), strict=True
+        ):
+            yield normalize(resized(images, self._image_size), self._mean, self._std), labels

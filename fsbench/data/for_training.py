@@ -1,0 +1,49 @@
+"""The batches that a run trains on and is evaluated on, as its options ask for them."""
+
+from __future__ import annotations
+
+import torch
+
+from fsbench.config.augment import AugmentOptions
+from fsbench.data.augment import batch_augment, eval_transform, image_transform
+from fsbench.data.batches import EvalBatches, TrainBatches
+from fsbench.data.load import Data
+from fsbench.data.splits import MemorySplit, Split
+
+_PIXELS_PER_BATCH = 1000 * 3 * 64 * 64
+
+
+def train_batches(
+    data: Data, augment: AugmentOptions, batch_size: int, seed: int, device: torch.device, workers: int
+) -> TrainBatches:
+    """Batches of `data.train`.
+
+    Raises:
+        UsageError: batch_size larger than the training split; an augmentation that can't act on these images.
+    """
+    if isinstance(data.train, MemorySplit):
+        side = min(data.shape[1:])
+        change, size = batch_augment(augment, data.mean, data.std, side), _resize_to(data, data.train)
+    else:
+        change, size = image_transform(augment, data.mean, data.std, data.shape[1]), None
+    return TrainBatches(data.train, change, batch_size, seed, device, image_size=size, workers=workers)
+
+
+def eval_batches(split: Split, data: Data, augment: AugmentOptions, device: torch.device, workers: int) -> EvalBatches:
+    """Batches of any split of `data` (not augmented; `augment` says how streamed images are cropped)."""
+    batch_size = max(1, min(1000, _PIXELS_PER_BATCH // (data.shape[0] * data.shape[1] * data.shape[2])))
+    in_memory = isinstance(split, MemorySplit)
+    return EvalBatches(
+        split,
+        device,
+        data.mean,
+        data.std,
+        image_size=_resize_to(data, split) if in_memory else None,
+        batch_size=batch_size,
+        transform=None if in_memory else eval_transform(augment, data.mean, data.std, data.shape[1]),
+        workers=workers,
+    )
+
+
+def _resize_to(data: Data, split: MemorySplit) -> int | None:
+    return None if tuple(split.images.shape[1:]) == data.shape else data.shape[1]

@@ -1,0 +1,181 @@
+"""From the options of a data set to its splits, ready for training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fsbench.config.dataset import DatasetOptions
+from fsbench.data.digits import load_digits
+from fsbench.data.folder import load_folder
+from fsbench.data.labels import confusion_set, random_labels, symmetric_noise
+from fsbench.data.moments import channel_moments
+from fsbench.data.raw import RawData
+from fsbench.data.splits import MemorySplit, Split
+from fsbench.data.stratified import stratified_split
+from fsbench.data.torchvision_sets import load_public
+from fsbench.errors import UsageError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of one run.
+
+    Args:
+        train: with the labels that are trained on; a confusion set, if any, comes last.
+        shape: (C, H, W) as the network sees it.
+        mean, std: per channel, of pixels in [0, 1].
+        provenance: for the run's record: label, variant, sizes, changed labels, sha256 of the training split.
+    """
+
+    train: Split
+    validation: Split | None
+    test: Split
+    classes: int
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+    provenance: dict[str, Any]
+
+
+def load_data(options: DatasetOptions, data_dir: Path) -> Data:
+    """Load (downloading on first use), cut the splits, change labels as asked.
+
+    Order: validation split, subset, noise or random labels, confusion set; every draw has its own stream of
+    `options.seed`. The data set last read stays in memory, so that a sweep decodes it once.
+
+    Raises:
+        UsageError: absent or corrupt data; sizes that the data set can't fill.
+    """
+    raw = _raw(options, Path(data_dir).expanduser())
+    channels, native = 3, None
+    if isinstance(raw.train, MemorySplit):
+        channels, *native = raw.train.images.shape[1:]
+    mean, std = _moments(options, raw, channels)
+    train, validation, changes = _prepared(options, raw)
+    height, width = native if options.image_size is None else (options.image_size, options.image_size)
+    return Data(
+        train=train,
+        validation=validation,
+        test=raw.test,
+        classes=len(raw.class_names),
+        shape=(channels, height, width),
+        mean=mean,
+        std=std,
+        class_names=raw.class_names,
+        provenance={
+            "label": options.label or _default_label(options),
+            "variant": raw.variant,
+            "train": len(train),
+            "validation": 0 if validation is None else len(validation),
+            "test": len(raw.test),
+            **changes,
+            "sha256": train.sha256(),
+        },
+    )
+
+
+def _default_label(options: DatasetOptions) -> str:
+    return options.name if options.root is None else Path(options.root).expanduser().resolve().name
+
+
+@dataclass
+class _Memo:
+    key: tuple | None = None
+    raw: RawData | None = None
+    moments: tuple | None = None
+
+
+_memo = _Memo()
+
+
+def _raw(options: DatasetOptions, data_dir: Path) -> RawData:
+    if options.name == "digits":
+        key = ("digits",)
+    elif options.name == "folder":
+        key = ("folder", str(Path(options.root).expanduser().resolve()), options.image_size, options.in_memory)
+    else:
+        key = (options.name, str(data_dir.resolve()))
+    if _memo.key == key:
+        return _memo.raw
+    # Let go of the old one first: two data sets need not fit into memory together.
+    _memo.key = _memo.raw = _memo.moments = None
+    if options.name == "digits":
+        raw = load_digits()
+    elif options.name == "folder":
+        raw = load_folder(options.root, options.image_size, options.in_memory)
+    else:
+        raw = load_public(options.name, data_dir)
+    if (problem := raw.problem()) is not None:
+        raise UsageError("data_dir", data_dir, f"{options.label or options.name} there is corrupt: {problem}")
+    _memo.key, _memo.raw = key, raw
+    return raw
+
+
+def _moments(options: DatasetOptions, raw: RawData, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if options.mean is not None:
+        for key, values in (("mean", options.mean), ("std", options.std)):
+            if len(values) != channels:
+                problem = f"needs {channels} number{'s' * (channels > 1)}, one per channel of the images"
+                raise UsageError(f"dataset.{key}", values, problem)
+        return tuple(options.mean), tuple(options.std)
+    if not isinstance(raw.train, MemorySplit):
+        return IMAGENET_MEAN, IMAGENET_STD
+    if _memo.moments is None:
+        _memo.moments = channel_moments(raw.train.images)
+    return _memo.moments
+
+
+def _prepared(options: DatasetOptions, raw: RawData) -> tuple[Split, Split | None, dict[str, int]]:
+    """Training split, validation split, and how many labels were changed how."""
+    train, validation, unused = raw.train, None, None
+    classes, seed = len(raw.class_names), options.seed
+    if options.validation > 0:
+        if options.validation >= len(train):
+            problem = f"must be smaller than the {len(train)} training images"
+            raise UsageError("dataset.validation", options.validation, problem)
+        chosen, rest = stratified_split(train.labels, options.validation, classes, seed, "validation")
+        validation, train = train.take(chosen), train.take(rest)
+    if options.subset is not None:
+        if options.subset > len(train):
+            left = " left beside the validation split" if options.validation > 0 else ""
+            raise UsageError(
+                "dataset.subset", options.subset, f"must be at most the {len(train)} training images{left}"
+            )
+        chosen, rest = stratified_split(train.labels, options.subset, classes, seed, "subset")
+        unused, train = train.take(rest), train.take(chosen)
+
+    labels = train.labels
+    if options.noise > 0:
+        labels = symmetric_noise(labels, options.noise, classes, seed, includes_self=options.noise_includes_self)
+    if options.random_labels > 0:
+        labels = random_labels(labels, options.random_labels, classes, seed, permute=options.permute_labels)
+    changes = {
+        "noisy_labels": _changed(train.labels, labels) if options.noise > 0 else 0,
+        "random_labels": round(options.random_labels * len(train)),
+        "random_labels_changed": _changed(train.labels, labels) if options.random_labels > 0 else 0,
+        "confusion_images": options.confusion,
+        "confusion_labels_changed": 0,
+    }
+    train = train.with_labels(labels)
+
+    if options.confusion > 0:
+        if options.confusion > len(unused):
+            problem = f"must be at most {len(unused)}, the training images outside the subset"
+            raise UsageError("dataset.confusion", options.confusion, problem)
+        chosen, wrong = confusion_set(len(unused), options.confusion, classes, seed)
+        extra = unused.take(chosen)
+        changes["confusion_labels_changed"] = _changed(extra.labels, wrong)
+        train = train.joined(extra.with_labels(wrong))
+    return train, validation, changes
+
+
+def _changed(before: Tensor, after: Tensor) -> int:
+    return int(torch.count_nonzero(before != after))
