@@ -1,0 +1,42 @@
+"""Tab completion: the command words here, overrides by Hydra with the command word taken out of its line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from fsbench.cli.list import KINDS
+from fsbench.cli.main import COMMANDS
+
+# Commands whose arguments are Hydra overrides.
+_HYDRA = ("train",)
+
+
+def complete(arguments: Sequence[str]) -> int:
+    """Answer `-sc install=SHELL`, `-sc uninstall=SHELL` and `-sc query=SHELL` (of COMP_LINE and COMP_POINT)."""
+    from fsbench.cli.show import hydra_main
+
+    request = next((a for a in arguments if a.startswith(("install=", "uninstall=", "query="))), "")
+    if not request.startswith("query="):
+        return hydra_main(["-sc", request])
+    line = os.environ.get("COMP_LINE", "")
+    point = int(os.environ.get("COMP_POINT", len(line)))
+    before = line[:point]
+    words = before.split()
+    # `python -m fsbench train ...` and `fsbench train ...` alike: what follows the word fsbench counts.
+    start = next((i for i, word in enumerate(words) if word.rpartition("/")[2] == "fsbench"), 0)
+    typed = words[start + 1 :]
+    if (not before.endswith(" ") and len(typed) <= 1) or not typed:
+        print(" ".join(name for name in COMMANDS if name.startswith(typed[0] if typed else "")))
+        return 0
+    command = typed[0]
+    if command in _HYDRA:
+        program = words[start]
+        rest = before.split(None, start + 2)[start + 2] if len(typed) > 1 else ""
+        os.environ["COMP_LINE"] = f"{program} {rest}"
+        os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
+        return hydra_main(["-sc", request])
+    current = "" if before.endswith(" ") else typed[-1]
+    if command == "list":
+        print(" ".join(kind for kind in KINDS if kind.startswith(current)))
+    return 0

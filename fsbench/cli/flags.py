@@ -1,0 +1,44 @@
+"""Telling flags from overrides, wherever on the line they stand."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from fsbench.errors import UsageError
+
+# Flags of Hydra's that only print; Hydra itself answers them.
+SHOWING = ("-h", "--help", "--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line usage errors."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError("", "", f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def train_parser() -> Parser:
+    parser = Parser(prog="fsbench train", add_help=False, allow_abbrev=False)
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("-cd", "--config-dir")
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--hydra-help", action="store_true")
+    parser.add_argument("-c", "--cfg", choices=["job", "hydra", "all"])
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("-p", "--package")
+    parser.add_argument(
+        "-i", "--info", nargs="?", const="all",
+        choices=["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"],
+    )  # fmt: skip
+    parser.add_argument("overrides", nargs="*")
+    return parser
+
+
+def parse_train(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse `fsbench train`'s arguments.
+
+    `-m` and its kin may stand between overrides. An override may begin with a tilde or plus; nothing that
+    is one begins with a dash.
+    """
+    return train_parser().parse_intermixed_args(list(arguments))

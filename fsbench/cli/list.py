@@ -1,0 +1,62 @@
+"""`fsbench list KIND`: what can be put on the command line, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fsbench.cli.flags import Parser
+from fsbench.config.paths import conf_dir
+from fsbench.errors import UsageError, did_you_mean
+
+# what a person asks for: the config group
+KINDS = {
+    "models": "model",
+    "datasets": "dataset",
+    "optimizers": "optimizer",
+    "bases": "base",
+    "experiments": "experiment",
+    "setups": "setup",
+    "augmentations": "augment",
+    "schedules": "schedule",
+    "loggers": "logger",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(prog="fsbench list", description="What there is to choose from, a line each.")
+    parser.add_argument("kind", nargs="?", metavar="KIND", help=", ".join(KINDS))
+    parser.add_argument("-cd", "--config-dir", type=Path, help="config groups of your own, listed too")
+    options = parser.parse_args(list(arguments))
+    if options.kind is None:
+        for kind, group in KINDS.items():
+            print(f"{kind:14} {group}=")
+        return 0
+    group = KINDS.get(options.kind, options.kind)
+    if group not in KINDS.values():
+        problem = f"no such kind{did_you_mean(options.kind, KINDS)}; allowed: {', '.join(KINDS)}"
+        raise UsageError("list", options.kind, problem)
+    roots = [conf_dir()] + ([options.config_dir] if options.config_dir else [])
+    entries = {name: line for root in roots for name, line in described(root / group).items()}
+    width = max(map(len, entries), default=0)
+    for name, line in sorted(entries.items()):
+        print(f"{name:{width}}  {line}")
+    return 0
+
+
+def described(group: Path) -> dict[str, str]:
+    """Choice and description of every file below a config group; the description is its first comment."""
+    return {
+        path.relative_to(group).with_suffix("").as_posix(): _first_comment(path)
+        for path in sorted(group.rglob("*.yaml"))
+    }
+
+
+def _first_comment(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("#") and not line.startswith("# @package"):
+                return line[1:].strip()
+            if line.strip() and not line.startswith("#"):
+                break
+    return ""

@@ -1,0 +1,84 @@
+"""`fsbench <command> ...`: a table of commands, each imported when it is called; exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from fsbench.errors import FsbenchError, UsageError, did_you_mean
+
+# name: (module with a function `main(arguments) -> exit code`, one line)
+COMMANDS = {
+    "train": ("fsbench.cli.train", "train a model, or a sweep of them with -m"),
+    "table": ("fsbench.cli.table", "mean and standard deviation over seeds of finished runs"),
+    "list": ("fsbench.cli.list", "what there is: models, datasets, optimizers, experiments, ..."),
+    "rerun": ("fsbench.cli.rerun", "train again what a run directory holds, with changes"),
+}
+
+HELP = """fsbench: train with sharpness-aware optimizers and compare what comes out.
+
+usage: fsbench COMMAND ...
+
+{commands}
+
+  fsbench train --help          keys, groups and examples
+  fsbench list models           what can be put after model=
+  fsbench --version
+
+Tab completion: eval "$(fsbench -sc install=bash)"     (also zsh, fish)
+Exit codes: 0 done, 1 failed, 2 bad input, 3 a sweep with failures, 4 diverged, 130 interrupted.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code and prints errors as one line on stderr."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(arguments)
+    except KeyboardInterrupt:
+        print("fsbench: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) went away; nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except FsbenchError as failure:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"fsbench: {failure}", file=sys.stderr)
+        return failure.exit_code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if "-sc" in arguments or "--shell-completion" in arguments:
+        from fsbench.cli.completion import complete
+
+        return complete(arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        lines = (f"  {name:{width}}  {line}" for name, (_, line) in COMMANDS.items())
+        print(HELP.format(commands="\n".join(lines)), end="")
+        return 0
+    command, *rest = arguments
+    if command == "--version" or (command in COMMANDS and "--version" in rest):
+        print(_versions())
+        return 0
+    if command not in COMMANDS:
+        raise UsageError("", "", f"no command '{command}'{did_you_mean(command, COMMANDS)}; see fsbench --help")
+    return importlib.import_module(COMMANDS[command][0]).main(rest)
+
+
+def _versions() -> str:
+    from importlib import metadata
+
+    import fsbench
+
+    def version(package: str) -> str:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return "not installed"
+
+    return f"fsbench {fsbench.__version__} (torch {version('torch')}, hydra {version('hydra-core')})"

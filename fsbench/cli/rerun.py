@@ -1,0 +1,30 @@
+"""`fsbench rerun RUN_DIR [KEY=VALUE ...]`: the command that made a run, with changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from fsbench.cli.flags import Parser
+from fsbench.cli.train import single, sweep
+from fsbench.config.compose import compose_jobs
+from fsbench.errors import UsageError
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(prog="fsbench rerun", description="Train again what a run directory holds, with changes.")
+    parser.add_argument("run", metavar="RUN_DIR", type=Path)
+    parser.add_argument("-m", "--multirun", action="store_true", help="the changes hold sweeps")
+    parser.add_argument("-cd", "--config-dir", help="config groups of your own")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for fsbench train; the last one wins")
+    options = parser.parse_intermixed_args(list(arguments))
+    try:
+        record = json.loads((options.run / "provenance.json").read_text(encoding="utf-8"))
+        overrides = [str(override) for override in record["overrides"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError("rerun", options.run, "is not a run directory: it holds no readable provenance.json") from None
+    changed = {override.partition("=")[0].lstrip("+") for override in options.overrides}
+    kept = [override for override in overrides if override.partition("=")[0].lstrip("+") not in changed]
+    jobs = compose_jobs([*kept, *options.overrides], multirun=options.multirun, config_dir=options.config_dir)
+    return sweep(jobs) if options.multirun else single(jobs[0])

@@ -1,0 +1,1 @@
+"""Tables computed from run records. Imports neither torch nor Hydra."""

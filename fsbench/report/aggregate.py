@@ -1,0 +1,80 @@
+"""Mean and sample standard deviation of runs that differ only in their seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from fsbench.errors import UsageError, did_you_mean
+
+# Differences that are the replication itself, not the experiment.
+_REPLICATION = ("seed", "dataset.seed")
+_INCIDENTAL = ("run", "run_name", "runs_dir", "data_dir", "overwrite", "trainer.device", "trainer.workers",
+               "trainer.progress", "trainer.checkpoint_every", "trainer.compare_every", "dataset.in_memory",
+               "dataset.label")  # fmt: skip
+
+
+def aggregate(rows: list[dict[str, Any]], by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """One line per combination of `by`: n, then `<column>.mean` and `<column>.std` (n - 1; NaN where n = 1).
+
+    Raises:
+        UsageError: no run has such a key or a number under such a column.
+    """
+    frame = pd.DataFrame(rows)
+    for option, names in (("--by", by), ("--columns", columns)):
+        for name in names:
+            if name not in frame:
+                raise UsageError(option, name, f"no run has such a key{did_you_mean(name, frame.columns)}")
+    for name in columns:
+        try:
+            frame[name] = pd.to_numeric(frame[name])
+        except (ValueError, TypeError):
+            raise UsageError("--columns", name, "is not a number; use it with --by") from None
+    frame[list(by)] = frame[list(by)].map(_text)
+    groups = frame.groupby(list(by), sort=False)
+    table = groups.size().to_frame("n")
+    for name in columns:
+        table[f"{name}.mean"] = groups[name].mean()
+        table[f"{name}.std"] = groups[name].std(ddof=1)
+    return table.reset_index().sort_values(list(by), key=lambda c: c.map(_sort_key), ignore_index=True)
+
+
+def mixed_keys(
+    rows: list[dict[str, Any]], by: Sequence[str], choices: Sequence[str], configuration: Sequence[str]
+) -> dict[str, list[str]]:
+    """Choices and configuration keys, other than the seed, in which runs of one line of the table differ.
+
+    Where a choice (`model`) differs, the keys below it (`model.depth`) are not named too.
+    """
+    lines: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        lines.setdefault(tuple(_text(row.get(name)) for name in by), []).append(row)
+    mixed: dict[str, list[str]] = {}
+    for key in [*choices, *configuration]:
+        group = key.partition(".")[0]
+        if key in by or key in _REPLICATION or key in _INCIDENTAL or group in {"logger", *mixed} - {key}:
+            continue
+        values: set[str] = set()
+        for members in lines.values():
+            found = {_text(row.get(key)) for row in members}
+            values |= found if len(found) > 1 else set()
+        if values:
+            mixed[key] = sorted(values, key=_sort_key)
+    return mixed
+
+
+def _text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and pd.isna(value)):
+        return "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _sort_key(text: str) -> tuple[int, float, str]:
+    try:
+        return (0, float(text), "")
+    except ValueError:
+        return (1, 0.0, text)

@@ -1,0 +1,1 @@
+"""Run records on disk. Imports neither torch nor Hydra."""

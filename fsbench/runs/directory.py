@@ -1,0 +1,128 @@
+"""One run, one directory: its files, its status, its lock."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fsbench.errors import FsbenchError, UsageError
+from fsbench.runs.atomic import disk_full, remove_parts, write_json, write_text
+from fsbench.runs.identity import differences, identity
+
+
+class RunIsBusy(FsbenchError):
+    """Another process holds the run's lock."""
+
+
+class RunDirectory:
+    """Paths and state of `runs_dir/<name>`.
+
+    Files: config.yaml (resolved), status.json, metrics.jsonl (a line per epoch), summary.json (written
+    last: it exists if and only if the run is finished), model.safetensors, provenance.json, train.log,
+    traceback.txt of a failure, checkpoint.pt until the run is finished.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.status_file = path / "status.json"
+        self.metrics = path / "metrics.jsonl"
+        self.summary = path / "summary.json"
+        self.model = path / "model.safetensors"
+        self.provenance = path / "provenance.json"
+        self.log = path / "train.log"
+        self.traceback = path / "traceback.txt"
+        self.checkpoint = path / "checkpoint.pt"
+
+    @classmethod
+    def of(cls, config: dict[str, Any], choices: dict[str, str]) -> RunDirectory:
+        """The directory a configuration belongs in: `run_name`, or one named after choices, seed and identity."""
+        name = config["run_name"] or "-".join(
+            [*(choices[group] for group in ("dataset", "model", "optimizer")), f"s{config['seed']}", identity(config)]
+        )
+        return cls(Path(config["runs_dir"]) / name)
+
+    @property
+    def finished(self) -> bool:
+        return self.summary.is_file()
+
+    def read_summary(self) -> dict[str, Any]:
+        return json.loads(self.summary.read_text(encoding="utf-8"))
+
+    def refuse_other_config(self, config: dict[str, Any]) -> None:
+        """Raise UsageError if the directory was made by another configuration, or is no run directory at all."""
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise UsageError("run_name", self.path.name, f"{self.path} is not a directory")
+        if not self.config.is_file():
+            strangers = [p.name for p in self.path.iterdir() if p.name != "lock" and not p.name.startswith(".")]
+            if strangers:
+                raise UsageError("run_name", self.path.name, f"{self.path} holds other files ({strangers[0]}, ...)")
+            return
+        try:
+            theirs = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            differing = differences(config, theirs)
+        except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
+            raise UsageError("run_name", self.path.name, f"{self.config} can't be read; delete the directory") from None
+        if differing:
+            raise UsageError(
+                "run_name",
+                self.path.name,
+                f"the directory was made by another configuration: {', '.join(differing)}; "
+                "choose another run_name or delete the directory",
+            )
+
+    @contextmanager
+    def open(self, config: dict[str, Any]) -> Iterator[None]:
+        """Create the directory, hold its lock, write the configuration; a directory that stays empty is removed.
+
+        Raises:
+            RunIsBusy: another process is at work in it.
+            UsageError: the disk is full, or the directory can't be made.
+        """
+        created = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / "lock").open("w")
+        except OSError as failure:
+            if failure.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise disk_full(self.path.parent) from None
+            raise UsageError("runs_dir", self.path.parent, f"can't write there: {failure.strerror}") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunIsBusy(f"{self.path} is being trained by another process") from None
+            remove_parts(self.path)
+            try:
+                self._begin(config)
+            except UsageError:
+                if created:
+                    shutil.rmtree(self.path, ignore_errors=True)
+                raise
+            yield
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        write_text(self.config, yaml.safe_dump(config, sort_keys=False))
+        self.set_status("running")
+
+    def clear(self, config: dict[str, Any]) -> None:
+        """Forget everything but the lock: the run starts anew. Call it with the directory open."""
+        for path in self.path.iterdir():
+            if path.name != "lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._begin(config)
+
+    def set_status(self, status: str, **details: Any) -> None:
+        """`running`, `done`, `failed`, `diverged` or `interrupted`."""
+        write_json(self.status_file, {"status": status, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **details})

@@ -1,0 +1,61 @@
+"""Which runs are the same run: a hash of what determines the result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+# Where and how a run is carried out, but not what comes out of it.
+_INCIDENTAL = {"runs_dir", "data_dir", "run_name", "overwrite", "logger"}
+_INCIDENTAL_OF = {
+    "trainer": {"device", "workers", "checkpoint_every", "progress", "compare_every"},
+    "dataset": {"label", "in_memory"},
+}
+
+
+def essential(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a resolved configuration that determines the result."""
+    return {
+        group: {key: value for key, value in values.items() if key not in _INCIDENTAL_OF.get(group, ())}
+        if isinstance(values, dict)
+        else values
+        for group, values in config.items()
+        if group not in _INCIDENTAL
+    }
+
+
+def identity(config: dict[str, Any]) -> str:
+    """Eight hexadecimal digits; 1 and 1.0 are the same value."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in sorted(value.items())}
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53 else value
+
+    text = json.dumps(plain(essential(config)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optimizer": {"rho": 0.1}} as {"optimizer.rho": 0.1}."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """`optimizer.rho (0.1 here, 0.05 there)` for every essential key that differs."""
+    a, b = flatten(essential(ours)), flatten(essential(theirs))
+    absent = "absent"
+    return [
+        f"{key} ({a.get(key, absent)} here, {b.get(key, absent)} there)"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key, absent) != b.get(key, absent)
+    ]

@@ -1,0 +1,41 @@
+"""Saving and loading everything a run needs to go on bit for bit; loading never executes code."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fsbench.errors import UsageError
+from fsbench.runs.atomic import atomic_path
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors and plain containers) and the global random state, atomically."""
+    random = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random["cuda"] = torch.cuda.get_rng_state()
+    with atomic_path(path) as part, part.open("wb") as file:
+        torch.save({**state, "random": random}, file)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote.
+
+    Raises:
+        UsageError: the file is truncated or not a checkpoint.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError):
+        raise UsageError(
+            "checkpoint", path, "truncated or not a checkpoint; delete it to train this run from its start"
+        ) from None
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["random"]["cpu"])
+    if "cuda" in state["random"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["random"]["cuda"])

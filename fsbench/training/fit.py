@@ -1,0 +1,192 @@
+"""The training loop: one for every method."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fsbench.config.train import TrainerOptions
+from fsbench.data import EvalBatches, TrainBatches
+from fsbench.errors import Diverged, Interrupted
+from fsbench.optim import Descent
+from fsbench.training.batch_closure import BatchClosure
+from fsbench.training.evaluate import evaluate
+from fsbench.training.precision import Precision
+from fsbench.training.schedule import Schedule
+from fsbench.training.stop_signal import StopSignal
+
+FAST_DEV_STEPS = 2
+
+
+@dataclass
+class EpochTotals:
+    """Sums over the steps of the epoch in progress; they travel with the checkpoint."""
+
+    lr: float | None = None
+    seen: int = 0
+    steps: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    loss: Tensor | float = 0.0
+    hits: Tensor | float = 0.0
+    compared: int = 0
+    cosine: float = 0.0
+    length_ratio: float = 0.0
+    penalised: int = 0
+    penalty: Tensor | float = 0.0
+
+    def row(self) -> dict[str, Any]:
+        """Means over the epoch; what was not measured is left out."""
+        row: dict[str, Any] = {
+            "lr": self.lr,
+            "train_loss": float(self.loss) / self.seen if self.seen else None,
+            "train_accuracy": float(self.hits) / self.seen if self.seen else None,
+            "skipped_steps": self.skipped,
+        }
+        if self.compared:
+            row["eps_cosine_to_sam"] = self.cosine / self.compared
+            row["eps_length_over_sam"] = self.length_ratio / self.compared
+        if self.penalised:
+            row["penalty"] = float(self.penalty) / self.penalised
+        return row
+
+    def state_dict(self) -> dict[str, float]:
+        return {name: float(value) if torch.is_tensor(value) else value for name, value in vars(self).items()}
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes while training; `state_dict` and `load_state_dict` make it resumable at any step."""
+
+    model: nn.Module
+    optimizer: Descent
+    schedule: Schedule
+    precision: Precision
+    epoch: int = 0
+    step: int = 0
+    totals: EpochTotals = field(default_factory=EpochTotals)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **{part: getattr(self, part).state_dict() for part in ("model", "optimizer", "schedule", "precision")},
+            "skipped": [self.optimizer.skipped, self.optimizer.skipped_in_a_row],
+            "position": [self.epoch, self.step],
+            "totals": self.totals.state_dict(),
+            "rows": self.rows,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for part in ("model", "optimizer", "schedule", "precision"):
+            getattr(self, part).load_state_dict(state[part])
+        self.optimizer.skipped, self.optimizer.skipped_in_a_row = state["skipped"]
+        self.epoch, self.step = state["position"]
+        self.totals = EpochTotals(**state["totals"])
+        self.rows = state["rows"]
+
+
+def fit(
+    state: TrainingState,
+    batches: TrainBatches,
+    evaluations: Mapping[str, EvalBatches],
+    options: TrainerOptions,
+    loss: nn.Module,
+    *,
+    save: Callable[[], None],
+    on_step: Callable[[], None],
+    on_epoch: Callable[[dict[str, Any]], None],
+    stop: StopSignal,
+) -> None:
+    """Train from where `state` stands to the last epoch.
+
+    Args:
+        evaluations: splits to evaluate, by the prefix of their metrics ("test", "validation").
+        save: writes a checkpoint; called every `checkpoint_every` epochs and before every early end.
+
+    Raises:
+        Diverged: `max_skipped` steps in a row had a non-finite gradient.
+        Interrupted: a signal asked to stop; a checkpoint was saved.
+    """
+    model, optimizer, schedule, precision = state.model, state.optimizer, state.schedule, state.precision
+    closure = BatchClosure(model, loss, precision, options.micro_batch_size)
+    max_steps = FAST_DEV_STEPS if options.fast_dev_run else options.max_steps or math.inf
+    total_steps = min(options.epochs * len(batches), max_steps)
+    eval_limit = FAST_DEV_STEPS if options.fast_dev_run else None
+    compares = hasattr(optimizer, "compare") and options.compare_every > 0
+
+    while state.epoch * len(batches) + state.step < total_steps:
+        model.train()
+        if state.totals.lr is None:
+            state.totals.lr = float(optimizer.param_groups[0]["lr"])
+        for x, y in batches.epoch(state.epoch, start=state.step):
+            started = time.perf_counter()
+            closure.load(x, y)
+            if compares:
+                optimizer.compare = state.step % options.compare_every == 0
+            skipped_before = optimizer.skipped
+            batch_loss = optimizer.step(closure, size=len(y))
+            skipped = optimizer.skipped > skipped_before
+            precision.after_step(skipped)
+            schedule.after_step()
+            _count(state.totals, optimizer, batch_loss, closure.hits, len(y), skipped)
+            state.totals.seconds += time.perf_counter() - started
+            state.step += 1
+            on_step()
+            if optimizer.skipped_in_a_row >= options.max_skipped:
+                raise Diverged(
+                    f"diverged: {optimizer.skipped_in_a_row} steps in a row had a non-finite gradient "
+                    f"(epoch {state.epoch + 1}, step {state.step}); lower optimizer.lr, or raise trainer.max_skipped"
+                )
+            if state.epoch * len(batches) + state.step >= total_steps:
+                break
+            # After an epoch's last step the stop waits for the evaluation, which ends that epoch.
+            if stop.requested and state.step < len(batches):
+                save()
+                raise Interrupted(f"interrupted in epoch {state.epoch + 1}; the same command goes on from there")
+
+        ends = state.epoch * len(batches) + state.step >= total_steps
+        row = {"epoch": state.epoch + 1, **state.totals.row()}
+        if ends or (state.epoch + 1) % options.eval_every == 0:
+            for prefix, split in evaluations.items():
+                row |= {f"{prefix}_{name}": value for name, value in evaluate(model, split, precision, eval_limit)}
+        if state.totals.seen:
+            schedule.after_epoch(row["train_loss"])
+        row |= {"seconds": state.totals.seconds, "steps": state.totals.steps}
+        state.rows.append(row)
+        state.epoch, state.step, state.totals = state.epoch + 1, 0, EpochTotals()
+        if ends or state.epoch % options.checkpoint_every == 0 or stop.requested:
+            save()
+        on_epoch(row)
+        if ends:
+            return
+        if stop.requested:
+            raise Interrupted(f"interrupted after epoch {state.epoch}; the same command goes on from there")
+
+
+def _count(totals: EpochTotals, optimizer: Descent, loss: Tensor, hits: Tensor, size: int, skipped: bool) -> None:
+    """Add one step to the totals; a skipped step counts as skipped only."""
+    totals.steps += 1
+    if skipped:
+        totals.skipped += 1
+        return
+    totals.seen += size
+    totals.loss = totals.loss + loss.double() * size
+    totals.hits = totals.hits + hits
+    alignment = getattr(optimizer, "alignment", None)
+    if alignment is not None:
+        optimizer.alignment = None
+        cosine, ratio = (float(value) for value in alignment)
+        if math.isfinite(cosine):
+            totals.compared += 1
+            totals.cosine += cosine
+            totals.length_ratio += ratio
+    penalty = getattr(optimizer, "penalty", None)
+    if penalty is not None:
+        totals.penalised += 1
+        totals.penalty = totals.penalty + penalty.double()

@@ -1,0 +1,68 @@
+"""Optional services that get the same rows as metrics.jsonl."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fsbench.config.train import LoggerOptions
+from fsbench.errors import UsageError
+
+Log = Callable[[dict[str, Any]], None]
+
+
+def build_logger(options: LoggerOptions) -> Callable[[Path, dict[str, Any]], tuple[Log, Callable[[], None]]]:
+    """A function of (run directory, configuration) that starts logging and returns `log(row)` and `close()`.
+
+    Raises:
+        UsageError: the extra is not installed.
+    """
+    try:
+        return _LOGGERS[options.name](options)
+    except ImportError:
+        raise UsageError(
+            "logger", options.name, f'is not installed; pip install "fsbench[{options.name}]" or logger=none'
+        ) from None
+
+
+def _none(options: LoggerOptions) -> Any:
+    return lambda directory, config: (lambda row: None, lambda: None)
+
+
+def _tensorboard(options: LoggerOptions) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    def start(directory: Path, config: dict[str, Any]) -> tuple[Log, Callable[[], None]]:
+        writer = SummaryWriter(str(directory / "tensorboard"))
+
+        def log(row: dict[str, Any]) -> None:
+            for key, value in row.items():
+                if key != "epoch" and value is not None:
+                    writer.add_scalar(key, value, row["epoch"])
+
+        return log, writer.close
+
+    return start
+
+
+def _wandb(options: LoggerOptions) -> Any:
+    import wandb
+
+    def start(directory: Path, config: dict[str, Any]) -> tuple[Log, Callable[[], None]]:
+        run = wandb.init(
+            project=options.project,
+            mode=options.mode,
+            name=directory.name,
+            id=directory.name,
+            resume="allow",
+            dir=str(directory),
+            config=config,
+            settings=wandb.Settings(silent=True),
+        )
+        return lambda row: run.log(row, step=row["epoch"]), run.finish
+
+    return start
+
+
+_LOGGERS = {"none": _none, "tensorboard": _tensorboard, "wandb": _wandb}

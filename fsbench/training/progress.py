@@ -1,0 +1,46 @@
+"""What a person sees of a training run: a bar on a terminal, a line per epoch elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+log = logging.getLogger("fsbench")
+
+
+class Progress:
+    """One bar for all steps of a run, on stderr; the same line per epoch goes to train.log either way."""
+
+    def __init__(self, title: str, epochs: int, steps: int, done: int, shown: bool) -> None:
+        self.epochs = epochs
+        self.on_terminal = shown and sys.stderr.isatty()
+        self.lines = shown and not self.on_terminal
+        self.title = title
+        self.bar = tqdm(
+            total=steps, initial=done, desc=title, unit="step", disable=not self.on_terminal, dynamic_ncols=True
+        )
+
+    def step(self) -> None:
+        self.bar.update()
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        line = f"epoch {row['epoch']}/{self.epochs}  " + "  ".join(
+            f"{name.replace('_', ' ')} {_shown(name, value)}"
+            for name, value in row.items()
+            if name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr") and value is not None
+        )
+        log.info(line)
+        if row.get("test_accuracy") is not None:
+            self.bar.set_postfix_str(f"epoch {row['epoch']}/{self.epochs}, test {100 * row['test_accuracy']:.2f} %")
+        if self.lines:
+            print(f"{self.title}: {line}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{100 * value:.2f} %" if name.endswith("accuracy") else f"{value:.4g}"

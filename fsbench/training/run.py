@@ -1,0 +1,213 @@
+"""One training run from its configuration to its finished directory."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from fsbench.config.compose import Job
+from fsbench.data import EvalBatches, eval_batches, load_data, train_batches
+from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError
+from fsbench.models import build_model, parameter_count
+from fsbench.runs.atomic import atomic_path, write_json, write_json_lines, write_text
+from fsbench.runs.directory import RunDirectory
+from fsbench.runs.identity import identity
+from fsbench.runs.provenance import provenance
+from fsbench.training.build import build_device, build_optimizer
+from fsbench.training.checkpoint import load_checkpoint, restore_random_state, save_checkpoint
+from fsbench.training.evaluate import evaluate
+from fsbench.training.fit import FAST_DEV_STEPS, TrainingState, fit
+from fsbench.training.loggers import build_logger
+from fsbench.training.precision import Precision
+from fsbench.training.progress import Progress
+from fsbench.training.schedule import Schedule
+from fsbench.training.stop_signal import stop_signal
+
+log = logging.getLogger("fsbench")
+
+
+def train(job: Job) -> dict[str, Any]:
+    """Train one run, or finish an interrupted one; returns the results that its summary.json records.
+
+    Everything that can be wrong with the input is found before the run directory exists.
+
+    Raises:
+        UsageError: the data, the network or the directory can't be used as configured.
+        Diverged, Interrupted, RunIsBusy: as they say. Any other exception leaves traceback.txt behind.
+    """
+    options = job.config
+    config = options.model_dump(mode="json")
+    directory = RunDirectory.of(config, job.choices)
+    if not options.overwrite:
+        directory.refuse_other_config(config)
+
+    device = build_device(options.trainer.device)
+    start_logger = build_logger(options.logger)
+    data = load_data(options.dataset, Path(options.data_dir))
+    batches = train_batches(
+        data, options.augment, options.trainer.batch_size, options.seed, device, options.trainer.workers
+    )
+
+    def eval_split(split: Any) -> EvalBatches:
+        return eval_batches(split, data, options.augment, device, options.trainer.workers)
+
+    evaluations = {"test": eval_split(data.test)}
+    if data.validation is not None:
+        evaluations["validation"] = eval_split(data.validation)
+
+    torch.manual_seed(options.seed)
+    # A cropping augmentation may have the network see less than the data set's own size.
+    side = options.augment.image_size(None)
+    shape = data.shape if side is None else (data.shape[0], side, side)
+    model = build_model(options.model, shape, data.classes).to(device)
+    optimizer = build_optimizer(model, options.optimizer, options.base, options.trainer.max_norm)
+    precision = Precision(options.trainer.precision, device)
+    schedule = Schedule(options.schedule, optimizer, options.trainer.epochs, len(batches))
+    state = TrainingState(model, optimizer, schedule, precision)
+    loss = nn.CrossEntropyLoss(label_smoothing=options.loss.label_smoothing)
+
+    with directory.open(config), _reported(directory), stop_signal() as stop:
+        if options.overwrite:
+            directory.clear(config)
+        _resume(state, directory, data.provenance)
+        _record_provenance(directory, job, device, data.provenance)
+        progress = Progress(
+            f"{job.choices['dataset']} {job.choices['model']} {job.choices['optimizer']} seed {options.seed}",
+            options.trainer.epochs,
+            options.trainer.epochs * len(batches),
+            state.epoch * len(batches) + state.step,
+            options.trainer.progress,
+        )
+        log_row, close_logger = start_logger(directory.path, config)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+        def save() -> None:
+            save_checkpoint(directory.checkpoint, {**state.state_dict(), "data": data.provenance["sha256"]})
+
+        def on_epoch(row: dict[str, Any]) -> None:
+            write_json_lines(directory.metrics, state.rows)
+            log_row(row)
+            progress.epoch(row)
+
+        try:
+            fit(
+                state, batches, evaluations, options.trainer, loss,
+                save=save, on_step=progress.step, on_epoch=on_epoch, stop=stop,
+            )  # fmt: skip
+        finally:
+            progress.close()
+            close_logger()
+        limit = FAST_DEV_STEPS if options.trainer.fast_dev_run else None
+        on_train = dict(evaluate(model, eval_split(data.train), precision, limit))
+        results = _results(state, on_train, model, device)
+        _finish(directory, job, config, state, results)
+    return results
+
+
+def _resume(state: TrainingState, directory: RunDirectory, data: dict[str, Any]) -> None:
+    if not directory.checkpoint.is_file():
+        directory.metrics.unlink(missing_ok=True)
+        return
+    saved = load_checkpoint(directory.checkpoint)
+    if saved.get("data") != data["sha256"]:
+        raise UsageError("data_dir", data["label"], "the training data changed since this run began; overwrite=true")
+    state.load_state_dict(saved)
+    restore_random_state(saved)
+    # Rows of epochs after the checkpoint are trained, and written, again.
+    write_json_lines(directory.metrics, state.rows)
+    log.info("resumed at epoch %d, step %d", state.epoch + 1, state.step)
+
+
+def _record_provenance(directory: RunDirectory, job: Job, device: torch.device, data: dict[str, Any]) -> None:
+    record = provenance()
+    record["hardware"] |= {"device": device.type, "threads": torch.get_num_threads()}
+    if device.type == "cuda":
+        record["hardware"]["gpu"] = torch.cuda.get_device_name(device)
+    record |= {"seed": job.config.seed, "data": data, "choices": job.choices, "overrides": list(job.overrides)}
+    write_json(directory.provenance, record)
+
+
+def _results(
+    state: TrainingState, on_train: dict[str, float], model: nn.Module, device: torch.device
+) -> dict[str, Any]:
+    """What tables can show. Accuracies in [0, 1], losses in nats, times in seconds, memory in bytes."""
+    last = state.rows[-1]
+    evaluated = [row for row in state.rows if "test_accuracy" in row]
+    best = max(evaluated, key=lambda row: row["test_accuracy"])
+    seconds = sum(row["seconds"] for row in state.rows)
+    steps = sum(row["steps"] for row in state.rows)
+    results = {key: value for key, value in last.items() if key.startswith(("test_", "validation_"))}
+    results |= {"best_test_accuracy": best["test_accuracy"], "best_epoch": best["epoch"]}
+    results |= {f"train_{name}": value for name, value in on_train.items()}
+    results["generalization_gap"] = results["train_accuracy"] - results["test_accuracy"]
+    results |= {key: last[key] for key in ("eps_cosine_to_sam", "eps_length_over_sam", "penalty") if key in last}
+    return results | {
+        "epochs": len(state.rows),
+        "steps": steps,
+        "skipped_steps": state.optimizer.skipped,
+        "seconds": seconds,
+        "seconds_per_epoch": seconds / len(state.rows),
+        "seconds_per_step": seconds / steps,
+        "peak_memory": peak_memory(device),
+        "parameters": parameter_count(model),
+    }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU's allocator since the run began, or of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _finish(
+    directory: RunDirectory, job: Job, config: dict[str, Any], state: TrainingState, results: dict[str, Any]
+) -> None:
+    """The summary comes last but for the checkpoint's removal: a run with a summary is whole."""
+    weights = {name: value.detach().cpu().clone().contiguous() for name, value in state.model.state_dict().items()}
+    with atomic_path(directory.model) as part:
+        save_file(weights, part)
+    directory.set_status("done")
+    summary = {
+        "run": directory.path.name,
+        "identity": identity(config),
+        "choices": job.choices,
+        "config": config,
+        "results": results,
+    }
+    write_json(directory.summary, summary)
+    directory.checkpoint.unlink(missing_ok=True)
+    directory.traceback.unlink(missing_ok=True)
+
+
+@contextmanager
+def _reported(directory: RunDirectory) -> Iterator[None]:
+    """Log to train.log; leave status, and the traceback of a failure, in the run directory."""
+    handler = logging.FileHandler(directory.log, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    except BaseException as failure:
+        status = {Diverged: "diverged", Interrupted: "interrupted", KeyboardInterrupt: "interrupted"}
+        with suppress(OSError, UsageError):
+            if not isinstance(failure, (FsbenchError, KeyboardInterrupt)):
+                write_text(directory.traceback, traceback.format_exc())
+            directory.set_status(status.get(type(failure), "failed"), message=f"{type(failure).__name__}: {failure}")
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,70 @@
+"""Learning-rate schedules of torch.optim, put together from the `schedule` group."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROnPlateau
+
+from fsbench.config.schedule import (
+    AnySchedule,
+    CosineOptions,
+    InverseTimeOptions,
+    MultistepOptions,
+    PlateauOptions,
+)
+
+
+class Schedule:
+    """Moves the learning rates of an optimizer's groups: after every step, and on plateaus after every epoch."""
+
+    def __init__(self, options: AnySchedule, optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> None:
+        self.by_step: LRScheduler
+        self.by_epoch: ReduceLROnPlateau | None = None
+        warmup = round(options.warmup_epochs * steps_per_epoch)
+        if isinstance(options, PlateauOptions):
+            # The plateau's factor has to survive the steps, so the warm-up multiplies instead of setting.
+            self.by_step = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
+            self.by_epoch = ReduceLROnPlateau(
+                optimizer, factor=options.factor, patience=options.patience, threshold=options.threshold
+            )
+            return
+
+        total = epochs * steps_per_epoch
+
+        def factor(step: int) -> float:
+            ramp = min(1.0, (step + 1) / (warmup + 1))
+            return ramp * curve(options, step, warmup, total, epochs, steps_per_epoch)
+
+        self.by_step = LambdaLR(optimizer, factor)
+
+    def after_step(self) -> None:
+        self.by_step.step()
+
+    def after_epoch(self, train_loss: float) -> None:
+        if self.by_epoch is not None:
+            self.by_epoch.step(train_loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        by_step = {key: value for key, value in self.by_step.state_dict().items() if key != "lr_lambdas"}
+        return {"by_step": by_step, "by_epoch": self.by_epoch and self.by_epoch.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.by_step.__dict__.update(state["by_step"])
+        if self.by_epoch is not None:
+            self.by_epoch.load_state_dict(state["by_epoch"])
+
+
+def curve(options: AnySchedule, step: int, warmup: int, total: int, epochs: int, steps_per_epoch: int) -> float:
+    """Factor on lr at a step, warm-up left aside."""
+    if isinstance(options, CosineOptions):
+        done = min(1.0, max(0, step - warmup) / max(1, total - warmup))
+        return options.final_factor + (1 - options.final_factor) * (1 + math.cos(math.pi * done)) / 2
+    if isinstance(options, MultistepOptions):
+        edges = [(m * epochs if m < 1 else m) * steps_per_epoch for m in options.milestones]
+        return options.gamma ** sum(step >= edge for edge in edges)
+    if isinstance(options, InverseTimeOptions):
+        return 1 / (1 + options.decay * step)
+    return 1.0

@@ -1,0 +1,85 @@
+"""Help, lists and completion answer at once: they import no torch."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+LINES = {
+    "help": ["--help"],
+    "version": ["--version"],
+    "train-help": ["train", "--help"],
+    "cfg": ["train", "--cfg", "job", "optimizer=fsam", "model=wrn28_10"],
+    "cfg-resolved": ["train", "--cfg", "job", "--resolve", "-p", "optimizer"],
+    "info": ["train", "--info", "defaults-tree"],
+    "list": ["list", "models"],
+    "bad-input": ["train", "optimizer.lr=foo"],
+}
+PROBE = """
+import atexit, sys
+heavy = lambda: sorted({"torch", "torchvision", "timm", "pandas", "sklearn"} & set(sys.modules))
+atexit.register(lambda: print("HEAVY", heavy(), file=sys.stderr))
+from fsbench.cli.main import main
+main()
+"""
+
+
+def ask(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments],
+        capture_output=True, text=True, env={**os.environ, **environment}, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", LINES.values(), ids=LINES)
+def test_no_heavy_import(arguments, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = ask(*arguments)
+    assert "HEAVY []" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["list", "models"]], ids=" ".join)
+def test_within_a_second(arguments) -> None:
+    """In CPU seconds, the best of three: the machine may be busy with other things."""
+    times = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "fsbench", *arguments], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times) < 1.0
+
+
+COMPLETIONS = {
+    "commands": ("fsbench ", {"train", "table", "list", "rerun"}),
+    "command-prefix": ("fsbench t", {"train", "table"}),
+    "choice": ("fsbench train optimizer=f", {"optimizer=fsam", "optimizer=fisher_trace"}),
+    "with-flag": ("fsbench train -m optimizer=fsa", {"optimizer=fsam"}),
+    "second-override": ("fsbench train dataset=digits optimizer=as", {"optimizer=asam"}),
+    "key": ("fsbench train optimizer.l", {"optimizer.lr="}),
+    "python-m": ("python -m fsbench train optimizer=fsa", {"optimizer=fsam"}),
+    "list-kinds": ("fsbench list mo", {"models"}),
+}
+
+
+@pytest.mark.parametrize(("line", "expected"), COMPLETIONS.values(), ids=COMPLETIONS)
+def test_completion(line, expected) -> None:
+    done = ask("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
+    assert expected <= set(done.stdout.split())
+    assert "HEAVY []" in done.stderr
+
+
+def test_completion_can_be_installed() -> None:
+    done = ask("-sc", "install=bash")
+    assert "complete " in done.stdout
+    assert "fsbench" in done.stdout
+
+
+def test_version_names_ours_first() -> None:
+    assert ask("--version").stdout.startswith("fsbench 0.")
+    assert ask("train", "--version").stdout.startswith("fsbench 0.")

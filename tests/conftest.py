@@ -1,0 +1,49 @@
+"""What all tests share: few threads, and a command line run in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from fsbench.cli.main import main
+
+torch.set_num_threads(1)
+
+
+@dataclass
+class Ended:
+    """How a command ended and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def fsbench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """`fsbench("train", "seed=1")` in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.delenv("FSBENCH_DATA", raising=False)
+
+    def run(*arguments: str) -> Ended:
+        code = main(arguments)
+        captured = capsys.readouterr()
+        return Ended(code, captured.out, captured.err)
+
+    return run
+
+
+# A run of under a second: the smallest network on the embedded data, one epoch.
+QUICK = ("dataset=digits", "model=mlp", "model.widths=[16]", "trainer.epochs=2", "trainer.progress=false")
+
+
+@pytest.fixture
+def quick() -> tuple[str, ...]:
+    return QUICK

@@ -1,0 +1,97 @@
+"""Sweeps: what fails does not stop the others, what is done is not repeated; tables of what came out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fsbench.training import run as run_module
+
+SWEEP = ("-m", "optimizer=sgd,sam", "seed=0,1")
+
+
+def test_sweep_and_table(fsbench, quick) -> None:
+    first = fsbench("train", *quick, *SWEEP)
+    assert first.code == 0
+    assert first.out.count(": done, test accuracy") == 4
+    assert first.out.endswith("4 done, 0 skipped, 0 failed\n")
+    again = fsbench("train", *quick, *SWEEP, "seed=0,1,2".replace("0,1,2", "0,1"))
+    assert again.out.endswith("0 done, 4 skipped, 0 failed\n")
+
+    table = fsbench("table", "runs")
+    assert table.code == 0
+    header, rule, *lines = table.out.splitlines()
+    assert header.split("|")[1].strip() == "dataset"
+    assert set(rule) <= set("|-: ")
+    assert [line.split("|")[3].strip() for line in lines] == ["sam", "sgd"]
+    assert all(line.split("|")[4].strip() == "2" and "±" in line for line in lines)
+
+    accuracies = [
+        json.loads(p.read_text())["results"]["test_accuracy"] for p in Path("runs").glob("*sgd*/summary.json")
+    ]
+    a, b = accuracies
+    mean, std = (a + b) / 2, abs(a - b) / 2**0.5
+    assert f"{100 * mean:.2f} ± {100 * std:.2f}" in lines[1]
+
+    csv = fsbench("table", "runs", "--by", "optimizer,seed", "--columns", "test_accuracy", "--format", "csv")
+    assert csv.out.splitlines()[0] == "optimizer,seed,n,test_accuracy_mean,test_accuracy_std"
+    assert len(csv.out.splitlines()) == 5
+    latex = fsbench("table", "runs", "--format", "latex", "--by", "optimizer.lr", "--where", "optimizer=sam")
+    assert r"test accuracy \%" in latex.out
+    assert r"\toprule" in latex.out
+
+
+def test_a_failed_run_does_not_stop_the_others(fsbench, quick, monkeypatch) -> None:
+    fit = run_module.fit
+
+    def fails_for_sam(state, *rest, **named):
+        if type(state.optimizer).__name__ == "SAM":
+            raise SystemExit(7)
+        fit(state, *rest, **named)
+
+    monkeypatch.setattr(run_module, "fit", fails_for_sam)
+    ended = fsbench("train", *quick, *SWEEP)
+    assert ended.code == 3
+    assert ended.out.endswith("2 done, 0 skipped, 2 failed\n")
+    assert "fsbench: 2 of 4 runs failed; the same command runs what is missing" in ended.err
+    assert all((p / "traceback.txt").is_file() for p in Path("runs").glob("*-sam-*"))
+    table = fsbench("table", "runs")
+    assert "note: runs left out because they are not finished: 2 failed" in table.err
+
+    monkeypatch.setattr(run_module, "fit", fit)
+    again = fsbench("train", *quick, *SWEEP)
+    assert again.code == 0
+    assert again.out.endswith("2 done, 2 skipped, 0 failed\n")
+    assert not any((p / "traceback.txt").exists() for p in Path("runs").iterdir())
+
+
+def test_flags_may_stand_anywhere_and_ranges_expand(fsbench, quick) -> None:
+    ended = fsbench("train", *quick[:2], "-m", *quick[2:], "seed=range(0,3)", "trainer.max_steps=2")
+    assert ended.out.endswith("3 done, 0 skipped, 0 failed\n")
+
+
+def test_a_line_that_mixes_configurations_says_so(fsbench, quick) -> None:
+    fsbench("train", *quick, "-m", "optimizer=sam", "optimizer.rho=0.01,0.1", "trainer.max_steps=2")
+    mixed = fsbench("table", "runs")
+    assert mixed.err == "note: a line averages runs that differ in optimizer.rho (0.01, 0.1); add it to --by\n"
+    assert fsbench("table", "runs", "--by", "optimizer,optimizer.rho").err == ""
+
+
+def test_rerun_with_a_change(fsbench, quick) -> None:
+    fsbench("train", *quick, "optimizer=fsam", "seed=3")
+    (first,) = Path("runs").iterdir()
+    ended = fsbench("rerun", str(first), "seed=4")
+    assert ended.code == 0
+    assert "-fsam-s4-" in ended.out
+    assert "already done" in fsbench("rerun", str(first)).out
+
+
+def test_table_says_what_is_wrong(fsbench, quick, tmp_path) -> None:
+    assert fsbench("table", "nowhere").err == "fsbench: runs=nowhere: no such directory\n"
+    (tmp_path / "empty").mkdir()
+    assert fsbench("table", "empty").err == "fsbench: runs=empty: no finished run there\n"
+    fsbench("train", *quick, "trainer.max_steps=2")
+    wrong = fsbench("table", "runs", "--columns", "test_acuracy")
+    assert (wrong.code, wrong.err) == (
+        2, "fsbench: --columns=test_acuracy: no run has such a key; did you mean 'test_accuracy'?\n"
+    )  # fmt: skip
