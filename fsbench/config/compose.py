@@ -60,14 +60,17 @@ def _expand(overrides: list[str], multirun: bool) -> list[list[str]]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    loader = GlobalHydra.instance().config_loader()
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     for override in overrides:
         if "=" not in override and not override.startswith("~"):
             raise UsageError("", "", f"{override}: must read KEY=VALUE; see fsbench train --help")
+    current = ""
     try:
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
-    except HydraException as failure:
-        raise UsageError("", "", f"can't read an override: {_first_line(failure)}") from None
+        parsed = [parser.parse_override(current := override) for override in overrides]
+    except HydraException:
+        key, _, value = current.partition("=")
+        hint = f"values with brackets, quotes and the like go in quotes inside quotes: '{key}=\"...\"'"
+        raise UsageError(key, value, f"can't be read; {hint}") from None
     for override in parsed:
         name = override.key_or_group
         if name.startswith("hydra.") and name != "hydra.searchpath":

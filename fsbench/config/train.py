@@ -65,7 +65,7 @@ class TrainConfig(Options):
     def _plain_is_its_base(self) -> TrainConfig:
         if isinstance(self.optimizer, PlainOptions) and self.optimizer.name != self.base.name:
             raise ValueError(
-                f"base={self.base.name}: optimizer={self.optimizer.name} trains with base={self.optimizer.name}; "
-                f"use optimizer={self.base.name}"
+                f"base={self.base.name}: optimizer={self.optimizer.name} is that optimizer alone; "
+                f"use optimizer={self.base.name}, or base={self.optimizer.name}"
             )
         return self
