@@ -1,0 +1,43 @@
+"""What makes two runs the same run."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from fsbench.config.compose import compose_jobs
+from fsbench.runs.identity import differences, identity
+
+SAME = ["runs_dir=x", "data_dir=y", "run_name=z", "trainer.device=cpu", "trainer.workers=0", "logger=tensorboard",
+        "trainer.progress=false", "dataset.label=X", "overwrite=true", "trainer.compare_every=1",
+        "trainer.checkpoint_every=3"]  # fmt: skip
+OTHER = ["seed=1", "optimizer.rho=0.2", "trainer.epochs=3", "trainer.precision=bf16", "dataset.noise=0.1",
+         "model=resnet32", "base.momentum=0.8", "augment=none", "trainer.batch_size=64"]  # fmt: skip
+
+
+def of(*overrides: str) -> str:
+    (job,) = compose_jobs(["optimizer=sam", *overrides], multirun=False)
+    return identity(job.config.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize("override", SAME)
+def test_where_a_run_is_carried_out_does_not_matter(override) -> None:
+    assert of(override) == of()
+
+
+@pytest.mark.parametrize("override", OTHER)
+def test_what_determines_the_result_does(override) -> None:
+    assert of(override) != of()
+
+
+def test_one_and_one_point_zero_are_one_value() -> None:
+    assert identity({"optimizer": {"rho": 1}}) == identity({"optimizer": {"rho": 1.0}})
+    assert identity({"overlap": True}) != identity({"overlap": 1})
+
+
+def test_differences_are_named() -> None:
+    ours = {"seed": 0, "optimizer": {"rho": 0.1, "lr": 1.0}, "runs_dir": "a"}
+    theirs = copy.deepcopy(ours) | {"runs_dir": "b"}
+    theirs["optimizer"]["rho"] = 0.2
+    assert differences(ours, theirs) == ["optimizer.rho (0.1 here, 0.2 there)"]

@@ -1,0 +1,61 @@
+"""Data flows one way: who may import whom, and what stays free of torch and Hydra."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fsbench
+
+ROOT = Path(fsbench.__file__).parent
+
+# A package, and the packages of fsbench it may import.
+ALLOWED = {
+    "errors": set(),
+    "config": {"errors"},
+    "optim": set(),
+    "data": {"config", "errors"},
+    "models": {"config", "errors"},
+    "runs": {"errors"},
+    "report": {"errors"},
+    "training": {"config", "data", "errors", "models", "optim", "runs"},
+    "cli": {"config", "errors", "report", "runs", "training"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_arrows_never_point_back(package) -> None:
+    files = sorted((ROOT / package).rglob("*.py")) or [ROOT / f"{package}.py"]
+    for path in files:
+        ours = {name.split(".")[1] for name in imported(path) if name.startswith("fsbench.")} - {package}
+        assert ours <= ALLOWED[package], path.name
+
+
+FREE_OF = [
+    ("fsbench.optim", {"hydra", "omegaconf", "pydantic", "fsbench.training"}),
+    ("fsbench.runs.records", {"hydra", "omegaconf", "torch", "pandas"}),
+    ("fsbench.report.formats", {"hydra", "omegaconf", "torch"}),
+    ("fsbench.config.load", {"hydra", "torch"}),
+    ("fsbench.cli.main", {"hydra", "omegaconf", "torch", "pandas", "pydantic"}),
+]
+
+
+@pytest.mark.parametrize(("module", "absent"), FREE_OF, ids=[m for m, _ in FREE_OF])
+def test_imports_none_of(module, absent) -> None:
+    code = f"import sys, {module}; print(sorted({absent!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
