@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from fsbench.cli.commands import COMMANDS
 from fsbench.cli.list import KINDS
-from fsbench.cli.main import COMMANDS
 
 # Commands whose arguments are Hydra overrides.
 _HYDRA = ("train",)

@@ -7,9 +7,6 @@ from collections.abc import Sequence
 
 from fsbench.errors import UsageError
 
-# Flags of Hydra's that only print; Hydra itself answers them.
-SHOWING = ("-h", "--help", "--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i")
-
 
 class Parser(argparse.ArgumentParser):
     """argparse with one-line usage errors."""
@@ -41,4 +38,7 @@ def parse_train(arguments: Sequence[str]) -> argparse.Namespace:
     `-m` and its kin may stand between overrides. An override may begin with a tilde or plus; nothing that
     is one begins with a dash.
     """
-    return train_parser().parse_intermixed_args(list(arguments))
+    options = train_parser().parse_intermixed_args(list(arguments))
+    if (options.resolve or options.package) and not options.cfg:
+        raise UsageError("", "", "--resolve and --package go with --cfg job")
+    return options

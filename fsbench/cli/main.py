@@ -7,15 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from fsbench.cli.commands import COMMANDS
 from fsbench.errors import FsbenchError, UsageError, did_you_mean
-
-# name: (module with a function `main(arguments) -> exit code`, one line)
-COMMANDS = {
-    "train": ("fsbench.cli.train", "train a model, or a sweep of them with -m"),
-    "table": ("fsbench.cli.table", "mean and standard deviation over seeds of finished runs"),
-    "list": ("fsbench.cli.list", "what there is: models, datasets, optimizers, experiments, ..."),
-    "rerun": ("fsbench.cli.rerun", "train again what a run directory holds, with changes"),
-}
 
 HELP = """fsbench: train with sharpness-aware optimizers and compare what comes out.
 

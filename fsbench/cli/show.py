@@ -1,4 +1,4 @@
-"""What Hydra prints itself: --help, --cfg, --info, --hydra-help and shell completion, without torch."""
+"""What Hydra prints itself: --cfg, --info, --hydra-help and shell completion, without torch."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import sys
 
 import hydra
 
-from fsbench.cli.flags import SHOWING
-from fsbench.config.compose import normalised
+from fsbench.config.compose import compose_text, normalised
 from fsbench.config.paths import conf_dir
-from fsbench.errors import UsageError
 
 
 def show(options: argparse.Namespace) -> int:
     """Hand the line to Hydra with the flags in front, where 1.3 wants them."""
+    if not options.multirun:
+        # What does not compose is said in our own one line, not in Hydra's many.
+        compose_text(options.overrides, config_dir=options.config_dir)
     line = ["--multirun"] if options.multirun and options.cfg else []
-    if options.help:
-        line.append("--help")
     if options.hydra_help:
         line.append("--hydra-help")
     if options.cfg:
@@ -38,7 +37,7 @@ def hydra_main(line: list[str]) -> int:
 
     @hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")
     def nothing(_: object) -> None:
-        raise UsageError("", "", f"one of {', '.join(SHOWING)} is needed here")
+        raise AssertionError("a flag that only shows something is handed in")
 
     argv, sys.argv = sys.argv, ["fsbench", *line]
     try:

@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from fsbench.cli.flags import parse_train
-from fsbench.config.compose import Job, compose_jobs
-from fsbench.errors import FsbenchError, Interrupted
+from fsbench.cli.train_help import HELP
+from fsbench.config.compose import Job, compose_jobs, compose_text
+from fsbench.errors import FsbenchError, Interrupted, first_line
 from fsbench.runs.directory import RunDirectory
 
 
 def main(arguments: Sequence[str]) -> int:
     options = parse_train(arguments)
-    if options.help or options.hydra_help or options.cfg or options.info is not None:
+    if options.help:
+        print(HELP + compose_text(options.overrides, config_dir=options.config_dir), end="")
+        return 0
+    if options.hydra_help or options.cfg or options.info is not None:
         from fsbench.cli.show import show
 
         return show(options)
@@ -44,9 +48,8 @@ def single(job: Job) -> int:
 
 
 def failed_line(directory: RunDirectory, failure: Exception) -> str:
-    first = (str(failure).strip() or "no message").splitlines()[0]
     where = f"; the traceback is in {directory.traceback}" if directory.traceback.is_file() else ""
-    return f"{directory.path}: failed, {type(failure).__name__}: {first}{where}"
+    return f"{directory.path}: failed, {type(failure).__name__}: {first_line(failure)}{where}"
 
 
 def finished(job: Job) -> tuple[RunDirectory, dict[str, Any] | None]:

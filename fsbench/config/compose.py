@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fsbench.config.load import load
 from fsbench.config.paths import conf_dir
-from fsbench.config.train import TrainConfig
-from fsbench.errors import UsageError, did_you_mean
+from fsbench.errors import UsageError, first_line
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from fsbench.config.train import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -32,18 +36,37 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool, config_dir: str | 
     Raises:
         UsageError: for whatever does not compose or check.
     """
+    with _initialised():
+        line = _line(overrides, config_dir)
+        return [_job(one) for one in _expand(line, multirun)]
+
+
+def compose_text(overrides: Sequence[str], *, config_dir: str | None = None) -> str:
+    """The composed configuration as YAML, its values not checked."""
+    from omegaconf import OmegaConf
+
+    with _initialised():
+        (line,) = _expand(_line(overrides, config_dir), multirun=False)
+        return OmegaConf.to_yaml(_without_hydra(_composed(line)))
+
+
+@contextmanager
+def _initialised() -> Iterator[None]:
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name="fsbench"):
+        yield
+
+
+def _line(overrides: Sequence[str], config_dir: str | None) -> list[str]:
     if config_dir is not None:
         if not Path(config_dir).is_dir():
             raise UsageError("--config-dir", config_dir, "no such directory")
         # Quoted, since a path may hold characters of the override grammar.
         overrides = [*overrides, f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
-    overrides = [normalised(override) for override in overrides]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name="fsbench"):
-        return [_compose(one) for one in _expand(overrides, multirun)]
+    return [normalised(override) for override in overrides]
 
 
 def normalised(override: str) -> str:
@@ -86,71 +109,41 @@ def _expand(overrides: list[str], multirun: bool) -> list[list[str]]:
     return [list(one) for one in batch]
 
 
-def _compose(overrides: list[str]) -> Job:
+def _composed(overrides: list[str]) -> DictConfig:
     from hydra import compose
     from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from fsbench.config.explain import explained
+
+    try:
+        return compose("train", overrides=overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as failure:
+        raise explained(failure, overrides) from None
+
+
+def _without_hydra(composed: DictConfig) -> DictConfig:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+
+
+def _job(overrides: list[str]) -> Job:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    # pydantic takes its time to import, and help needs none of it.
+    from fsbench.config.load import load
+
+    composed = _composed(overrides)
+    choices = {
+        group: choice
+        for group, choice in composed.hydra.runtime.choices.items()
+        if not group.startswith(("hydra", "recipe")) and choice not in (None, "null")
+    }
     try:
-        composed = compose("train", overrides=overrides, return_hydra_config=True)
-        choices = {
-            group: choice
-            for group, choice in composed.hydra.runtime.choices.items()
-            if not group.startswith(("hydra", "recipe")) and choice not in (None, "null")
-        }
-        values: Any = OmegaConf.to_container(
-            OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"]), resolve=True
-        )
-    except (HydraException, OmegaConfBaseException) as failure:
-        raise _explained(failure, overrides) from None
+        values: Any = OmegaConf.to_container(_without_hydra(composed), resolve=True)
+    except OmegaConfBaseException as failure:
+        raise UsageError("", "", first_line(failure)) from None
     own = tuple(override for override in overrides if not override.startswith("hydra."))
     return Job(load(values), choices, own)
-
-
-def _explained(failure: Exception, overrides: list[str]) -> UsageError:
-    """Name the override that can't be composed; fall back to Hydra's own first line."""
-    from hydra import compose
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.object_type import ObjectType
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf import OmegaConf
-
-    loader = GlobalHydra.instance().config_loader()
-    # The search path may come from an override, so groups are looked up as this command line sees them.
-    search = [override for override in overrides if override.startswith("hydra.searchpath=")]
-    plain = compose("train", overrides=search)
-    for override in OverridesParser.create(config_loader=loader).parse_overrides(overrides):
-        key, value = override.key_or_group, override.value()
-        groups = loader.get_group_options(key, None)
-        if groups:
-            options = [option for group in groups for option in _options(loader, key, group)]
-            if isinstance(value, str) and value not in options:
-                message = f"no such {key}{did_you_mean(value, options)}; allowed: {', '.join(options)}"
-                return UsageError(key, value, message)
-        elif not override.is_add() and OmegaConf.select(plain, key, throw_on_missing=False) is None:
-            known = _keys(OmegaConf.to_container(plain)) + loader.get_group_options("", ObjectType.GROUP)
-            if key not in known:
-                near = did_you_mean(key, known)
-                return UsageError(key, value, f"no such key{near or f'; to add one use +{key}={value}'}")
-    return UsageError("", "", _first_line(failure))
-
-
-def _options(loader: Any, group: str, name: str) -> list[str]:
-    """The choice `name` of a group, or the choices in the folder of that name (`kim2022/table1`)."""
-    from hydra.core.object_type import ObjectType
-
-    inside = loader.get_group_options(f"{group}/{name}", ObjectType.CONFIG)
-    return [f"{name}/{choice}" for choice in inside] or [name]
-
-
-def _keys(node: Any, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for name, child in node.items() if isinstance(node, dict) else ():
-        keys += [prefix + name, *_keys(child, f"{prefix}{name}.")]
-    return keys
-
-
-def _first_line(failure: Exception) -> str:
-    lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
-    return lines[0] if lines else type(failure).__name__
