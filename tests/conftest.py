@@ -41,7 +41,14 @@ def fsbench(
 
 
 # A run of under a second: the smallest network on the embedded data, one epoch.
-QUICK = ("dataset=digits", "model=mlp", "model.widths=[16]", "trainer.epochs=2", "trainer.progress=false")
+QUICK = (
+    "dataset=digits",
+    "model=mlp",
+    "model.widths=[16]",
+    "trainer.epochs=2",
+    "trainer.batch_size=128",
+    "trainer.progress=false",
+)
 
 
 @pytest.fixture

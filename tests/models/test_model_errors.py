@@ -95,7 +95,8 @@ def test_the_smallest_size_is_the_smallest(family, monkeypatch):
     name, smallest = SMALLEST[family], build.FAMILIES[family].smallest
     changes = {"depth": 20} if family == "pyramidnet" else {}  # quicker
     meta_model(name, (2, smallest, smallest + 1), 3, **changes)
-    if smallest > 1:
+    # torch 2.11's meta device does not mind a kernel larger than its image
+    if smallest > 1 and (family != "lenet_ibayashi" or torch.__version__ >= "2.13"):
         # without the check the network itself fails, here on a layer that can't be made or can't run
         monkeypatch.setitem(build.FAMILIES, family, build.FAMILIES[family]._replace(smallest=1))
         with pytest.raises((UsageError, RuntimeError), match=r"can't take|negative dimension"):
