@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fsbench.config.options import Options
+from fsbench.config.options import AbsolutePath, Options
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
@@ -44,7 +44,7 @@ class DatasetOptions(Options):
     # Side of the square the network sees; null: the images' own size.
     image_size: Annotated[int, Field(ge=1)] | None = None
     # The directory with train/<class>/ and test/<class>/ (folder only).
-    root: Annotated[str, Field(min_length=1)] | None = None
+    root: AbsolutePath | None = None
     validation: Count = 0
     subset: Annotated[int, Field(ge=1)] | None = None
     noise: Share = 0.0

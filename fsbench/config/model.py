@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from fsbench.config.options import Options
+from fsbench.config.options import AbsolutePath, Options
 
 Width = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -15,7 +15,7 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 class ModelBase(Options):
     """What every family has: `checkpoint`, a safetensors or torch file whose weights replace the initial ones."""
 
-    checkpoint: str | None = None
+    checkpoint: AbsolutePath | None = None
 
 
 class ResNetCifar(ModelBase):

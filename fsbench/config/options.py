@@ -1,6 +1,12 @@
 """The base of every group of options: strict types, no unknown keys, never changed after loading."""
 
-from pydantic import BaseModel, ConfigDict
+import os
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+# A file or directory that determines a result: absolute, so that the same place is the same configuration.
+AbsolutePath = Annotated[str, AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
 
 
 class Options(BaseModel):

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from fsbench.config.augment import AugmentOptions
 from fsbench.config.dataset import DatasetOptions
 from fsbench.config.model import ModelOptions
-from fsbench.config.optimizer import BaseOptions, OptimizerOptions, PlainOptions
+from fsbench.config.optimizer import BaseOptions, FisherTraceOptions, OptimizerOptions, PlainOptions
 from fsbench.config.options import Options
 from fsbench.config.schedule import AnySchedule
 
@@ -67,5 +67,21 @@ class TrainConfig(Options):
             raise ValueError(
                 f"base={self.base.name}: optimizer={self.optimizer.name} is that optimizer alone; "
                 f"use optimizer={self.base.name}, or base={self.optimizer.name}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _regulariser_can_act(self) -> TrainConfig:
+        if not isinstance(self.optimizer, FisherTraceOptions):
+            return self
+        if self.trainer.precision != "fp32":
+            raise ValueError(
+                f"trainer.precision={self.trainer.precision}: optimizer=fisher_trace needs fp32, "
+                "because the difference of gradients it adds is below the rounding of half precision"
+            )
+        if self.optimizer.start == "first_drop" and self.schedule.name == "constant":
+            raise ValueError(
+                "optimizer.start=first_drop: the learning rate never drops with schedule=constant; "
+                "use optimizer.start=immediately"
             )
         return self

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from fsbench.optim.running_statistics import remembered_statistics
 
 Closure = Callable[..., Tensor]
 
@@ -42,6 +44,8 @@ class Descent(torch.optim.Optimizer):
         base: a class of torch.optim (or alike) whose step needs no closure.
         max_norm: clip the descent gradient (the one handed to the base, not the one that perturbs)
             to this global L2 norm.
+        model: the network; only needed where its modules run without hooks (torch.compile, TorchScript), so
+            that their running statistics are found all the same.
         defaults: options of the method itself, kept in the groups beside the base's.
         base_options: `lr`, `momentum`, ...: handed to `base`.
 
@@ -56,6 +60,7 @@ class Descent(torch.optim.Optimizer):
         base: type[torch.optim.Optimizer],
         *,
         max_norm: float | None = None,
+        model: nn.Module | None = None,
         defaults: dict[str, Any] | None = None,
         **base_options: Any,
     ) -> None:
@@ -64,6 +69,7 @@ class Descent(torch.optim.Optimizer):
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f"max_norm must be > 0 or None, got {max_norm}")
         self.max_norm = max_norm
+        self.model = model
         self.skipped = 0
         self.skipped_in_a_row = 0
         self._own_defaults = dict(defaults or {})
@@ -90,7 +96,19 @@ class Descent(torch.optim.Optimizer):
         """Raise ValueError where an option of the method (in `group`) is out of its range."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load this method's state, or one of its base optimizer alone: options missing there take the defaults."""
         self.base.load_state_dict(state_dict)
+        for group in self.base.param_groups:
+            for key, value in self._own_defaults.items():
+                group.setdefault(key, value)
+        self._share()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # torch.optim.Optimizer keeps only defaults, state and groups, which can't be copied or pickled back.
+        return {name: value for name, value in self.__dict__.items() if name != "step"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
         self._share()
 
     @torch.no_grad()
@@ -103,19 +121,21 @@ class Descent(torch.optim.Optimizer):
             size: examples in the mini-batch; needed by options that slice it.
 
         Returns:
-            The loss at w, before the update. A step whose gradients are not finite leaves weights
-            and state as they were and counts in `skipped`.
+            The loss at w, before the update. A step whose gradients are not finite leaves weights, state and
+            running statistics as they were and counts in `skipped`.
         """
         if closure is None:
             raise RuntimeError(_NO_CLOSURE.format(name=type(self).__name__))
-        try:
-            loss = self.descent_gradient(closure, size)
-            self._clip(loss)
-        except NonFiniteGradient as failure:
-            self.zero_grad()
-            self.skipped += 1
-            self.skipped_in_a_row += 1
-            return failure.loss
+        with remembered_statistics(self.model) as restore:
+            try:
+                loss = self.descent_gradient(closure, size)
+                self._clip(loss)
+            except NonFiniteGradient as failure:
+                restore()
+                self.zero_grad()
+                self.skipped += 1
+                self.skipped_in_a_row += 1
+                return failure.loss
         self.base.step()
         self.skipped_in_a_row = 0
         return loss
@@ -129,7 +149,7 @@ class Descent(torch.optim.Optimizer):
         self.zero_grad()
         with torch.enable_grad():
             loss = closure(*args, **kwargs)
-        if loss is None:
+        if not isinstance(loss, Tensor):
             raise RuntimeError(_NO_CLOSURE.format(name=type(self).__name__))
         return loss.detach()
 
@@ -139,6 +159,8 @@ class Descent(torch.optim.Optimizer):
 
     def _clip(self, loss: Tensor) -> None:
         params = self.trained()
+        if not params:
+            return
         norm = torch.nn.utils.get_total_norm([p.grad for p in params])
         if not math.isfinite(norm):
             raise NonFiniteGradient(loss)

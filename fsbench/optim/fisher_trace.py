@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fsbench.optim.descent import Closure, Descent
-from fsbench.optim.running_statistics import unmoved_statistics
+from fsbench.optim.random_replay import RandomReplay
+from fsbench.optim.running_statistics import mixes_examples, unmoved_statistics
 from fsbench.optim.sharpness_aware import displaced
 from fsbench.optim.sub_batches import Part, sub_batches
 
@@ -25,8 +26,12 @@ class FisherTrace(Descent):
     penalty's full gradient.
 
     Where M does not divide the batch, sub-batches differ by one example and 1/M becomes their share n_i/N.
-    Networks without running statistics need two passes over the batch: grad L(B) is then the mean of the
-    g_i. With BatchNorm the sub-batches use their own statistics, running ones move in a third, full pass.
+    Dropout draws the same mask at w and at w - alpha g_i; else the difference would be its noise, not the
+    curvature. BatchNorm: sub-batches use their own statistics, running ones move with the full batch only.
+
+    A step is three passes over the batch: the full batch at w, the sub-batches at w and at w - alpha g_i. It is
+    two, grad L(B) being the mean of the g_i, where `model` is handed in, mixes no examples (no BatchNorm), and
+    `step(closure, size=N)` tells the batch size. Without the size sub-batch i is rows i, i + M, i + 2M, ...
 
     Args:
         alpha: finite-difference step, > 0 (paper: 1e-4). The difference is of order alpha ||g||^2, so
@@ -34,9 +39,8 @@ class FisherTrace(Descent):
         beta: strength, >= 0; 0 is the base optimizer.
         sub_batches: M (paper: 8).
         start: "first_drop": active once the learning rate has fallen below its peak, as in the paper
-            (section 7.2.1); "immediately": always.
-
-    `step(closure, size=N)` takes the batch size; without it sub-batch i is rows i, i + M, i + 2M, ...
+            (section 7.2.1; with a rate that falls in every step, from the second step on); "immediately": always.
+        max_norm, model: as for `Descent`.
 
     Attributes:
         penalty: R of the last step that computed it, else None.
@@ -51,8 +55,7 @@ class FisherTrace(Descent):
         beta: float = 10.0,
         sub_batches: int = 8,
         start: str = "first_drop",
-        max_norm: float | None = None,
-        **base_options: Any,
+        **options: Any,
     ) -> None:
         if not (math.isfinite(alpha) and alpha > 0):
             raise ValueError(f"alpha must be a finite number > 0, got {alpha}")
@@ -65,7 +68,8 @@ class FisherTrace(Descent):
         self.alpha, self.beta, self.parts, self.start = alpha, beta, sub_batches, start
         self.penalty: Tensor | None = None
         # The peak lives in the groups, so that state_dict carries it.
-        super().__init__(params, base, max_norm=max_norm, defaults={"peak_lr": 0.0}, **base_options)
+        super().__init__(params, base, defaults={"peak_lr": 0.0}, **options)
+        self._separable = self.model is not None and not mixes_examples(self.model)
 
     @property
     def active(self) -> bool:
@@ -81,36 +85,47 @@ class FisherTrace(Descent):
         if not self.active:
             return self.one_pass(closure)
 
-        with unmoved_statistics() as statistics:
+        if self._separable and size is not None:
             loss, gradient, regulariser = self._over_sub_batches(closure, size)
-        if statistics:
+        else:
             loss = self.one_pass(closure)
             gradient = {p: p.grad for p in self.trained()}
-        for p, r in regulariser.items():
-            p.grad = gradient[p].add_(r, alpha=self.beta) if p in gradient else r * self.beta
+            with unmoved_statistics(self.model):
+                _, _, regulariser = self._over_sub_batches(closure, size)
+        self.zero_grad()
+        for p, g in gradient.items():
+            p.grad = g.add_(regulariser[p], alpha=self.beta) if p in regulariser else g
         return loss
 
     def _over_sub_batches(
         self, closure: Closure, size: int | None
-    ) -> tuple[Tensor, dict[Tensor, Tensor], dict[Tensor, Tensor]]:
+    ) -> tuple[Tensor | float, dict[Tensor, Tensor], dict[Tensor, Tensor]]:
         """Mean loss, sum of n_i/N g_i, and sum of n_i/N [g_i - gradient at w - alpha g_i]; stores R."""
-        loss = penalty = 0.0
+        loss: Tensor | float = 0.0
+        penalty = torch.zeros(())
         gradient: dict[Tensor, Tensor] = {}
         regulariser: dict[Tensor, Tensor] = {}
+        filled = 0
         for rows, share in self._parts(size):
+            replay = RandomReplay(self.param_groups[0]["params"][0].device)
             at_w = self.one_pass(closure, rows)
+            if size is None and at_w.isnan():
+                continue  # the mean over no rows: fewer examples than sub-batches
+            filled += 1
             params = self.trained()
             g = [p.grad for p in params]
-            with displaced(params, torch._foreach_mul(g, -self.alpha)):
+            with displaced(params, torch._foreach_mul(g, -self.alpha)), replay.again():
                 below = self.one_pass(closure, rows)
-                # A parameter that had a gradient at w has one here: the same rows run through the same graph.
                 below_g = [p.grad for p in params]
             difference = torch._foreach_sub(g, below_g)
             for total, values in ((gradient, g), (regulariser, difference)):
                 for p, value in zip(params, values, strict=True):
                     total[p] = total[p].add_(value, alpha=share) if p in total else value * share
             loss = loss + share * at_w
-            penalty = penalty + share * (at_w - below)
+            penalty = penalty.to(at_w) + share * (at_w - below)
+        if size is None and 0 < filled < self.parts:
+            penalty = penalty * (self.parts / filled)
+            torch._foreach_mul_(list(regulariser.values()), self.parts / filled)
         self.penalty = penalty
         return loss, gradient, regulariser
 

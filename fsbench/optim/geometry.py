@@ -74,4 +74,5 @@ def alignment(eps: Tensors, gradients: Tensors, radii: Sequence[float]) -> tuple
     norm = torch.nn.utils.get_total_norm(list(eps))
     reference_norm = torch.nn.utils.get_total_norm(reference)
     inner = torch.stack([torch.sum(e * r) for e, r in zip(eps, reference, strict=True)]).sum()
-    return inner / (norm * reference_norm), norm / reference_norm
+    # Rounding may not make it more than parallel.
+    return (inner / (norm * reference_norm)).clamp(-1, 1), norm / reference_norm

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fsbench.optim import geometry
 from fsbench.optim.descent import Closure, Descent, NonFiniteGradient
+from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.running_statistics import frozen_statistics, unmoved_statistics
 from fsbench.optim.sub_batches import batch_size, groups_of
 
@@ -21,8 +22,8 @@ class SharpnessAware(Descent):
     """w <- base(w, gradient at w + eps), eps = rho D g / sqrt(g' D g), both passes on the same mini-batch.
 
     Weight decay and momentum act at w; saved weights are copied back, never recomputed; running
-    statistics (BatchNorm) move in the first pass only; the loss returned is the one at w. rho = 0 is
-    the base optimizer, in one pass. Subclasses give D by `inverse_metric`.
+    statistics (BatchNorm) move in the first pass only; dropout draws the same mask in both; the loss returned
+    is the one at w. rho = 0 is the base optimizer, in one pass. Subclasses give D by `inverse_metric`.
 
     Options of a group: `rho` (and `eta`): tensors of a group with rho_k get eps = rho_k D g / norm,
     under the one global norm.
@@ -31,7 +32,9 @@ class SharpnessAware(Descent):
         rho: radius of the neighbourhood, >= 0 (the paper's gamma).
         natural: descend along D g instead of g (kim2022, footnote 3).
         m: each contiguous sub-batch of m examples has its own eps (m-sharpness, Foret et al. 2021,
-            section 4.1; needs `step(closure, size=N)`). kim2022 does not use it.
+            section 4.1; needs `step(closure, size=N)`). Running statistics then move once in each sub-batch.
+            kim2022 does not use it.
+        max_norm, model: as for `Descent`.
 
     Attributes:
         compare: set to True, the next step stores in `alignment` the cosine and the length ratio
@@ -46,9 +49,8 @@ class SharpnessAware(Descent):
         rho: float,
         natural: bool = False,
         m: int | None = None,
-        max_norm: float | None = None,
         defaults: dict[str, Any] | None = None,
-        **base_options: Any,
+        **options: Any,
     ) -> None:
         if m is not None and m < 1:
             raise ValueError(f"m must be >= 1 or None, got {m}")
@@ -56,7 +58,7 @@ class SharpnessAware(Descent):
         self.m = m
         self.compare = False
         self.alignment: tuple[Tensor, Tensor] | None = None
-        super().__init__(params, base, max_norm=max_norm, defaults={"rho": rho, **(defaults or {})}, **base_options)
+        super().__init__(params, base, defaults={"rho": rho, **(defaults or {})}, **options)
 
     def check_options(self, group: dict[str, Any]) -> None:
         for key in ("rho", "eta"):
@@ -84,10 +86,14 @@ class SharpnessAware(Descent):
         return loss
 
     def _two_passes(self, closure: Closure, rows: slice | None, size: int | None) -> Tensor:
+        replay = RandomReplay(self.param_groups[0]["params"][0].device)
         loss = self.one_pass(closure) if rows is None else self.one_pass(closure, rows)
         params = self.trained()
+        if not params:
+            return loss
         gradients = [p.grad for p in params]
-        inverse_metric = self.inverse_metric(closure, rows, size)
+        with replay.again():
+            inverse_metric = self.inverse_metric(closure, rows, size)
         radius = {p: group["rho"] for group in self.param_groups for p in group["params"]}
         radii = [radius[p] for p in params]
         eps, norm = geometry.perturbation(gradients, inverse_metric, radii)
@@ -96,7 +102,7 @@ class SharpnessAware(Descent):
         if self.compare:
             self.alignment = geometry.alignment(eps, gradients, radii)
             self.compare = False
-        with displaced(params, eps), unmoved_statistics():
+        with displaced(params, eps), unmoved_statistics(self.model), replay.again():
             self.one_pass(closure) if rows is None else self.one_pass(closure, rows)
         if self.natural and inverse_metric is not None:
             for p, d in zip(params, inverse_metric, strict=True):
@@ -120,8 +126,8 @@ def displaced(params: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
 class SAM(SharpnessAware):
     """Sharpness-aware minimisation: D = 1 (Foret et al. 2021; kim2022 eq. 1-3)."""
 
-    def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> None:
-        return None
+    def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> list[Tensor] | None:
+        return geometry.euclidean(self.trained())
 
 
 class ASAM(SharpnessAware):
@@ -230,7 +236,7 @@ class FSAM(SharpnessAware):
         total = [torch.zeros_like(p) for p in params]
         # The batch gradient is the caller's: these passes leave .grad as they found it.
         kept = [p.grad for p in params]
-        with frozen_statistics():
+        with frozen_statistics(self.model):
             for i in range(rows.start, rows.stop):
                 self.one_pass(closure, slice(i, i + 1), **sampled)
                 for f, p in zip(total, params, strict=True):

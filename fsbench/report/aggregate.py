@@ -12,7 +12,7 @@ from fsbench.errors import UsageError, did_you_mean
 # Differences that are the replication itself, not the experiment.
 _REPLICATION = ("seed", "dataset.seed")
 _INCIDENTAL = ("run", "run_name", "runs_dir", "data_dir", "overwrite", "trainer.device", "trainer.workers",
-               "trainer.progress", "trainer.checkpoint_every", "trainer.compare_every", "dataset.in_memory",
+               "trainer.progress", "trainer.checkpoint_every", "trainer.compare_every",
                "dataset.label")  # fmt: skip
 
 

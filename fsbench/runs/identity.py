@@ -10,7 +10,7 @@ from typing import Any
 _INCIDENTAL = {"runs_dir", "data_dir", "run_name", "overwrite", "logger"}
 _INCIDENTAL_OF = {
     "trainer": {"device", "workers", "checkpoint_every", "progress", "compare_every"},
-    "dataset": {"label", "in_memory"},
+    "dataset": {"label"},
 }
 
 

@@ -40,17 +40,17 @@ class BatchClosure:
         indices = range(len(self.y))[rows or slice(None)]
         piece = self.micro_batch_size or max(len(indices), 1)
         total = torch.zeros((), device=self.x.device)
-        for start in range(0, len(indices), piece):
-            part = indices[start : start + piece]
-            selected = slice(part.start, part.stop, part.step)
-            share = len(part) / len(indices)
-            with self.precision.autocast():
-                logits = self.model(self.x[selected])
-                loss = self.loss(logits, self._labels(logits, selected, sample_labels))
-            (loss * (share * self.precision.scale)).backward()
-            total += share * loss.detach()
-            self._remember(logits.detach(), selected)
-        self.precision.unscale(self.parameters)
+        with self.precision.scaled(self.parameters) as scale:
+            for start in range(0, len(indices), piece):
+                part = indices[start : start + piece]
+                selected = slice(part.start, part.stop, part.step)
+                share = len(part) / len(indices)
+                with self.precision.autocast():
+                    logits = self.model(self.x[selected])
+                    loss = self.loss(logits, self._labels(logits, selected, sample_labels))
+                (loss * (share * scale)).backward()
+                total += share * loss.detach()
+                self._remember(logits.detach(), selected)
         return total
 
     def _labels(self, logits: Tensor, rows: slice, sampled: bool) -> Tensor:

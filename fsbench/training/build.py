@@ -37,7 +37,9 @@ def build_optimizer(model: nn.Module, options: OptimizerOptions, base: BaseOptio
     if isinstance(base, AdamOptions):
         below["betas"] = tuple(base.betas)
     own = options.model_dump(exclude={"name", "lr"})
-    return _METHODS[options.name](params, _BASES[base.name], lr=options.lr, max_norm=max_norm, **own, **below)
+    return _METHODS[options.name](
+        params, _BASES[base.name], lr=options.lr, max_norm=max_norm, model=model, **own, **below
+    )
 
 
 _METHODS: dict[str, type[Descent]] = {

@@ -107,10 +107,10 @@ def fit(
 
     Args:
         evaluations: splits to evaluate, by the prefix of their metrics ("test", "validation").
-        save: writes a checkpoint; called every `checkpoint_every` epochs and before every early end.
+        save: writes a checkpoint; called every `checkpoint_every` epochs, at the end and when interrupted.
 
     Raises:
-        Diverged: `max_skipped` steps in a row had a non-finite gradient.
+        Diverged: `max_skipped` steps in a row had a non-finite gradient, or a split's loss is not finite.
         Interrupted: a signal asked to stop; a checkpoint was saved.
     """
     model, optimizer, schedule, precision = state.model, state.optimizer, state.schedule, state.precision
@@ -124,8 +124,9 @@ def fit(
         model.train()
         if state.totals.lr is None:
             state.totals.lr = float(optimizer.param_groups[0]["lr"])
+        # The clock takes in the making of batches, but not evaluation and saving.
+        clock = time.perf_counter()
         for x, y in batches.epoch(state.epoch, start=state.step):
-            started = time.perf_counter()
             closure.load(x, y)
             if compares:
                 optimizer.compare = state.step % options.compare_every == 0
@@ -135,7 +136,9 @@ def fit(
             precision.after_step(skipped)
             schedule.after_step()
             _count(state.totals, optimizer, batch_loss, closure.hits, len(y), skipped)
-            state.totals.seconds += time.perf_counter() - started
+            now = time.perf_counter()
+            state.totals.seconds += now - clock
+            clock = now
             state.step += 1
             on_step()
             if optimizer.skipped_in_a_row >= options.max_skipped:
@@ -155,6 +158,8 @@ def fit(
         if ends or (state.epoch + 1) % options.eval_every == 0:
             for prefix, split in evaluations.items():
                 row |= {f"{prefix}_{name}": value for name, value in evaluate(model, split, precision, eval_limit)}
+                if not math.isfinite(row[f"{prefix}_loss"]):
+                    raise Diverged(f"diverged: the {prefix} loss is not finite after epoch {state.epoch + 1}")
         if state.totals.seen:
             schedule.after_epoch(row["train_loss"])
         row |= {"seconds": state.totals.seconds, "steps": state.totals.steps}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -30,10 +31,17 @@ class Precision:
     def autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.dtype is None else torch.autocast(self.device.type, dtype=self.dtype)
 
-    def unscale(self, parameters: list[Tensor]) -> None:
-        """Divide gradients that were made of scaled losses."""
-        if self.scale != 1:
-            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / self.scale)
+    @contextmanager
+    def scaled(self, parameters: list[Tensor]) -> Iterator[float]:
+        """Yield the factor for losses inside; gradients are the true ones on entry and on leaving."""
+        self._multiply(parameters, self.scale)
+        yield self.scale
+        self._multiply(parameters, 1 / self.scale)
+
+    def _multiply(self, parameters: list[Tensor], factor: float) -> None:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if factor != 1 and gradients:
+            torch._foreach_mul_(gradients, factor)
 
     def after_step(self, skipped: bool) -> None:
         if self.dtype != torch.float16:

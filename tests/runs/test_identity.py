@@ -13,11 +13,13 @@ SAME = ["runs_dir=x", "data_dir=y", "run_name=z", "trainer.device=cpu", "trainer
         "trainer.progress=false", "dataset.label=X", "overwrite=true", "trainer.compare_every=1",
         "trainer.checkpoint_every=3"]  # fmt: skip
 OTHER = ["seed=1", "optimizer.rho=0.2", "trainer.epochs=3", "trainer.precision=bf16", "dataset.noise=0.1",
-         "model=resnet32", "base.momentum=0.8", "augment=none", "trainer.batch_size=64"]  # fmt: skip
+         "model=resnet32", "base.momentum=0.8", "augment=none", "trainer.batch_size=64",
+         "dataset=folder dataset.root=a dataset.in_memory=true"]  # fmt: skip
 
 
 def of(*overrides: str) -> str:
-    (job,) = compose_jobs(["optimizer=sam", *overrides], multirun=False)
+    words = [word for override in overrides for word in override.split()]
+    (job,) = compose_jobs(["optimizer=sam", *words], multirun=False)
     return identity(job.config.model_dump(mode="json"))
 
 
@@ -41,3 +43,9 @@ def test_differences_are_named() -> None:
     theirs = copy.deepcopy(ours) | {"runs_dir": "b"}
     theirs["optimizer"]["rho"] = 0.2
     assert differences(ours, theirs) == ["optimizer.rho (0.1 here, 0.2 there)"]
+
+
+def test_a_relative_and_an_absolute_path_are_one_place(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert of("dataset=folder dataset.root=a") == of(f"dataset=folder dataset.root={tmp_path}/a")
+    assert of("dataset=folder dataset.root=a") != of("dataset=folder dataset.root=b")
