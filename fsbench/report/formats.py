@@ -28,7 +28,8 @@ def cell(column: str, mean: float, std: float, plus_minus: str) -> str:
 
 def markdown(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> str:
     head, lines = _texts(table, by, columns, "±")
-    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+    # A rule needs three characters to be one everywhere.
+    widths = [max(3, *(len(line[i]) for line in [head, *lines])) for i in range(len(head))]
     left = len(by)
 
     def row(cells: Sequence[str]) -> str:

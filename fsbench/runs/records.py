@@ -26,8 +26,9 @@ def run_directories(root: Path) -> list[Path]:
 class Records:
     """Finished runs as flat rows.
 
-    A row holds `run` (the directory), the group choices (`optimizer`: "fsam"), every configuration key
-    (`optimizer.rho`) and every result (`test_accuracy`). `unfinished` counts the others by status.
+    A row holds `run` (the directory), the group choices (`optimizer`: "fsam"; a folder of images goes by its
+    label), every configuration key (`optimizer.rho`) and every result (`test_accuracy`).
+    `unfinished` counts the other runs by status.
     """
 
     rows: list[dict[str, Any]]
@@ -56,7 +57,10 @@ def read_records(roots: list[Path]) -> Records:
             flat = flatten(summary["config"])
             choices |= dict.fromkeys(summary["choices"])
             configuration |= dict.fromkeys(flat)
-            rows.append({"run": str(directory), **flat, **summary["choices"], **summary["results"]})
+            row = {"run": str(directory), **flat, **summary["choices"], **summary["results"]}
+            if row["dataset"] == "folder":
+                row["dataset"] = row["dataset.label"] or Path(row["dataset.root"]).name
+            rows.append(row)
     return Records(rows, list(choices), list(configuration), unfinished)
 
 

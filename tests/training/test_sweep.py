@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from data.tiny_sets import write_folder
+
 from fsbench.training import run as run_module
 
 SWEEP = ("-m", "optimizer=sgd,sam", "seed=0,1")
@@ -22,7 +24,7 @@ def test_sweep_and_table(fsbench, quick) -> None:
     assert table.code == 0
     header, rule, *lines = table.out.splitlines()
     assert header.split("|")[1].strip() == "dataset"
-    assert set(rule) <= set("|-: ")
+    assert all(set(cell) <= set("-: ") and cell.count("-") >= 2 for cell in rule.strip("|").split("|"))
     assert [line.split("|")[3].strip() for line in lines] == ["sam", "sgd"]
     assert all(line.split("|")[4].strip() == "2" and "±" in line for line in lines)
 
@@ -95,3 +97,10 @@ def test_table_says_what_is_wrong(fsbench, quick, tmp_path) -> None:
     assert (wrong.code, wrong.err) == (
         2, "fsbench: --columns=test_acuracy: no run has such a key; did you mean 'test_accuracy'?\n"
     )  # fmt: skip
+
+
+def test_a_folder_goes_by_its_label(fsbench, tmp_path) -> None:
+    write_folder(tmp_path / "pictures")
+    line = ["dataset=folder", "dataset.root=pictures", "model=mlp", "trainer.fast_dev_run=true", "trainer.batch_size=4"]
+    fsbench("train", *line, 'dataset.label="CIFAR-10 (JPEG copy)"')
+    assert "| CIFAR-10 (JPEG copy) | mlp " in fsbench("table").out
