@@ -50,7 +50,7 @@ def test_digits_moments_are_those_of_its_training_images(tmp_path):
         ({"noise": 0.2, "random_labels": 0.1}, "dataset.random_labels=0.1: cannot be combined with dataset.noise=0.2"),
         ({"confusion": 5}, "dataset.confusion=5: needs dataset.subset"),
         ({"name": "folder"}, "dataset.root=null: dataset=folder needs the directory"),
-        ({"root": "x"}, "dataset.root=x: only dataset=folder has a root; dataset=digits lies under data_dir"),
+        ({"root": "/x"}, "dataset.root=/x: only dataset=folder has a root; dataset=digits lies under data_dir"),
         ({"in_memory": False}, "dataset.in_memory=false: must be null with dataset=digits"),
         ({"name": "flowers102"}, "dataset.image_size=null: must be a number of pixels"),
         ({"mean": [0.5]}, "dataset.std=null: give both"),
