@@ -6,10 +6,13 @@ import os
 from collections.abc import Sequence
 
 from fsbench.cli.commands import COMMANDS
-from fsbench.cli.list import KINDS
+from fsbench.cli.list import KINDS, described
+from fsbench.config.paths import conf_dir
+from fsbench.errors import UsageError
 
 # Commands whose arguments are Hydra overrides.
 _HYDRA = ("train",)
+_SHELLS = ("bash", "zsh", "fish")
 
 
 def complete(arguments: Sequence[str]) -> int:
@@ -17,6 +20,10 @@ def complete(arguments: Sequence[str]) -> int:
     from fsbench.cli.show import hydra_main
 
     request = next((a for a in arguments if a.startswith(("install=", "uninstall=", "query="))), "")
+    if request.partition("=")[2] not in _SHELLS:
+        raise UsageError(
+            "-sc", request or "(missing)", "must read install=SHELL or uninstall=SHELL; SHELL: bash, zsh, fish"
+        )
     if not request.startswith("query="):
         return hydra_main(["-sc", request])
     line = os.environ.get("COMP_LINE", "")
@@ -31,6 +38,12 @@ def complete(arguments: Sequence[str]) -> int:
         return 0
     command = typed[0]
     if command in _HYDRA:
+        current = "" if before.endswith(" ") else typed[-1]
+        if current.startswith("experiment="):
+            # Experiments lie in folders, which Hydra's completion does not look into.
+            names = (f"experiment={name}" for name in described(conf_dir() / "experiment"))
+            print(" ".join(name for name in names if name.startswith(current)))
+            return 0
         program = words[start]
         rest = before.split(None, start + 2)[start + 2] if len(typed) > 1 else ""
         os.environ["COMP_LINE"] = f"{program} {rest}"

@@ -36,6 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     if group not in KINDS.values():
         problem = f"no such kind{did_you_mean(options.kind, KINDS)}; allowed: {', '.join(KINDS)}"
         raise UsageError("list", options.kind, problem)
+    if options.config_dir and not options.config_dir.is_dir():
+        raise UsageError("--config-dir", options.config_dir, "no such directory")
     roots = [conf_dir()] + ([options.config_dir] if options.config_dir else [])
     entries = {name: line for root in roots for name, line in described(root / group).items()}
     width = max(map(len, entries), default=0)

@@ -10,6 +10,7 @@ from fsbench.cli.flags import Parser
 from fsbench.cli.train import single, sweep
 from fsbench.config.compose import compose_jobs
 from fsbench.errors import UsageError
+from fsbench.training.stop_signal import stop_signal
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,7 +25,14 @@ def main(arguments: Sequence[str]) -> int:
         overrides = [str(override) for override in record["overrides"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError("rerun", options.run, "is not a run directory: it holds no readable provenance.json") from None
-    changed = {override.partition("=")[0].lstrip("+") for override in options.overrides}
-    kept = [override for override in overrides if override.partition("=")[0].lstrip("+") not in changed]
-    jobs = compose_jobs([*kept, *options.overrides], multirun=options.multirun, config_dir=options.config_dir)
-    return sweep(jobs) if options.multirun else single(jobs[0])
+    changed = {_key(override) for override in options.overrides}
+    # What was said of a node that is swapped whole does not hold for the new one; and the old run stays.
+    forgotten = changed | {"overwrite"} | ({"run_name"} if changed else set())
+    kept = [o for o in overrides if _key(o) not in forgotten and _key(o).partition(".")[0] not in changed]
+    with stop_signal() as stop:
+        jobs = compose_jobs([*kept, *options.overrides], multirun=options.multirun, config_dir=options.config_dir)
+        return sweep(jobs, stop) if options.multirun else single(jobs[0], stop)
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")

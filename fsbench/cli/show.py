@@ -9,14 +9,16 @@ import hydra
 
 from fsbench.config.compose import compose_text, normalised
 from fsbench.config.paths import conf_dir
+from fsbench.errors import UsageError
 
 
 def show(options: argparse.Namespace) -> int:
     """Hand the line to Hydra with the flags in front, where 1.3 wants them."""
-    if not options.multirun:
-        # What does not compose is said in our own one line, not in Hydra's many.
-        compose_text(options.overrides, config_dir=options.config_dir)
-    line = ["--multirun"] if options.multirun and options.cfg else []
+    if options.multirun:
+        raise UsageError("", "", "--cfg, --info and --hydra-help show one run; leave out -m")
+    # What does not compose is said in our own one line, not in Hydra's many.
+    compose_text(options.overrides, config_dir=options.config_dir)
+    line = []
     if options.hydra_help:
         line.append("--hydra-help")
     if options.cfg:

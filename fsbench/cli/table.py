@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fsbench.cli.flags import Parser
-from fsbench.errors import UsageError
+from fsbench.errors import UsageError, did_you_mean
 
 _COLUMNS = "test_accuracy,train_accuracy,generalization_gap,test_loss"
 
@@ -35,18 +35,29 @@ def main(arguments: Sequence[str]) -> int:
         key, equals, value = condition.partition("=")
         if not equals:
             raise UsageError("--where", condition, "must read KEY=VALUE")
+        if rows and not any(key in row for row in rows):
+            raise UsageError("--where", condition, f"no run has such a key{did_you_mean(key, rows[0])}")
         rows = [row for row in rows if _matches(row.get(key), value)]
     left_out = ", ".join(f"{count} {status}" for status, count in sorted(records.unfinished.items()))
     if not rows:
+        if records.rows:
+            raise UsageError(
+                "--where", " ".join(options.where), f"none of {len(records.rows)} finished runs is like that"
+            )
         where = " ".join(map(str, options.runs))
         raise UsageError("runs", where, "no finished run there" + (f" ({left_out})" if left_out else ""))
-    by, columns = options.by.split(","), options.columns.split(",")
+    by = _names(options.by)
+    columns = [name for name in _names(options.columns) if name not in by]
     print(FORMATS[options.format](aggregate(rows, by, columns), by, columns), end="")
     for key, values in mixed_keys(rows, by, records.choices, records.configuration).items():
         print(f"note: a line averages runs that differ in {key} ({', '.join(values)}); add it to --by", file=sys.stderr)
     if left_out:
         print(f"note: runs left out because they are not finished: {left_out}", file=sys.stderr)
     return 0
+
+
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _matches(value: object, wanted: str) -> bool:

@@ -13,8 +13,9 @@ from typing import Any
 from fsbench.cli.flags import parse_train
 from fsbench.cli.train_help import HELP
 from fsbench.config.compose import Job, compose_jobs, compose_text
-from fsbench.errors import FsbenchError, Interrupted, first_line
+from fsbench.errors import FsbenchError, Interrupted, UsageError, first_line
 from fsbench.runs.directory import RunDirectory
+from fsbench.training.stop_signal import StopSignal, stop_signal
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,18 +27,29 @@ def main(arguments: Sequence[str]) -> int:
         from fsbench.cli.show import show
 
         return show(options)
-    jobs = compose_jobs(options.overrides, multirun=options.multirun, config_dir=options.config_dir)
-    return sweep(jobs) if options.multirun else single(jobs[0])
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UsageError("WORLD_SIZE", os.environ["WORLD_SIZE"], "a run is trained by one process so far")
+    with stop_signal() as stop:
+        jobs = compose_jobs(options.overrides, multirun=options.multirun, config_dir=options.config_dir)
+        return sweep(jobs, stop) if options.multirun else single(jobs[0], stop)
 
 
-def single(job: Job) -> int:
+def say(line: str) -> None:
+    """Print a result; a reader that went away (`| head`) does not stop the training."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def single(job: Job, stop: StopSignal) -> int:
     """Train one run and say what came out on stdout."""
     directory, results = finished(job)
     if results is not None:
-        print(f"{directory.path}: already done, {described(results)} (overwrite=true trains it again)")
+        say(f"{directory.path}: already done, {described(results)} (overwrite=true trains it again)")
         return 0
     try:
-        print(f"{directory.path}: done, {described(run(job))}")
+        say(f"{directory.path}: done, {described(run(job, stop))}")
     except FsbenchError:
         raise
     except Exception as failure:
@@ -47,7 +59,7 @@ def single(job: Job) -> int:
     return 0
 
 
-def failed_line(directory: RunDirectory, failure: Exception) -> str:
+def failed_line(directory: RunDirectory, failure: BaseException) -> str:
     where = f"; the traceback is in {directory.traceback}" if directory.traceback.is_file() else ""
     return f"{directory.path}: failed, {type(failure).__name__}: {first_line(failure)}{where}"
 
@@ -56,16 +68,17 @@ def finished(job: Job) -> tuple[RunDirectory, dict[str, Any] | None]:
     """The job's directory, and its results if it is finished and not to be overwritten. Needs no torch."""
     config = job.config.model_dump(mode="json")
     directory = RunDirectory.of(config, job.choices)
-    if job.config.overwrite:
+    directory.refuse_other_config(config, overwrite=job.config.overwrite)
+    if job.config.overwrite or not directory.finished:
         return directory, None
-    directory.refuse_other_config(config)
-    return directory, directory.read_summary()["results"] if directory.finished else None
+    return directory, directory.read_results()
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job, stop: StopSignal) -> dict[str, Any]:
+    stop.check()
     from fsbench.training.run import train
 
-    return train(job)
+    return train(job, stop)
 
 
 def described(results: dict[str, Any]) -> str:
@@ -79,23 +92,26 @@ def described(results: dict[str, Any]) -> str:
 class Outcome:
     """How one run of a sweep ended: `done`, `skipped` (was done before) or `failed`."""
 
-    directory: Path
     status: str
     line: str
 
 
-def sweep(jobs: list[Job]) -> int:
+def sweep(jobs: list[Job], stop: StopSignal) -> int:
     """Train all that is missing, one after the other; a failed run does not stop the others.
 
     Returns 0, or 3 if any run failed.
     """
+    unique = distinct(jobs)
     outcomes: list[Outcome] = []
-    unique = {str(finished(job)[0].path): job for job in jobs}
-    for number, job in enumerate(unique.values(), 1):
-        outcomes.append(_attempt(job))
-        print(f"[{number}/{len(unique)}] {outcomes[-1].line}", flush=True)
-    counts = {status: sum(o.status == status for o in outcomes) for status in ("done", "skipped", "failed")}
-    print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    try:
+        for job in unique:
+            stop.check()
+            outcomes.append(_attempt(job, stop))
+            say(f"[{len(outcomes)}/{len(unique)}] {outcomes[-1].line}")
+    finally:
+        counts = {status: sum(o.status == status for o in outcomes) for status in ("done", "skipped", "failed")}
+        missing = f", {len(unique) - len(outcomes)} not begun or interrupted" if len(outcomes) < len(unique) else ""
+        say(", ".join(f"{count} {status}" for status, count in counts.items()) + missing)
     if not counts["failed"]:
         return 0
     print(f"fsbench: {counts['failed']} of {len(unique)} runs failed; the same command runs what is missing",
@@ -103,12 +119,23 @@ def sweep(jobs: list[Job]) -> int:
     return 3
 
 
-def _attempt(job: Job) -> Outcome:
+def distinct(jobs: list[Job]) -> list[Job]:
+    """Jobs without repetitions. Raises UsageError where different runs would share one directory."""
+    unique: dict[Path, Job] = {}
+    for job in jobs:
+        path = finished(job)[0].path
+        if path in unique and unique[path].config != job.config:
+            raise UsageError("run_name", job.config.run_name, "several runs of the sweep would share this directory")
+        unique[path] = job
+    return list(unique.values())
+
+
+def _attempt(job: Job, stop: StopSignal) -> Outcome:
     directory, results = finished(job)
     if results is not None:
-        return Outcome(directory.path, "skipped", f"{directory.path}: already done, {described(results)}")
+        return Outcome("skipped", f"{directory.path}: already done, {described(results)}")
     try:
-        return Outcome(directory.path, "done", f"{directory.path}: done, {described(run(job))}")
+        return Outcome("done", f"{directory.path}: done, {described(run(job, stop))}")
     except Interrupted:
         raise
     except FsbenchError as failure:
@@ -118,4 +145,4 @@ def _attempt(job: Job) -> Outcome:
         line = failed_line(directory, failure)
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
-    return Outcome(directory.path, "failed", line)
+    return Outcome("failed", line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from fsbench.config.paths import conf_dir
 from fsbench.errors import UsageError, first_line
 
 if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
     from fsbench.config.train import TrainConfig
@@ -78,12 +80,12 @@ def normalised(override: str) -> str:
 
 
 def _expand(overrides: list[str], multirun: bool) -> list[list[str]]:
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    loader = GlobalHydra.instance().config_loader()
+    parser = OverridesParser.create(config_loader=loader)
     for override in overrides:
         if "=" not in override and not override.startswith("~"):
             raise UsageError("", "", f"{override}: must read KEY=VALUE; see fsbench train --help")
@@ -95,6 +97,7 @@ def _expand(overrides: list[str], multirun: bool) -> list[list[str]]:
         hint = f"values with brackets, quotes and the like go in quotes inside quotes: '{key}=\"...\"'"
         raise UsageError(key, value, f"can't be read; {hint}") from None
     for override in parsed:
+        override.config_loader = loader  # glob() looks the choices up there
         name = override.key_or_group
         if name.startswith("hydra.") and name != "hydra.searchpath":
             raise UsageError(name, override.value(), "fsbench has its own run directories and sweeps; use runs_dir=DIR")
@@ -103,22 +106,38 @@ def _expand(overrides: list[str], multirun: bool) -> list[list[str]]:
         if override.is_sweep_override() and not multirun:
             shown = (override.input_line or "").partition("=")[2]
             raise UsageError(name, shown, "several values; add -m to run each of them")
-    if not multirun:
-        return [overrides]
-    (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None) or [[]]
-    return [list(one) for one in batch]
+        if override.value() is None and name != "experiment" and loader.get_group_options(name):
+            allowed = ", ".join(loader.get_group_options(name))
+            raise UsageError(name, "null", f"one is needed; allowed: {allowed}")
+    return [list(one) for one in product(*(_values(override) for override in parsed))]
+
+
+def _values(override: Override) -> list[str]:
+    """The overrides that a sweep (`a,b`, `range()`, `choice()`, `glob()`) stands for, or the one override."""
+    from hydra.errors import HydraException
+
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    try:
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    except HydraException as failure:
+        shown = (override.input_line or "").partition("=")[2]
+        raise UsageError(override.key_or_group, shown, f"can't be swept: {first_line(failure)}") from None
 
 
 def _composed(overrides: list[str]) -> DictConfig:
     from hydra import compose
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     from fsbench.config.explain import explained
 
     try:
         return compose("train", overrides=overrides, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as failure:
+    except YAMLError as failure:
+        raise UsageError("--config-dir", "a file there", f"is not YAML: {' '.join(str(failure).split())}") from None
+    except (HydraException, OmegaConfBaseException, ValueError) as failure:
         raise explained(failure, overrides) from None
 
 

@@ -16,22 +16,28 @@ def explained(failure: Exception, overrides: list[str]) -> UsageError:
     from omegaconf import OmegaConf
 
     loader = GlobalHydra.instance().config_loader()
-    # The search path may come from an override, so groups are looked up as this command line sees them.
-    search = [override for override in overrides if override.startswith("hydra.searchpath=")]
-    plain = compose("train", overrides=search)
-    for override in OverridesParser.create(config_loader=loader).parse_overrides(overrides):
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+    # Groups and the search path first: which keys there are depends on them.
+    chosen = [o.input_line or "" for o in parsed if o.key_or_group == "hydra.searchpath"]
+    for override in parsed:
         key, value = override.key_or_group, override.value()
         groups = loader.get_group_options(key, None)
-        if groups:
-            options = [option for group in groups for option in _options(loader, key, group)]
-            if isinstance(value, str) and value not in options:
-                message = f"no such {key}{did_you_mean(value, options)}; allowed: {', '.join(options)}"
-                return UsageError(key, value, message)
-        elif not override.is_add() and OmegaConf.select(plain, key, throw_on_missing=False) is None:
-            known = _keys(OmegaConf.to_container(plain)) + loader.get_group_options("", ObjectType.GROUP)
-            if key not in known:
-                near = did_you_mean(key, known)
-                return UsageError(key, value, f"no such key{near or f'; to add one use +{key}={value}'}")
+        if not groups:
+            continue
+        options = [option for group in groups for option in _options(loader, key, group)]
+        if value not in options and not (key == "experiment" and value is None):
+            message = f"no such {key}{did_you_mean(str(value), options)}; allowed: {', '.join(options)}"
+            return UsageError(key, value, message)
+        chosen.append(override.input_line or "")
+    plain = compose("train", overrides=chosen)
+    known = _keys(OmegaConf.to_container(plain)) + loader.get_group_options("", ObjectType.GROUP)
+    for override in parsed:
+        key = override.key_or_group
+        if not override.is_add() and key not in known and not key.startswith("hydra."):
+            near = did_you_mean(key, known)
+            return UsageError(
+                key, override.value(), f"no such key{near or f'; to add one use +{key}={override.value()}'}"
+            )
     return UsageError("", "", first_line(failure))
 
 

@@ -37,7 +37,11 @@ def _usage_error(error: dict[str, Any], values: dict[str, Any]) -> UsageError:
     key = ".".join(path)
     kind, context = error["type"], error.get("ctx", {})
     if kind == "value_error":
-        return UsageError("", "", str(context["error"]))
+        problem = str(context["error"])
+        # Checks of several keys name the one at fault themselves.
+        return (
+            UsageError("", "", problem) if "=" in problem.partition(":")[0] else UsageError(key, _shown(node), problem)
+        )
     if kind == "extra_forbidden":
         parent = values
         for part in path[:-1]:
@@ -71,7 +75,7 @@ _WORDS = {
     "finite_number": "must be a finite number",
     "too_short": "must have at least {min_length} entries",
     "too_long": "must have at most {max_length} entries",
-    "string_pattern_mismatch": "must be made of letters, digits and . _ = , + - only",
+    "string_pattern_mismatch": "must begin with a letter or digit and be made of letters, digits and . _ = , + - only",
     "model_type": "must be a config group with keys of its own",
 }
 

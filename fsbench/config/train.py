@@ -49,7 +49,7 @@ class TrainConfig(Options):
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     runs_dir: str
     data_dir: str
-    run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._=,+-]+$")] | None
+    run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._=,+-]*$")] | None
     overwrite: bool
     dataset: DatasetOptions
     augment: AugmentOptions

@@ -55,11 +55,15 @@ class RunDirectory:
     def finished(self) -> bool:
         return self.summary.is_file()
 
-    def read_summary(self) -> dict[str, Any]:
-        return json.loads(self.summary.read_text(encoding="utf-8"))
+    def read_results(self) -> dict[str, Any]:
+        """Results of a finished run. Raises UsageError where the summary can't be read."""
+        try:
+            return json.loads(self.summary.read_text(encoding="utf-8"))["results"]
+        except (ValueError, KeyError):
+            raise UsageError("summary", self.summary, "can't be read; delete it to train this run again") from None
 
-    def refuse_other_config(self, config: dict[str, Any]) -> None:
-        """Raise UsageError if the directory was made by another configuration, or is no run directory at all."""
+    def refuse_other_config(self, config: dict[str, Any], *, overwrite: bool = False) -> None:
+        """Raise UsageError if the directory is no run directory, or (unless overwriting) another configuration's."""
         if not self.path.exists():
             return
         if not self.path.is_dir():
@@ -68,6 +72,8 @@ class RunDirectory:
             strangers = [p.name for p in self.path.iterdir() if p.name != "lock" and not p.name.startswith(".")]
             if strangers:
                 raise UsageError("run_name", self.path.name, f"{self.path} holds other files ({strangers[0]}, ...)")
+            return
+        if overwrite:
             return
         try:
             theirs = yaml.safe_load(self.config.read_text(encoding="utf-8"))
@@ -83,8 +89,11 @@ class RunDirectory:
             )
 
     @contextmanager
-    def open(self, config: dict[str, Any]) -> Iterator[None]:
-        """Create the directory, hold its lock, write the configuration; a directory that stays empty is removed.
+    def open(self, config: dict[str, Any], *, overwrite: bool = False) -> Iterator[bool]:
+        """Create the directory, hold its lock, write the configuration.
+
+        Yields whether the run is finished after all, by another process, and is to be left as it is. Bad input
+        or a full disk met before the first checkpoint removes a directory that was made here.
 
         Raises:
             RunIsBusy: another process is at work in it.
@@ -103,25 +112,31 @@ class RunDirectory:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunIsBusy(f"{self.path} is being trained by another process") from None
+            if self.finished and not overwrite:
+                yield True
+                return
             remove_parts(self.path)
             try:
+                if overwrite:
+                    self._clear()
                 self._begin(config)
+                yield False
             except UsageError:
-                if created:
+                if created and not self.checkpoint.exists():
                     shutil.rmtree(self.path, ignore_errors=True)
                 raise
-            yield
 
     def _begin(self, config: dict[str, Any]) -> None:
         write_text(self.config, yaml.safe_dump(config, sort_keys=False))
         self.set_status("running")
 
-    def clear(self, config: dict[str, Any]) -> None:
-        """Forget everything but the lock: the run starts anew. Call it with the directory open."""
-        for path in self.path.iterdir():
-            if path.name != "lock":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self._begin(config)
+    def _clear(self) -> None:
+        """Forget what a run wrote, and nothing else that may lie there."""
+        for path in (self.status_file, self.metrics, self.summary, self.model, self.provenance, self.log,
+                     self.traceback, self.checkpoint):  # fmt: skip
+            path.unlink(missing_ok=True)
+        for name in ("tensorboard", "wandb"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
 
     def set_status(self, status: str, **details: Any) -> None:
         """`running`, `done`, `failed`, `diverged` or `interrupted`."""

@@ -44,14 +44,18 @@ def read_records(roots: list[Path]) -> Records:
     choices: dict[str, None] = {}
     configuration: dict[str, None] = {}
     unfinished: dict[str, int] = {}
+    seen: set[Path] = set()
     for root in roots:
         if not root.is_dir():
             raise UsageError("runs", root, "no such directory")
         for directory in run_directories(root):
+            if (place := directory.resolve()) in seen:
+                continue
+            seen.add(place)
             try:
                 summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-            except FileNotFoundError:
-                status = _status(directory)
+            except (FileNotFoundError, ValueError) as failure:
+                status = _status(directory) if isinstance(failure, FileNotFoundError) else "unreadable"
                 unfinished[status] = unfinished.get(status, 0) + 1
                 continue
             flat = flatten(summary["config"])

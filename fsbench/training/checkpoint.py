@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,19 @@ import torch
 from fsbench.errors import UsageError
 from fsbench.runs.atomic import atomic_path
 
+PARTS = {"model", "optimizer", "schedule", "precision", "position", "totals", "rows", "data", "random"}
+
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors and plain containers) and the global random state, atomically."""
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
-    with atomic_path(path) as part, part.open("wb") as file:
-        torch.save({**state, "random": random}, file)
+    # Through memory: torch's own writer hides that a disk is full.
+    whole = BytesIO()
+    torch.save({**state, "random": random}, whole)
+    with atomic_path(path) as part:
+        part.write_bytes(whole.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -28,7 +34,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UsageError: the file is truncated or not a checkpoint.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(state, dict) and state.keys() >= PARTS:
+            return state
+        raise ValueError
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError):
         raise UsageError(
             "checkpoint", path, "truncated or not a checkpoint; delete it to train this run from its start"

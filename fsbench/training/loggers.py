@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fsbench.config.train import LoggerOptions
-from fsbench.errors import UsageError
+from fsbench.errors import UsageError, first_line
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -50,16 +50,20 @@ def _wandb(options: LoggerOptions) -> Any:
     import wandb
 
     def start(directory: Path, config: dict[str, Any]) -> tuple[Log, Callable[[], None]]:
-        run = wandb.init(
-            project=options.project,
-            mode=options.mode,
-            name=directory.name,
-            id=directory.name,
-            resume="allow",
-            dir=str(directory),
-            config=config,
-            settings=wandb.Settings(silent=True),
-        )
+        try:
+            run = wandb.init(
+                project=options.project,
+                mode=options.mode,
+                name=directory.name,
+                id=directory.name,
+                resume="allow",
+                dir=str(directory),
+                config=config,
+                settings=wandb.Settings(silent=True),
+            )
+        except wandb.errors.Error as failure:
+            problem = f"{first_line(failure)}; logger.mode=offline needs neither key nor network"
+            raise UsageError("logger", "wandb", problem) from None
         return lambda row: run.log(row, step=row["epoch"]), run.finish
 
     return start

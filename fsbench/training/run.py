@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-import resource
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from fsbench.config.compose import Job
 from fsbench.data import EvalBatches, eval_batches, load_data, train_batches
 from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError
 from fsbench.models import build_model, parameter_count
-from fsbench.runs.atomic import atomic_path, write_json, write_json_lines, write_text
+from fsbench.runs.atomic import atomic_path, disk_full, write_json, write_json_lines, write_text
 from fsbench.runs.directory import RunDirectory
 from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
@@ -28,15 +27,16 @@ from fsbench.training.checkpoint import load_checkpoint, restore_random_state, s
 from fsbench.training.evaluate import evaluate
 from fsbench.training.fit import FAST_DEV_STEPS, TrainingState, fit
 from fsbench.training.loggers import build_logger
+from fsbench.training.peak_memory import peak_memory, reset_peak_memory
 from fsbench.training.precision import Precision
 from fsbench.training.progress import Progress
 from fsbench.training.schedule import Schedule
-from fsbench.training.stop_signal import stop_signal
+from fsbench.training.stop_signal import StopSignal
 
 log = logging.getLogger("fsbench")
 
 
-def train(job: Job) -> dict[str, Any]:
+def train(job: Job, stop: StopSignal) -> dict[str, Any]:
     """Train one run, or finish an interrupted one; returns the results that its summary.json records.
 
     Everything that can be wrong with the input is found before the run directory exists.
@@ -48,8 +48,7 @@ def train(job: Job) -> dict[str, Any]:
     options = job.config
     config = options.model_dump(mode="json")
     directory = RunDirectory.of(config, job.choices)
-    if not options.overwrite:
-        directory.refuse_other_config(config)
+    directory.refuse_other_config(config, overwrite=options.overwrite)
 
     device = build_device(options.trainer.device)
     start_logger = build_logger(options.logger)
@@ -76,9 +75,10 @@ def train(job: Job) -> dict[str, Any]:
     state = TrainingState(model, optimizer, schedule, precision)
     loss = nn.CrossEntropyLoss(label_smoothing=options.loss.label_smoothing)
 
-    with directory.open(config), _reported(directory), stop_signal() as stop:
-        if options.overwrite:
-            directory.clear(config)
+    stop.check()
+    with directory.open(config, overwrite=options.overwrite) as finished, _reported(directory):
+        if finished:
+            return directory.read_results()
         _resume(state, directory, data.provenance)
         _record_provenance(directory, job, device, data.provenance)
         progress = Progress(
@@ -89,8 +89,7 @@ def train(job: Job) -> dict[str, Any]:
             options.trainer.progress,
         )
         log_row, close_logger = start_logger(directory.path, config)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        reset_peak_memory(device)
 
         def save() -> None:
             save_checkpoint(directory.checkpoint, {**state.state_dict(), "data": data.provenance["sha256"]})
@@ -164,21 +163,13 @@ def _results(
     }
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU's allocator since the run began, or of the whole process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def _finish(
     directory: RunDirectory, job: Job, config: dict[str, Any], state: TrainingState, results: dict[str, Any]
 ) -> None:
     """The summary comes last but for the checkpoint's removal: a run with a summary is whole."""
     weights = {name: value.detach().cpu().clone().contiguous() for name, value in state.model.state_dict().items()}
     with atomic_path(directory.model) as part:
-        save_file(weights, part)
+        part.write_bytes(save(weights))
     directory.set_status("done")
     summary = {
         "run": directory.path.name,
@@ -196,11 +187,17 @@ def _finish(
 def _reported(directory: RunDirectory) -> Iterator[None]:
     """Log to train.log; leave status, and the traceback of a failure, in the run directory."""
     handler = logging.FileHandler(directory.log, delay=True)
+    handler.handleError = lambda record: None  # a full disk is met, and said, at the next file
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
-        yield
+        try:
+            yield
+        except OSError as failure:
+            if failure.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise disk_full(directory.path.parent) from None
+            raise
     except BaseException as failure:
         status = {Diverged: "diverged", Interrupted: "interrupted", KeyboardInterrupt: "interrupted"}
         with suppress(OSError, UsageError):

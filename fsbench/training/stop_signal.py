@@ -1,23 +1,35 @@
-"""Ctrl-C, SIGTERM and SLURM's SIGUSR2 as a wish the training loop looks at between steps."""
+"""Ctrl-C, SIGTERM and SLURM's SIGUSR2 as a wish that is looked at between steps and between runs."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from fsbench.errors import Interrupted
+
 
 class StopSignal:
-    """`requested` turns True at the first signal; a second Ctrl-C stops at once."""
+    """`requested` turns True at the first signal; a second one stops at once."""
 
     requested = False
 
     def __call__(self, number: int, _: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
+        if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        if sys.stderr.isatty():
+            # Not print: a handler may run in the middle of one.
+            os.write(2, b"\nstopping as soon as a checkpoint is written; once more to stop at once\n")
+
+    def check(self) -> None:
+        """Raise Interrupted if a stop was asked for."""
+        if self.requested:
+            raise Interrupted("interrupted; the same command goes on from here")
 
 
 @contextmanager

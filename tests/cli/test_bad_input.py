@@ -46,7 +46,18 @@ CASES = [
     ("batch-size", ["dataset=digits", "model=cnn", "trainer.batch_size=5000"], "trainer.batch_size=5000: "),
     ("image-size", ["dataset=digits", "model=lenet"], "lenet"),
     ("no-data", ["dataset=folder"], "dataset.root=null: dataset=folder needs the directory"),
-    ("run-name", ["run_name=a/b"], "run_name=a/b: must be made of letters"),
+    ("run-name", ["run_name=a/b"], "run_name=a/b: must begin with a letter or digit"),
+    ("parent-as-run", ["run_name=.."], "run_name=..: must begin with a letter or digit"),
+    ("blame-the-right-key", ["optimizer=sam", "optimizer.rho=0.1", "model=mlp", "model.widths=[8]", "trainer.epoch=3"],
+     "trainer.epoch=3: no such key; did you mean 'trainer.epochs'?"),
+    ("key-of-the-chosen-group", ["optimizer=sam", "optimizer.rh=1"], "did you mean 'optimizer.rho'?"),
+    ("near-optimizer", ["model=mlp", "model.widths=[8]", "optimizer=fsm"], "did you mean 'fsam'?"),
+    ("no-group", ["model=null"], "model=null: one is needed; allowed: cnn, "),
+    ("field-check", ["model=resnet20", "model.depth=21"], "model.depth=21: the depth must be 6n + 2"),
+    ("interval", ["-m", "optimizer.lr=interval(0,1)"], "optimizer.lr=interval(0,1): can't be swept"),
+    ("cfg-of-a-sweep", ["-m", "--cfg", "job", "optimizer=sgd,sam"], "--cfg, --info and --hydra-help show one run"),
+    ("shared-run-name", ["-m", "dataset=digits", "model=mlp", "run_name=x", "seed=0,1"],
+     "run_name=x: several runs of the sweep would share this directory"),
     ("deleted-group", ["~optimizer"], "optimizer: can't be deleted"),
 ]  # fmt: skip
 
@@ -75,5 +86,7 @@ def test_unknown_command(fsbench) -> None:
 
 def test_full_error_on_request(fsbench, monkeypatch) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    with pytest.raises(Exception, match="must be a number"):
-        fsbench("train", "optimizer.lr=foo")
+    ended = fsbench("train", "optimizer.lr=foo")
+    assert ended.code == 2
+    assert "Traceback (most recent call last)" in ended.err
+    assert ended.err.endswith("fsbench: optimizer.lr=foo: must be a number\n")

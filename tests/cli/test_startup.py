@@ -63,6 +63,7 @@ COMPLETIONS = {
     "second-override": ("fsbench train dataset=digits optimizer=as", {"optimizer=asam"}),
     "key": ("fsbench train optimizer.l", {"optimizer.lr="}),
     "python-m": ("python -m fsbench train optimizer=fsa", {"optimizer=fsam"}),
+    "experiment-in-a-folder": ("fsbench train experiment=kim2022/t", {"experiment=kim2022/table1"}),
     "list-kinds": ("fsbench list mo", {"models"}),
 }
 
@@ -78,6 +79,13 @@ def test_completion_can_be_installed() -> None:
     done = ask("-sc", "install=bash")
     assert "complete " in done.stdout
     assert "fsbench" in done.stdout
+
+
+@pytest.mark.parametrize("request_", [[], ["foo=bash"], ["install=nope"]], ids=str)
+def test_completion_of_nothing_known_is_one_line(request_) -> None:
+    done = ask("-sc", *request_)
+    assert done.stderr.startswith("fsbench: -sc=")
+    assert "Traceback" not in done.stderr
 
 
 def test_version_names_ours_first() -> None:

@@ -64,9 +64,7 @@ def test_ten_kills(arguments, tmp_path) -> None:
         a, b = RunDirectory(tmp_path / "undisturbed" / name), RunDirectory(broken / name)
         mine, theirs = load_file(a.model), load_file(b.model)
         assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
-        left, right = (
-            {key: value for key, value in run.read_summary()["results"].items() if key not in TIMES} for run in (a, b)
-        )
+        left, right = ({key: value for key, value in run.read_results().items() if key not in TIMES} for run in (a, b))
         assert left == right
         assert len(a.metrics.read_text().splitlines()) == len(b.metrics.read_text().splitlines())
         assert not [path for path in b.path.iterdir() if path.name.startswith(".")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 from data.tiny_sets import write_folder
@@ -104,3 +105,54 @@ def test_a_folder_goes_by_its_label(fsbench, tmp_path) -> None:
     line = ["dataset=folder", "dataset.root=pictures", "model=mlp", "trainer.fast_dev_run=true", "trainer.batch_size=4"]
     fsbench("train", *line, 'dataset.label="CIFAR-10 (JPEG copy)"')
     assert "| CIFAR-10 (JPEG copy) | mlp " in fsbench("table").out
+
+
+def test_sweeps_over_globs_and_ranges(fsbench, quick) -> None:
+    ended = fsbench("train", "-m", *quick, "seed=range(0,2)", "optimizer=glob(*sam)", "trainer.max_steps=1")
+    assert ended.out.endswith("6 done, 0 skipped, 0 failed\n")
+
+
+def test_a_stop_between_runs_ends_the_sweep(fsbench, quick, monkeypatch) -> None:
+    """A signal in a run's last evaluation lets that run finish, and none begin after it."""
+    evaluate = run_module.evaluate
+
+    def signalled(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(run_module, "evaluate", signalled)
+    ended = fsbench("train", *quick, *SWEEP)
+    assert ended.code == 130
+    assert ended.out.endswith("1 done, 0 skipped, 0 failed, 3 not begun or interrupted\n")
+
+
+def test_rerun_leaves_the_old_run_alone(fsbench, quick) -> None:
+    fsbench("train", *quick, "run_name=x", "overwrite=true")
+    before = Path("runs/x/summary.json").stat().st_mtime_ns
+    assert "already done" in fsbench("rerun", "runs/x").out
+    assert fsbench("rerun", "runs/x", "optimizer.lr=0.2").code == 0
+    assert fsbench("rerun", "runs/x", "model=cnn", "trainer.max_steps=1").code == 0
+    assert Path("runs/x/summary.json").stat().st_mtime_ns == before
+    assert len(list(Path("runs").iterdir())) == 3
+
+
+def test_one_bad_file_does_not_spoil_the_table(fsbench, quick) -> None:
+    fsbench("train", "-m", *quick, "seed=0,1,2")
+    first, *_ = sorted(Path("runs").iterdir())
+    (first / "summary.json").write_text('{"run":')
+    table = fsbench("table", "runs", "runs/.")
+    assert table.out.splitlines()[2].split("|")[4].strip() == "2"
+    assert "not finished: 1 unreadable" in table.err
+    ended = fsbench("train", *quick, "seed=0")
+    assert ended.code == 2
+    assert "summary.json: can't be read; delete it to train this run again" in ended.err
+
+
+def test_where_and_by(fsbench, quick) -> None:
+    fsbench("train", *quick, "trainer.max_steps=1")
+    assert "--where=nope=1: no run has such a key" in fsbench("table", "--where", "nope=1").err
+    assert (
+        "--where=optimizer=sam: none of 1 finished runs is like that"
+        in fsbench("table", "--where", "optimizer=sam").err
+    )
+    assert fsbench("table", "--by", "dataset, model,dataset", "--columns", "model,test_loss").code == 0

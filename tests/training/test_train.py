@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 from pathlib import Path
@@ -11,9 +12,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from fsbench.config.compose import compose_jobs
 from fsbench.runs.directory import RunDirectory
 from fsbench.training import fit as fit_module
 from fsbench.training import run as run_module
+from fsbench.training.stop_signal import StopSignal
 
 TIMES = {"seconds", "seconds_per_epoch", "seconds_per_step", "peak_memory"}
 
@@ -29,7 +32,7 @@ def metrics(run: RunDirectory) -> list[dict]:
 
 
 def results(run: RunDirectory) -> dict:
-    return {key: value for key, value in run.read_summary()["results"].items() if key not in TIMES}
+    return {key: value for key, value in run.read_results().items() if key not in TIMES}
 
 
 def test_a_run_on_disk(fsbench, quick) -> None:
@@ -42,7 +45,7 @@ def test_a_run_on_disk(fsbench, quick) -> None:
         "summary.json", "train.log",
     }  # fmt: skip
     assert run.path.name.startswith("digits-mlp-fsam-s0-")
-    summary = run.read_summary()
+    summary = json.loads(run.summary.read_text())
     assert summary["choices"]["optimizer"] == "fsam"
     assert yaml.safe_load(run.config.read_text()) == summary["config"]
     assert json.loads(run.status_file.read_text())["status"] == "done"
@@ -240,8 +243,6 @@ def test_a_failure_leaves_its_traceback(fsbench, quick, monkeypatch) -> None:
 
 
 def test_a_full_disk_is_one_line(fsbench, quick, monkeypatch) -> None:
-    import errno
-
     def full(self, *_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -268,3 +269,62 @@ def test_accumulation_clipping_and_a_validation_split(fsbench, quick) -> None:
 def test_a_dev_run_takes_two_steps(fsbench, quick) -> None:
     fsbench("train", *quick, "trainer.fast_dev_run=true")
     assert results(only_run(Path("runs")))["steps"] == 2
+
+
+def test_overwriting_touches_nothing_that_no_run_wrote(fsbench, quick) -> None:
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").write_text("x")
+    ended = fsbench("train", *quick, "runs_dir=.", "run_name=mine", "overwrite=true")
+    assert ended.code == 2
+    assert "holds other files (thesis.tex, ...)" in ended.err
+    fsbench("train", *quick, "run_name=again")
+    Path("runs/again/notes.txt").write_text("x")
+    assert fsbench("train", *quick, "run_name=again", "overwrite=true", "seed=5").code == 0
+    assert Path("runs/again/notes.txt").read_text() == "x"
+    assert json.loads(Path("runs/again/summary.json").read_text())["config"]["seed"] == 5
+
+
+def test_a_run_that_another_process_finished_meanwhile_is_left_alone(fsbench, quick) -> None:
+    fsbench("train", *quick)
+    run = only_run(Path("runs"))
+    before = run.summary.stat().st_mtime_ns
+    (job,) = compose_jobs([*quick], multirun=False)
+    # What a second process does that looked before the first had finished.
+    assert run_module.train(job, StopSignal()) == run.read_results()
+    assert run.summary.stat().st_mtime_ns == before
+    assert run.metrics.is_file()
+
+
+@pytest.mark.parametrize("size", [28, 48, 56, 68, 90], ids="{} KiB".format)
+def test_full_disks(fsbench, quick, monkeypatch, size) -> None:
+    """A disk that fills up at any file: one line, exit code 2, and what was there stays whole."""
+    left = [size * 1024]
+
+    def bounded(write):
+        def writing(self, data, *rest, **named):
+            left[0] -= len(data)
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(self, data, *rest, **named)
+
+        return writing
+
+    monkeypatch.setattr(Path, "write_text", bounded(Path.write_text))
+    monkeypatch.setattr(Path, "write_bytes", bounded(Path.write_bytes))
+    ended = fsbench("train", *quick, "trainer.epochs=9", "model.widths=[64]")
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert "no space left on the disk" in ended.err
+    for path in Path("runs").rglob("*.json"):
+        json.loads(path.read_text())
+    for path in Path("runs").rglob("checkpoint.pt"):
+        torch.load(path, weights_only=True)
+
+
+def test_a_foreign_checkpoint_is_named(fsbench, quick, monkeypatch) -> None:
+    monkeypatch.setattr(run_module, "save_checkpoint", lambda path, state: (_ for _ in ()).throw(Stop))
+    fsbench("train", *quick)
+    run = only_run(Path("runs"))
+    torch.save({"a": 1}, run.checkpoint)
+    ended = fsbench("train", *quick)
+    assert (ended.code, "truncated or not a checkpoint" in ended.err) == (2, True)
