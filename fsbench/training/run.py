@@ -207,4 +207,5 @@ def _reported(directory: RunDirectory) -> Iterator[None]:
         raise
     finally:
         log.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
