@@ -188,3 +188,20 @@ def test_schedulers_that_cycle_momentum_see_the_base_defaults() -> None:
         scheduler.step()
         seen.add(optimizer.base.param_groups[0]["momentum"])
     assert len(seen) == 5
+
+
+@pytest.mark.filterwarnings("ignore:ASAM got parameters without names")
+def test_what_asam_scales_with_and_without_names() -> None:
+    """BatchNorm's scale is a weight by name; without names it looks like a bias."""
+    model = network_with_batchnorm()
+    ((x, y),) = batches((8,))
+    scaled = []
+    for params in (model.named_parameters(), model.parameters()):
+        optimizer = ASAM(params, torch.optim.SGD, rho=0.1, eta=9.0, **SGD)
+        optimizer.one_pass(Closure(model, x, y))
+        with torch.no_grad():
+            metric = optimizer.inverse_metric(Closure(model, x, y), None, 8)
+        scaled.append([bool((d != 1).all()) for d in metric])
+    # conv weight, conv bias, BatchNorm weight, BatchNorm bias, linear weight, linear bias, last weight, last bias
+    assert scaled[0] == [True, False, True, False, True, False, True, False]
+    assert scaled[1] == [True, False, False, False, True, False, True, False]
