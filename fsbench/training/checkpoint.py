@@ -24,7 +24,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     whole = BytesIO()
     torch.save({**state, "random": random}, whole)
     with atomic_path(path) as part:
-        part.write_bytes(whole.getbuffer())
+        part.write_bytes(whole.getvalue())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
