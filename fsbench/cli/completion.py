@@ -36,9 +36,8 @@ def complete(arguments: Sequence[str]) -> int:
     if (not before.endswith(" ") and len(typed) <= 1) or not typed:
         print(" ".join(name for name in COMMANDS if name.startswith(typed[0] if typed else "")))
         return 0
-    command = typed[0]
+    command, current = typed[0], "" if before.endswith(" ") else typed[-1]
     if command in _HYDRA:
-        current = "" if before.endswith(" ") else typed[-1]
         if current.startswith("experiment="):
             # Experiments lie in folders, which Hydra's completion does not look into.
             names = (f"experiment={name}" for name in described(conf_dir() / "experiment"))
@@ -49,7 +48,6 @@ def complete(arguments: Sequence[str]) -> int:
         os.environ["COMP_LINE"] = f"{program} {rest}"
         os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
         return hydra_main(["-sc", request])
-    current = "" if before.endswith(" ") else typed[-1]
     if command == "list":
         print(" ".join(kind for kind in KINDS if kind.startswith(current)))
     return 0

@@ -24,13 +24,10 @@ def load(values: dict[str, Any]) -> TrainConfig:
 
 def _usage_error(error: dict[str, Any], values: dict[str, Any]) -> UsageError:
     path, node = [], values
+    absent = error["loc"][-1] if error["type"] in ("missing", "extra_forbidden") else None
     for part in error["loc"]:
         # pydantic adds the tag of a union's member ("fsam") and of optional types to the location.
-        if isinstance(node, dict) and part not in node and error["type"] not in ("missing", "extra_forbidden"):
-            continue
-        if isinstance(node, dict) and part not in node and error["loc"][-1] != part:
-            continue
-        if not isinstance(node, (dict, list)):
+        if not isinstance(node, (dict, list)) or (isinstance(node, dict) and part not in node and part != absent):
             continue
         path.append(str(part))
         node = node[part] if isinstance(node, list) or part in node else None

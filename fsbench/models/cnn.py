@@ -8,6 +8,7 @@ from torch import nn
 
 from fsbench.config.model import Cnn
 from fsbench.models.he_init import he_init
+from fsbench.models.pooled_classifier import pooled_classifier
 
 
 def build(options: Cnn, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -24,7 +25,7 @@ def build(options: Cnn, shape: tuple[int, int, int], classes: int) -> nn.Module:
         if index in (2, 4):
             layers.append((f"pool{index}", nn.MaxPool2d(2)))
         channels = width
-    layers += [("pool", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten()), ("fc", nn.Linear(channels, classes))]
+    layers += pooled_classifier(channels, classes)
     model = nn.Sequential(OrderedDict(layers))
     he_init(model)
     return model

@@ -9,6 +9,7 @@ from torch import nn
 
 from fsbench.config.model import PyramidNet
 from fsbench.models.he_init import he_init
+from fsbench.models.pooled_classifier import pooled_classifier
 from fsbench.models.zero_pad_shortcut import ZeroPadShortcut
 
 
@@ -33,13 +34,7 @@ def build(options: PyramidNet, shape: tuple[int, int, int], classes: int) -> nn.
         if k % (blocks // 3) == 0:
             layers.append((f"stage{3 * k // blocks}", nn.Sequential(*stack)))
             stack = []
-    layers += [
-        ("bn2", nn.BatchNorm2d(channels)),
-        ("relu2", nn.ReLU()),
-        ("pool", nn.AdaptiveAvgPool2d(1)),
-        ("flatten", nn.Flatten()),
-        ("fc", nn.Linear(channels, classes)),
-    ]
+    layers += [("bn2", nn.BatchNorm2d(channels)), ("relu2", nn.ReLU()), *pooled_classifier(channels, classes)]
     model = nn.Sequential(OrderedDict(layers))
     he_init(model)
     return model

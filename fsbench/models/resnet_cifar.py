@@ -9,6 +9,7 @@ from torch import nn
 
 from fsbench.config.model import ResNetCifar
 from fsbench.models.he_init import he_init
+from fsbench.models.pooled_classifier import pooled_classifier
 from fsbench.models.zero_pad_shortcut import ZeroPadShortcut
 
 
@@ -31,7 +32,7 @@ def build(options: ResNetCifar, shape: tuple[int, int, int], classes: int) -> nn
             stack.append(BasicBlock(channels, width, stride=width // channels))
             channels = width
         layers.append((f"stage{stage}", nn.Sequential(*stack)))
-    layers += [("pool", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten()), ("fc", nn.Linear(channels, classes))]
+    layers += pooled_classifier(channels, classes)
     model = nn.Sequential(OrderedDict(layers))
     he_init(model)
     return model

@@ -8,6 +8,7 @@ from torch import nn
 
 from fsbench.config.model import ResNextCifar
 from fsbench.models.he_init import he_init
+from fsbench.models.pooled_classifier import pooled_classifier
 
 
 def build(options: ResNextCifar, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -37,7 +38,7 @@ def build(options: ResNextCifar, shape: tuple[int, int, int], classes: int) -> n
             stack.append(resnet.Bottleneck(channels, planes, stride, project, groups=groups, base_width=base_width))
             channels = 4 * planes
         layers.append((f"stage{stage}", nn.Sequential(*stack)))
-    layers += [("pool", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten()), ("fc", nn.Linear(channels, classes))]
+    layers += pooled_classifier(channels, classes)
     model = nn.Sequential(OrderedDict(layers))
     he_init(model)
     return model

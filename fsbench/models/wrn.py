@@ -9,6 +9,7 @@ from torch import nn
 
 from fsbench.config.model import WideResNet
 from fsbench.models.he_init import he_init
+from fsbench.models.pooled_classifier import pooled_classifier
 
 
 def build(options: WideResNet, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -28,13 +29,7 @@ def build(options: WideResNet, shape: tuple[int, int, int], classes: int) -> nn.
             stack.append(PreActivationBlock(channels, width, stride, options.dropout))
             channels = width
         layers.append((f"group{group + 1}", nn.Sequential(*stack)))
-    layers += [
-        ("bn", nn.BatchNorm2d(channels)),
-        ("relu", nn.ReLU()),
-        ("pool", nn.AdaptiveAvgPool2d(1)),
-        ("flatten", nn.Flatten()),
-        ("fc", nn.Linear(channels, classes)),
-    ]
+    layers += [("bn", nn.BatchNorm2d(channels)), ("relu", nn.ReLU()), *pooled_classifier(channels, classes)]
     model = nn.Sequential(OrderedDict(layers))
     he_init(model)
     return model

@@ -85,17 +85,22 @@ class SharpnessAware(Descent):
             p.grad = gradient
         return loss
 
+    def group_option(self, key: str, params: list[Tensor]) -> list[float]:
+        """An option's value for each parameter, that of its group."""
+        values = {p: group[key] for group in self.param_groups for p in group["params"]}
+        return [values[p] for p in params]
+
     def _two_passes(self, closure: Closure, rows: slice | None, size: int | None) -> Tensor:
+        arguments = () if rows is None else (rows,)
         replay = RandomReplay(self.param_groups[0]["params"][0].device)
-        loss = self.one_pass(closure) if rows is None else self.one_pass(closure, rows)
+        loss = self.one_pass(closure, *arguments)
         params = self.trained()
         if not params:
             return loss
         gradients = [p.grad for p in params]
         with replay.again():
             inverse_metric = self.inverse_metric(closure, rows, size)
-        radius = {p: group["rho"] for group in self.param_groups for p in group["params"]}
-        radii = [radius[p] for p in params]
+        radii = self.group_option("rho", params)
         eps, norm = geometry.perturbation(gradients, inverse_metric, radii)
         if not math.isfinite(norm):
             raise NonFiniteGradient(loss)
@@ -103,7 +108,7 @@ class SharpnessAware(Descent):
             self.alignment = geometry.alignment(eps, gradients, radii)
             self.compare = False
         with displaced(params, eps), unmoved_statistics(self.model), replay.again():
-            self.one_pass(closure) if rows is None else self.one_pass(closure, rows)
+            self.one_pass(closure, *arguments)
         if self.natural and inverse_metric is not None:
             for p, d in zip(params, inverse_metric, strict=True):
                 if p.grad is not None:
@@ -222,9 +227,9 @@ class FSAM(SharpnessAware):
             information = [p.grad.square() for p in params]
         else:
             information = self._mean_of_squares(closure, rows, size, params)
-        eta = {p: group["eta"] for group in self.param_groups for p in group["params"]}
+        etas = self.group_option("eta", params)
         return [
-            d for p, f in zip(params, information, strict=True) for d in geometry.inverse_fisher([f], eta[p], self.form)
+            d for f, eta in zip(information, etas, strict=True) for d in geometry.inverse_fisher([f], eta, self.form)
         ]
 
     def _mean_of_squares(
