@@ -1,0 +1,59 @@
+"""The determinant of the observed Fisher information."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from fsbench.sharpness.estimate import Estimate, standard_error
+from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.risk import Risk
+from fsbench.sharpness.subset_grams import subset_grams
+
+
+def fisher_log_determinant(
+    risk: Risk, *, subset_size: int = 100, subsets: int = 100, seed: int = 0, logit_norm: float | None = None
+) -> Estimate:
+    """gamma-hat = (1/T) sum_t ln det(J_t J_t') (Jia & Su 2020, eq. 6), in nats.
+
+    J_t: the gradients of N' = `subset_size` single examples' losses as rows, not averaged; T = `subsets`, each
+    drawn without replacement. -inf where two examples of a subset have parallel gradients (a duplicate).
+
+    Args:
+        logit_norm: take the loss of logits scaled to this norm, example by example; the authors' code has 25.
+
+    The authors' code sums ln singular values, which is half of eq. 6: details["sum_log_singular_values"].
+
+    Raises:
+        Refused: fewer examples than a subset has, or fewer weights (the determinant is zero by construction).
+        ValueError: an argument out of its range.
+    """
+    weights = sum(parameter.numel() for parameter in risk.weights)
+    if subset_size > weights:
+        raise Refused(f"subset_size={subset_size}: the network has {weights} trained weights, the determinant is zero")
+    values, smallest = [], math.inf
+    for gram in subset_grams(risk, subset_size, subsets, seed, "Fisher determinant", logit_norm):
+        values.append(gram.log_determinant())
+        smallest = min(smallest, float(gram.smallest_first()[0]))
+    value = math.fsum(values) / len(values) if all(map(math.isfinite, values)) else -math.inf
+    notes = []
+    if not math.isfinite(value):
+        singular = sum(not math.isfinite(value) for value in values)
+        notes.append(f"{singular} of {subsets} subsets hold examples with linearly dependent gradients (duplicates?)")
+    elif smallest < _rounding(risk):
+        notes.append(f"smallest eigenvalue {smallest:.1g} of the cosines is near rounding; use float64")
+    return Estimate(
+        value=value,
+        stderr=standard_error(values) if math.isfinite(value) else math.nan,
+        samples=subsets,
+        exact=False,
+        seed=seed,
+        method=f"{subsets} subsets of {subset_size}" + ("" if logit_norm is None else f", logit norm {logit_norm:g}"),
+        notes=tuple(notes),
+        details={"sum_log_singular_values": value / 2},
+    )
+
+
+def _rounding(risk: Risk) -> float:
+    return 10 * torch.finfo(risk.weights[0].dtype).eps

@@ -1,0 +1,64 @@
+"""The trace of the observed Fisher information."""
+
+from __future__ import annotations
+
+import torch
+
+from fsbench.sharpness.estimate import Estimate, standard_error
+from fsbench.sharpness.gradient_norms import squared_gradient_norms
+from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.risk import Risk
+
+
+def fisher_trace(risk: Risk, *, sub_batch: int | None = None) -> Estimate:
+    """(1/N) sum_i ||d loss_i / dw||^2, whole and per weight tensor (Jia & Su 2020, section 6).
+
+    Args:
+        sub_batch: instead the form that the paper's regulariser is made of, the mean over groups of so many
+            examples, in the order of the data, of the squared norm of the group's mean gradient. Examples left
+            over are left out, and a note says so.
+
+    Raises:
+        Refused: fewer than `sub_batch` examples.
+        ValueError: sub_batch below 1.
+    """
+    if sub_batch is not None:
+        return _of_sub_batches(risk, sub_batch)
+    norms = squared_gradient_norms(risk, "Fisher trace")
+    whole = torch.stack(list(norms.values())).sum(0)
+    return Estimate(
+        value=float(whole.mean()),
+        stderr=0.0,
+        samples=risk.examples,
+        exact=True,
+        per_layer={name: float(norm.mean()) for name, norm in norms.items()},
+        example_stderr=standard_error(whole),
+        method="exact",
+    )
+
+
+def _of_sub_batches(risk: Risk, size: int) -> Estimate:
+    if size < 1:
+        raise ValueError(f"sub_batch={size}: must be at least 1")
+    if size > risk.examples:
+        raise Refused(f"sub_batch={size}: there are {risk.examples} examples only")
+    rows = []
+    for x, y in risk.groups(size, "Fisher trace"):
+        if len(y) < size:
+            continue
+        with torch.enable_grad():
+            loss = risk.loss_fn(risk.model(x), y)
+            gradient = torch.autograd.grad(loss, risk.weights, materialize_grads=True)
+        rows.append(torch.stack([part.square().sum() for part in gradient]).double().cpu())
+    norms = torch.stack(rows)  # (groups, tensors)
+    left = risk.examples - size * len(rows)
+    return Estimate(
+        value=float(norms.sum(1).mean()),
+        stderr=0.0,
+        samples=len(rows),
+        exact=left == 0,
+        per_layer=dict(zip(risk.names, norms.mean(0).tolist(), strict=True)),
+        example_stderr=standard_error(norms.sum(1)),
+        method=f"groups of {size}",
+        notes=(f"{left} examples at the end make no whole group and are left out",) if left else (),
+    )

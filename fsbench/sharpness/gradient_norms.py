@@ -1,0 +1,24 @@
+"""||g_i||, the norm of each example's own gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fsbench.sharpness.logit_gradients import logit_gradients
+from fsbench.sharpness.loss_gradients import loss_directions
+from fsbench.sharpness.risk import Risk
+
+
+def squared_gradient_norms(risk: Risk, what: str) -> dict[str, Tensor]:
+    """||d loss_i / dW||^2 of every example, (N,) in float64, for each trained tensor W; zeros for unused ones."""
+    norms = {name: torch.zeros(risk.examples, dtype=torch.float64) for name in risk.names}
+
+    def vectors(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        directions, lengths = loss_directions(risk.loss_fn, logits, labels)
+        return directions, lengths.square()[None]
+
+    for piece in logit_gradients(risk, vectors, 1, what):
+        for name, gradients in piece.gradients:
+            norms[name][piece.rows] = (gradients.squared_norms() * piece.weights)[0].cpu()
+    return norms

@@ -1,0 +1,108 @@
+"""Per-example gradients of one weight tensor, kept as factors as long as that is cheaper than writing them out.
+
+For S scalar functions f_s of the logits of each of n examples, G[s, i] = d f_s(x_i) / dW has the shape of W. Of a
+layer z = W a it is the sum over positions t (pixels, tokens) of the outer products (d f_s / d z_t) a_t'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class LayerGradients(Protocol):
+    """G of one weight tensor, (S, n, *shape)."""
+
+    def squared_norms(self) -> Tensor:
+        """||G[s, i]||_F^2, (S, n)."""
+
+    def weighted_squares(self, weights: Tensor) -> Tensor:
+        """sum_si weights[s, i] G[s, i]^2, elementwise, shaped like the weight tensor; weights (S, n)."""
+
+    def dense(self) -> Tensor:
+        """G itself, (S, n, *shape)."""
+
+
+class Dense:
+    """G written out, (S, n, *shape)."""
+
+    def __init__(self, gradients: Tensor) -> None:
+        self.gradients = gradients
+
+    def squared_norms(self) -> Tensor:
+        return self.gradients.square().flatten(2).sum(-1)
+
+    def weighted_squares(self, weights: Tensor) -> Tensor:
+        return torch.einsum("sn,sn...->...", weights, self.gradients.square())
+
+    def dense(self) -> Tensor:
+        return self.gradients
+
+
+class Summed:
+    """A weight tensor that is used several times: the sum over its uses."""
+
+    def __init__(self, uses: Sequence[LayerGradients]) -> None:
+        self.uses = uses
+
+    @cached_property
+    def _sum(self) -> Dense:
+        return Dense(torch.stack([use.dense() for use in self.uses]).sum(0))
+
+    def squared_norms(self) -> Tensor:
+        return self._sum.squared_norms()
+
+    def weighted_squares(self, weights: Tensor) -> Tensor:
+        return self._sum.weighted_squares(weights)
+
+    def dense(self) -> Tensor:
+        return self._sum.dense()
+
+
+class OuterProducts:
+    """G[s, i] = sum_t outputs[s, i, :, :, t] inputs[i, :, :, t]', per group of channels.
+
+    Args:
+        inputs: a, (n, groups, I, T): what the weights are multiplied with, a column for each position.
+        outputs: d f / d z, (S, n, groups, O, T).
+        shape: of the weight tensor, groups * O * I entries in this order.
+    """
+
+    def __init__(self, inputs: Tensor, outputs: Tensor, shape: torch.Size) -> None:
+        self.inputs, self.outputs, self.shape = inputs, outputs, shape
+
+    def squared_norms(self) -> Tensor:
+        """The norms of the two factors for one position, else the cheaper of these two forms.
+
+        ||G||^2 = ||Z A'||^2, at a cost of O I T, or <Z (A'A), Z>, at a cost of T^2 (O + I / S), per function.
+        """
+        count, _, _, rows, positions = self.outputs.shape
+        columns = self.inputs.shape[2]
+        if positions == 1:
+            return torch.einsum("sng,ng->sn", self.outputs.square().sum((3, 4)), self.inputs.square().sum((2, 3)))
+        if positions**2 * (count * rows + columns) < count * rows * columns * positions:
+            metric = self.inputs.mT @ self.inputs  # (n, groups, T, T)
+            return torch.stack([((z @ metric) * z).sum((1, 2, 3)) for z in self.outputs])
+        return torch.stack([g.square().sum((1, 2, 3)) for g in self._products()])
+
+    def weighted_squares(self, weights: Tensor) -> Tensor:
+        if self.outputs.shape[-1] == 1:
+            squares = torch.einsum("sn,sngo->ngo", weights, self.outputs.squeeze(-1).square())
+            return torch.einsum("ngo,ngi->goi", squares, self.inputs.squeeze(-1).square()).reshape(self.shape)
+        total = torch.zeros((), device=weights.device, dtype=weights.dtype)
+        for weight, gradient in zip(weights, self._products(), strict=True):
+            total = total + torch.tensordot(weight, gradient.square_(), 1)
+        return total.reshape(self.shape)
+
+    def dense(self) -> Tensor:
+        return torch.stack(list(self._products())).reshape(*self.outputs.shape[:2], *self.shape)
+
+    def _products(self):
+        """G of one function after the other, (n, groups, O, I), so that they need not all be there at once."""
+        transposed = self.inputs.mT
+        for z in self.outputs:
+            yield z @ transposed

@@ -1,0 +1,108 @@
+"""The Hessian of the loss with respect to the logits, as vectors to send back through the network.
+
+Per example, d2 loss / do do = sum_s weight_s v_s v_s' (K x K). With it the Gauss-Newton matrix is
+sum_s weight_s (J'v_s)(J'v_s)', J = do/dw, and J'v is a backward pass. It is the Hessian where every second
+derivative of the logits with respect to one weight vanishes (Ibayashi et al. 2021, proposition 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fsbench.sharpness.refused import Refused
+
+
+def is_cross_entropy(loss_fn: Callable[[Tensor, Tensor], Tensor]) -> bool:
+    """Plain cross-entropy, label smoothing or not: its logit Hessian is diag(p) - pp' whatever the labels."""
+    if isinstance(loss_fn, partial):
+        return (
+            loss_fn.func is functional.cross_entropy and not loss_fn.args and loss_fn.keywords.keys()
+            <= {"label_smoothing"}
+        )  # fmt: skip
+    if type(loss_fn) is nn.CrossEntropyLoss:
+        return loss_fn.weight is None and loss_fn.reduction == "mean"
+    return loss_fn is functional.cross_entropy
+
+
+def is_plain_cross_entropy(loss_fn: Callable[[Tensor, Tensor], Tensor]) -> bool:
+    """Cross-entropy without label smoothing."""
+    if isinstance(loss_fn, partial) and loss_fn.keywords.get("label_smoothing", 0.0) != 0.0:
+        return False
+    return is_cross_entropy(loss_fn) and getattr(loss_fn, "label_smoothing", 0.0) == 0.0
+
+
+def factors(
+    loss_fn: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """All of the logit Hessian: v, (K, n, K), and weights, (K, n); None stands for ones.
+
+    Cross-entropy: v_l = sqrt(p_l) (e_l - p). It sums to diag(p) - pp' without the difference of proposition 1,
+    in which nearly everything cancels where the network is sure. Any other loss: eigenvectors and eigenvalues.
+    In float64; `logits` (n, K), `labels` (n,) or (n, ...).
+    """
+    logits = logits.detach().double()
+    if is_cross_entropy(loss_fn):
+        p = logits.softmax(-1)
+        return p.t().sqrt()[:, :, None] * _label_directions(p), None
+    values, vectors = torch.linalg.eigh(_logit_hessian(loss_fn, logits, labels))
+    return vectors.permute(2, 0, 1), values.t()
+
+
+def sampled_factors(
+    loss_fn: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor, draws: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """An unbiased sample of it: v, (draws, n, K), and weights, (draws, n).
+
+    Cross-entropy: classes l drawn from p, v = e_l - p. Any other loss: eigenvectors drawn with probability
+    |lambda| / sum |lambda|. The draws are independent; each alone, times `draws`, is unbiased too.
+    """
+    logits = logits.detach().double()
+    if is_cross_entropy(loss_fn):
+        p = logits.softmax(-1)
+        classes = _drawn(p, draws, generator)
+        v = functional.one_hot(classes.t(), p.shape[-1]) - p
+        return v, torch.full(v.shape[:2], 1 / draws, dtype=p.dtype, device=p.device)
+    values, vectors = torch.linalg.eigh(_logit_hessian(loss_fn, logits, labels))
+    mass = values.abs().sum(-1, keepdim=True)
+    chosen = _drawn(torch.where(mass > 0, values.abs() / mass, 1 / values.shape[-1]), draws, generator)
+    v = vectors.gather(2, chosen[:, None, :].expand(-1, vectors.shape[1], -1)).permute(2, 0, 1)
+    return v, (values.gather(1, chosen).sign() * mass / draws).t()
+
+
+def _label_directions(p: Tensor) -> Tensor:
+    """e_l - p, (K, n, K), its own entry 1 - p_l as the sum of the other p's: exact where p_l is nearly 1."""
+    classes = p.shape[-1]
+    directions = -p.expand(classes, *p.shape).clone()
+    others = p.sum(-1, keepdim=True) - p if classes > 64 else _sums_of_others(p)
+    directions.diagonal(dim1=0, dim2=2).copy_(others)
+    return directions
+
+
+def _sums_of_others(p: Tensor) -> Tensor:
+    return p @ (1 - torch.eye(p.shape[-1], dtype=p.dtype, device=p.device))
+
+
+def _drawn(probabilities: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+    """(n, draws) indices by inversion, so that the pieces the data come in don't change what is drawn."""
+    uniform = torch.rand(len(probabilities), draws, generator=generator, dtype=torch.float64)
+    cumulated = probabilities.cumsum(-1)
+    cumulated = cumulated / cumulated[:, -1:]
+    return torch.searchsorted(cumulated, uniform.to(cumulated.device), right=True).clamp_(max=cumulated.shape[-1] - 1)
+
+
+def _logit_hessian(loss_fn: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor) -> Tensor:
+    """(n, K, K), by automatic differentiation of each example's loss."""
+
+    def loss(o: Tensor, y: Tensor) -> Tensor:
+        return loss_fn(o[None], y[None])
+
+    with torch.enable_grad():
+        hessian = torch.func.vmap(torch.func.hessian(loss))(logits, labels)
+    if not hessian.isfinite().all():
+        raise Refused("the loss has no finite second derivative with respect to the logits of some example")
+    return hessian

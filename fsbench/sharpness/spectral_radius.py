@@ -1,0 +1,34 @@
+"""The spectral radius of the Hessian, as Jia & Su measure it."""
+
+from __future__ import annotations
+
+import torch
+
+from fsbench.sharpness.estimate import Estimate, standard_error
+from fsbench.sharpness.risk import Risk
+from fsbench.sharpness.subset_grams import subset_grams
+
+
+def hessian_spectral_radius(risk: Risk, *, subset_size: int = 100, subsets: int = 100, seed: int = 0) -> Estimate:
+    """(1/T) sum_t ||J_t||_2^2, J_t as in `fisher_log_determinant` (Jia & Su 2020, appendix D).
+
+    It is N' times the largest eigenvalue of a subset's observed Fisher information J'J/N', which is the Hessian
+    at a minimum with all labels fitted (eq. 1); constants are dropped as in the paper. For the Hessian's own
+    eigenvalues see `hessian_top_eigenvalues`.
+
+    Raises:
+        Refused: fewer examples than a subset has.
+        ValueError: an argument out of its range.
+    """
+    values = [
+        float(torch.linalg.eigvalsh(gram.dense())[-1])
+        for gram in subset_grams(risk, subset_size, subsets, seed, "spectral radius")
+    ]
+    return Estimate(
+        value=sum(values) / len(values),
+        stderr=standard_error(values),
+        samples=subsets,
+        exact=False,
+        seed=seed,
+        method=f"{subsets} subsets of {subset_size}",
+    )

@@ -1,0 +1,160 @@
+"""J J' of subsets of the examples, J their gradients as rows, without ever holding J."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fsbench.sharpness.layer_gradients import LayerGradients, OuterProducts
+from fsbench.sharpness.logit_gradients import logit_gradients
+from fsbench.sharpness.loss_gradients import loss_directions
+from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.risk import Batch, Risk
+
+_COLUMNS = 2**21
+
+
+@dataclass(frozen=True)
+class Gram:
+    """J J' = diag(lengths) cosines diag(lengths): of N' examples, (N',) and (N', N'), in float64.
+
+    Kept apart because the gradients of one subset differ by many orders of magnitude.
+    """
+
+    lengths: Tensor
+    cosines: Tensor
+
+    def log_determinant(self) -> float:
+        """ln det J J'; -inf where it is singular."""
+        eigenvalues = self.smallest_first()
+        if float(eigenvalues[0]) <= 0 or bool((self.lengths == 0).any()):
+            return float("-inf")
+        return float(2 * self.lengths.log().sum() + eigenvalues.log().sum())
+
+    def smallest_first(self) -> Tensor:
+        """Eigenvalues of the cosines."""
+        return torch.linalg.eigvalsh(self.cosines)
+
+    def dense(self) -> Tensor:
+        return self.lengths[:, None] * self.cosines * self.lengths
+
+
+def subset_grams(
+    risk: Risk, subset_size: int, subsets: int, seed: int, what: str, logit_norm: float | None = None
+) -> Iterator[Gram]:
+    """J_t J_t' of `subsets` subsets of `subset_size` examples each, drawn without replacement (Jia & Su 2020, eq. 5).
+
+    J_t: gradients of single examples' losses (true labels), not averaged, (N', W). Summed up tensor by tensor, in
+    float64; rows of no more than `risk.memory` are held at a time.
+
+    Raises:
+        Refused: fewer examples than a subset has.
+        ValueError: an argument out of its range.
+    """
+    if subset_size < 1 or subsets < 1:
+        name, value = ("subset_size", subset_size) if subset_size < 1 else ("subsets", subsets)
+        raise ValueError(f"{name}={value}: must be at least 1")
+    if logit_norm is not None and not logit_norm > 0:
+        raise ValueError(f"logit_norm={logit_norm}: must be above 0")
+    if subset_size > risk.examples:
+        raise Refused(f"subset_size={subset_size}: there are {risk.examples} examples only")
+    with tqdm(
+        total=subsets, desc=what, unit="subset", disable=None if risk.progress else True, leave=False, delay=1.0,
+        dynamic_ncols=True,
+    ) as bar:  # fmt: skip
+        for x, y in _drawn(risk, subset_size, subsets, seed):
+            yield _gram(risk, x, y, logit_norm)
+            bar.update()
+
+
+def _drawn(risk: Risk, size: int, subsets: int, seed: int) -> Iterator[Batch]:
+    """The subsets, collected in as few passes over the data as memory allows."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = [torch.randperm(risk.examples, generator=generator)[:size] for _ in range(subsets)]
+    x = risk.sample[0]
+    together = max(1, int(risk.memory / 2 / (size * x.numel() * x.element_size())))
+    for first in range(0, subsets, together):
+        some = chosen[first : first + together]
+        needed = torch.cat(some).unique()
+        xs, ys, start = [], [], 0
+        for x, y in risk.pieces():
+            here = needed[(needed >= start) & (needed < start + len(y))] - start
+            start += len(y)
+            if len(here):
+                xs.append(x[here.to(x.device)])
+                ys.append(y[here.to(y.device)])
+        x, y = torch.cat(xs), torch.cat(ys)
+        for indices in some:
+            place = torch.searchsorted(needed, indices).to(x.device)
+            yield x[place], y[place]
+
+
+def _gram(risk: Risk, x: Tensor, y: Tensor, logit_norm: float | None) -> Gram:
+    lengths = torch.empty(len(y), dtype=torch.float64, device=x.device)
+
+    def vectors(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        directions, found = loss_directions(risk.loss_fn, logits, labels, logit_norm)
+        return directions, found[None]
+
+    gram = torch.zeros(len(y), len(y), dtype=torch.float64, device=x.device)
+    for names in _groups(risk, len(y)):
+        rows: dict[str, list[LayerGradients]] = {name: [] for name in names}
+        for piece in logit_gradients(risk, vectors, 1, "", examples=(x, y)):
+            lengths[piece.rows] = piece.weights[0]
+            for name, gradients in piece.gradients:
+                if name in rows:
+                    rows[name].append(_row_factors(gradients))
+        for parts in rows.values():
+            if parts:
+                _add_products(gram, parts)
+    norms = gram.diagonal().sqrt()
+    safe = torch.where(norms > 0, norms, torch.ones_like(norms))
+    return Gram(lengths * norms, gram / safe[:, None] / safe)
+
+
+def _groups(risk: Risk, examples: int) -> Iterator[list[str]]:
+    """The weight tensors in groups whose rows fit into memory together, so that most often one pass does."""
+    uses, group, held = risk.weight_uses, [], 0
+    for name in risk.names:
+        if name in uses.unused:
+            continue
+        parameter = risk.parameters[name]
+        entries = sum(parameter.shape) if name in uses.at_one_position else parameter.numel()
+        size = examples * entries * parameter.element_size()
+        if group and held + size > risk.memory / 2:
+            yield group
+            group, held = [], 0
+        group.append(name)
+        held += size
+    yield group
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """Rows a_i b_i', (n, groups, I) and (n, groups, O), not multiplied out."""
+
+    inputs: Tensor
+    outputs: Tensor
+
+
+def _row_factors(gradients: LayerGradients) -> _Factors | Tensor:
+    if isinstance(gradients, OuterProducts) and gradients.outputs.shape[-1] == 1:
+        return _Factors(gradients.inputs[..., 0], gradients.outputs[0, ..., 0])
+    return gradients.dense()[0].flatten(1)
+
+
+def _add_products(gram: Tensor, parts: list[_Factors] | list[Tensor]) -> None:
+    """Add the inner products of all rows, an own matrix product for each group or block of columns."""
+    if isinstance(parts[0], _Factors):
+        a = torch.cat([part.inputs for part in parts]).double().transpose(0, 1)
+        b = torch.cat([part.outputs for part in parts]).double().transpose(0, 1)
+        gram += ((a @ a.mT) * (b @ b.mT)).sum(0)
+        return
+    rows = torch.cat(parts)
+    for block in rows.split(max(1, _COLUMNS // len(rows)), dim=1):
+        block = block.double()
+        gram.addmm_(block, block.t())

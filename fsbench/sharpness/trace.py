@@ -1,0 +1,96 @@
+"""The trace of the Hessian of the loss."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fsbench.sharpness.baseline import baseline_trace
+from fsbench.sharpness.estimate import Estimate, standard_error
+from fsbench.sharpness.gauss_newton import gauss_newton_notes
+from fsbench.sharpness.hutchinson import hutchinson_trace
+from fsbench.sharpness.logit_gradients import logit_gradients
+from fsbench.sharpness.logit_hessian import factors, sampled_factors
+from fsbench.sharpness.risk import Risk
+
+
+def hessian_trace(
+    risk: Risk,
+    method: Literal["exact", "hutchinson", "baseline"] = "exact",
+    *,
+    classes: int | None = None,
+    probes: int = 100,
+    tolerance: float = 0.0,
+    seed: int = 0,
+) -> Estimate:
+    """Tr H, H = d2 L / dw dw, whole and per weight tensor; in nats per squared unit of weight.
+
+    Args:
+        method: `exact`: K backward passes, Tr H_d = mean over examples of sum_l p_l ||d o_l / dW_d||^2
+            - ||d ln Z / dW_d||^2 for cross-entropy (Ibayashi et al. 2021, proposition 1, with the squares that its
+            derivation has), and the trace of (do/dW)' (d2 loss / do do) (do/dW) for any loss on logits (n, K). It is
+            the Hessian's for networks piecewise linear in each weight (ReLU, convolution, pooling, BatchNorm in eval
+            mode, residual sums). Elsewhere it is the Gauss-Newton trace: `method` of the result, a note and a
+            warning say so, and `exact` is False.
+            `hutchinson`: random probes, for any network that is twice differentiable.
+            `baseline`: one derivative for each weight, for comparison.
+        classes: for `exact`: instead of all K, so many classes drawn for each example from the network's own
+            prediction (another loss: eigenvectors of its logit Hessian); unbiased, with a standard error from two on.
+        probes, tolerance: for `hutchinson`, see `hutchinson_trace`.
+        seed: of whatever is drawn.
+
+    Raises:
+        Refused: the output is not (n, K) (`exact`).
+        ValueError: an argument out of its range.
+    """
+    if method == "hutchinson":
+        return hutchinson_trace(risk, probes=probes, tolerance=tolerance, seed=seed)
+    if method == "baseline":
+        return baseline_trace(risk)
+    if method != "exact":
+        raise ValueError(f"method={method}: must be one of exact, hutchinson, baseline")
+    if classes is not None and classes < 1:
+        raise ValueError(f"classes={classes}: must be at least 1")
+    notes = gauss_newton_notes(risk)
+    generator = torch.Generator().manual_seed(seed)
+
+    def vectors(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        if classes is None:
+            return factors(risk.loss_fn, logits, labels)
+        return sampled_factors(risk.loss_fn, logits, labels, classes, generator)
+
+    count = classes or risk.classes
+    layers: dict[str, Tensor] = {}
+    per_draw = torch.zeros(count, dtype=torch.float64)
+    total = squares = torch.zeros((), dtype=torch.float64)
+    rows: slice | None = None
+    here = total
+    for piece in logit_gradients(risk, vectors, count, "trace"):
+        if rows != piece.rows:
+            rows, squares, here = piece.rows, squares + here.square().sum(), torch.zeros((), dtype=torch.float64)
+        for name, gradients in piece.gradients:
+            scores = gradients.squared_norms() * piece.weights  # (S, n)
+            layers[name] = layers.get(name, 0.0) + scores.sum()
+            here = here + scores.sum(0).cpu()
+            if classes is not None:
+                per_draw[piece.first : piece.first + len(scores)] += scores.sum(1).cpu()
+    squares = squares + here.square().sum()
+    n = risk.examples
+    per_layer = {name: float(layers.get(name, 0.0)) / n for name in risk.names}
+    value = math.fsum(per_layer.values())
+    spread = max(0.0, float(squares) / n - value**2)
+    hessian = not notes
+    return Estimate(
+        value=value,
+        stderr=0.0 if classes is None else standard_error(per_draw * count / n),
+        samples=n if classes is None else count,
+        exact=hessian and classes is None,
+        per_layer=per_layer,
+        seed=None if classes is None else seed,
+        example_stderr=math.sqrt(spread / (n - 1)) if n > 1 else None,
+        method=("exact" if hessian else "gauss-newton") + ("" if classes is None else f", {classes} sampled classes"),
+        notes=notes,
+    )
