@@ -102,7 +102,7 @@ def _logit_hessian(loss_fn: Callable[[Tensor, Tensor], Tensor], logits: Tensor, 
         return loss_fn(o[None], y[None])
 
     with torch.enable_grad():
-        hessian = torch.func.vmap(torch.func.hessian(loss))(logits, labels)
+        hessian = torch.func.vmap(torch.func.jacrev(torch.func.jacrev(loss)))(logits, labels)
     if not hessian.isfinite().all():
         raise Refused("the loss has no finite second derivative with respect to the logits of some example")
     return hessian

@@ -55,7 +55,7 @@ class Risk:
             raise Refused("the network has no trained weights: requires_grad is False for all of them")
         self._refuse_train_mode()
         x, y = self._first_batch()
-        self._refuse_changing(x[:4], y[:4])
+        self._refuse_changing(x[:4], y[:4], y)
         self.sample: Batch = x[:1], y[:1]
 
     @property
@@ -211,13 +211,17 @@ class Risk:
                 raise Refused(f"{name} ({type(module).__name__}) is in train mode; call model.eval() first")
 
     @torch.no_grad()
-    def _refuse_changing(self, x: Tensor, y: Tensor) -> None:
+    def _refuse_changing(self, x: Tensor, y: Tensor, labels: Tensor) -> None:
         output, again, alone = self.model(x), self.model(x), self.model(x[:1])
         if not torch.equal(output, again):
             raise Refused("two evaluations of the network differ; dropout and other randomness have to be off")
         tolerance = torch.finfo(output.dtype).eps ** 0.5
         if not torch.allclose(output[:1], alone, rtol=tolerance, atol=tolerance * float(output.abs().max())):
             raise Refused("what the network says of one example depends on the others in its batch")
+        if y.dim() == 1 and not y.is_floating_point():
+            # A weight of some class would only show where that class is met.
+            y = labels.unique()[:16]
+            output = output[:1].expand(len(y), *output.shape[1:])
         together = self.loss_fn(output, y)
         apart = torch.stack([self.loss_fn(output[i : i + 1], y[i : i + 1]) for i in range(len(y))]).mean()
         if together.dim() > 0 or not torch.allclose(together, apart, rtol=tolerance, atol=tolerance):

@@ -1,0 +1,33 @@
+"""Sharpness of a minimum, by every definition of four papers; usable without the rest of fsbench.
+
+risk = Risk(model, loss_fn, batches); hessian_trace(risk) and so on return an `Estimate` (or a `Diagonal`).
+"""
+
+from fsbench.sharpness.diagonal import hessian_diagonal
+from fsbench.sharpness.estimate import Diagonal, Estimate
+from fsbench.sharpness.fisher_determinant import fisher_log_determinant
+from fsbench.sharpness.fisher_rao import fisher_rao_norm
+from fsbench.sharpness.fisher_trace import fisher_trace
+from fsbench.sharpness.frobenius_norm import hessian_frobenius_norm
+from fsbench.sharpness.gauss_newton import GaussNewtonWarning
+from fsbench.sharpness.input_robustness import input_robustness
+from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.risk import Risk
+from fsbench.sharpness.spectral_radius import hessian_spectral_radius
+from fsbench.sharpness.trace import hessian_trace
+
+__all__ = [
+    "Diagonal",
+    "Estimate",
+    "GaussNewtonWarning",
+    "Refused",
+    "Risk",
+    "fisher_log_determinant",
+    "fisher_rao_norm",
+    "fisher_trace",
+    "hessian_diagonal",
+    "hessian_frobenius_norm",
+    "hessian_spectral_radius",
+    "hessian_trace",
+    "input_robustness",
+]

@@ -1,0 +1,124 @@
+"""What a risk is, and what it refuses to be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fsbench.sharpness import Refused, Risk
+from sharpness.networks import NETWORKS, batches, loss_at, risk_of, whole
+
+CE = nn.functional.cross_entropy
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("memory", [1, 2**30], ids=["one at a time", "whole batches"])
+def test_loss_and_gradient_are_means_over_examples(name, memory) -> None:
+    risk = Risk(NETWORKS[name](), CE, batches(), memory=memory)
+    loss, w = loss_at(risk)
+    expected = torch.func.grad(loss)(w)
+    value, gradient = risk.gradient()
+    assert value == pytest.approx(float(loss(w)), rel=1e-12)
+    assert risk.value() == pytest.approx(value, rel=1e-12)
+    torch.testing.assert_close(torch.cat([g.flatten() for g in gradient]), expected, rtol=1e-10, atol=1e-14)
+
+
+def test_groups_cross_the_batches() -> None:
+    x, y = whole(batches())
+    groups = list(risk_of("fcnn").groups(6))
+    assert [len(labels) for _, labels in groups] == [6, 6, 6, 3]
+    assert torch.equal(torch.cat([g for g, _ in groups]), x)
+    assert torch.equal(torch.cat([labels for _, labels in groups]), y)
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(72, 4)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1)) + torch.randn(4)
+
+
+class Centred(Noisy):
+    """What it says of one example depends on its batch, in eval mode too."""
+
+    def forward(self, x):
+        out = self.linear(x.flatten(1))
+        return out - out.mean(0)
+
+
+def dropout_on() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(72, 4), nn.Dropout(0.5)).train()
+
+
+def frozen() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(72, 4)).requires_grad_(False)
+
+
+def weighted(o, y):
+    return CE(o, y, weight=torch.tensor([1.0, 5.0, 1.0, 1.0], dtype=o.dtype))
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(72, 4))
+
+
+REFUSED = {
+    "batch statistics": (lambda: NETWORKS["resnet"]().train(), CE, batches(), "1 .BatchNorm2d. is in train mode"),
+    "dropout": (dropout_on, CE, batches(), "2 .Dropout. is in train mode; call model.eval"),
+    "noise": (Noisy, CE, batches(), "two evaluations of the network differ"),
+    "depends on its batch": (Centred, CE, batches(), "depends on the others in its batch"),
+    "sum": (plain, lambda o, y: CE(o, y, reduction="sum"), batches(), "not the mean"),
+    "no reduction": (plain, lambda o, y: CE(o, y, reduction="none"), batches(), "not the mean"),
+    "class weights": (plain, weighted, batches(), "not the mean"),
+    "frozen": (frozen, CE, batches(), "no trained weights"),
+    "generator": (plain, CE, (pair for pair in batches()), "only once"),
+    "empty": (plain, CE, [], "no examples"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refuses(case) -> None:
+    build, loss, data, message = REFUSED[case]
+    with pytest.raises(Refused, match=message):
+        Risk(build().double(), loss, data)
+
+
+def test_refused_is_a_value_error() -> None:
+    assert issubclass(Refused, ValueError)
+
+
+def test_train_mode_that_makes_no_difference_is_fine() -> None:
+    assert Risk(plain().double().train(), CE, batches()).examples == 21
+
+
+def test_switched_to_train_mode_afterwards() -> None:
+    risk = risk_of("resnet")
+    risk.model.train()
+    with pytest.raises(Refused, match="train mode"):
+        risk.value()
+
+
+def test_a_piece_that_is_too_large_is_halved() -> None:
+    risk = risk_of("fcnn")
+    sizes = []
+
+    def of(x, y):
+        if len(y) > 3:
+            raise torch.OutOfMemoryError("too large")
+        sizes.append(len(y))
+        return [x.sum()]
+
+    (total,) = risk.sum(of)
+    assert float(total) == pytest.approx(float(whole(batches())[0].sum()))
+    assert sum(sizes) == 21
+
+
+def test_one_example_that_does_not_fit_is_an_error() -> None:
+    def of(x, y):
+        raise torch.OutOfMemoryError("too large")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        risk_of("fcnn").sum(of)
