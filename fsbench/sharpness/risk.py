@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from fsbench.sharpness.piecewise_linear import nonlinear_operations
 from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.same_data import alike, fingerprint
 from fsbench.sharpness.weight_uses import WeightUses
 
 Batch = tuple[Tensor, Tensor]
@@ -56,6 +57,7 @@ class Risk:
         self._refuse_train_mode()
         x, y = self._first_batch()
         self._refuse_changing(x[:4], y[:4], y)
+        self._seen: Tensor | None = None
         self.sample: Batch = x[:1], y[:1]
 
     @property
@@ -140,14 +142,33 @@ class Risk:
     ) -> list[Tensor]:
         """sum_i over all examples of what `of(x, y)` gives for some of them, itself summed over those.
 
-        A piece for which a device has too little memory is halved until it fits.
+        A piece for which a device has too little memory is halved until it fits. Raises Refused where an earlier
+        pass over the data met other examples.
         """
+
+        def parts(x: Tensor, y: Tensor) -> list[Tensor]:
+            return [*of(x, y), fingerprint(x, y)]
+
         total: list[Tensor] | None = None
         for x, y in self.pieces(size, what):
-            part = _halving(of, x, y)
-            # In place: the sums may be as large as the network.
-            total = [p.clone() for p in part] if total is None else torch._foreach_add(total, part)
-        return total if total is not None else []
+            part = _halving(parts, x, y)
+            if total is None:
+                total = [p.clone() for p in part]
+            else:
+                # In place: the sums may be as large as the network.
+                torch._foreach_add_(total, list(part))
+        *sums, seen = total or [torch.zeros(6, dtype=torch.float64)]
+        self._refuse_other_examples(seen)
+        return sums
+
+    def _refuse_other_examples(self, seen: Tensor) -> None:
+        if self._seen is None:
+            self._seen = seen
+        elif not alike(self._seen, seen):
+            raise Refused(
+                "batches yield other examples each time they are iterated; switch random augmentation (and whatever "
+                "else draws or drops examples) off"
+            )
 
     def mean(
         self, of: Callable[[Tensor, Tensor], Sequence[Tensor]], size: int | None = None, what: str = ""

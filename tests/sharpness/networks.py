@@ -215,7 +215,7 @@ def loss_at(risk: Risk) -> tuple[Callable[[Tensor], Tensor], Tensor]:
 def dense_hessian(risk: Risk) -> Tensor:
     """d2 L / dw dw, (W, W), by brute force."""
     loss, w = loss_at(risk)
-    return torch.func.jacrev(torch.func.jacrev(loss))(w)
+    return torch.autograd.functional.hessian(loss, w, vectorize=True)
 
 
 def by_tensor(risk: Risk, vector: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,87 @@
+"""Loss and accuracy at points along the gradient: how soon a network breaks under adversarial parameter noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fsbench.optim.sharpness_aware import displaced
+from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.risk import Batch, Risk
+
+# The paper says alpha = 0.1 to 5.
+ALPHAS = (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0)
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """The network at w + alpha g / ||g||.
+
+    Args:
+        alpha: length of the perturbation, in units of weight.
+        loss: mean loss there.
+        accuracy: share of examples whose largest output is their label's, 0 to 1; NaN where labels are no classes.
+    """
+
+    alpha: float
+    loss: float
+    accuracy: float
+
+
+def adversarial_perturbation(
+    risk: Risk, alphas: Iterable[float] = ALPHAS, evaluate_on: Iterable[Batch] | None = None
+) -> list[Perturbed]:
+    """Loss and accuracy at w + alpha g / ||g||, g = grad L(w) of the mean loss over the whole risk; alpha = 0 first.
+
+    The weights are moved in eval mode and restored exactly. The norm is one over all trained weights.
+
+    Args:
+        risk: what g is the gradient of: the training set in the paper.
+        alphas: lengths >= 0; their order is kept, and alpha = 0, the network itself, is put first.
+        evaluate_on: (x, y) batches of other examples, the test set in the paper; by default those of `risk`.
+
+    Raises:
+        Refused: the gradient is zero or not finite; what `Risk` refuses of `evaluate_on`.
+        ValueError: an alpha is negative or not finite.
+
+    Source: Kim et al. 2022, section 5.4, after Sun et al. 2021. The paper does not say whether the network is in
+    eval mode.
+    """
+    lengths = [0.0, *(float(alpha) for alpha in alphas if alpha != 0)]
+    for alpha in lengths:
+        if not (math.isfinite(alpha) and alpha >= 0):
+            raise ValueError(f"alphas: must be finite numbers >= 0, got {alpha}")
+    seen = risk
+    if evaluate_on is not None:
+        seen = Risk(risk.model, risk.loss_fn, evaluate_on, memory=risk.memory, progress=risk.progress)
+    _, gradient = risk.gradient()
+    norm = float(torch.stack([g.double().square().sum() for g in gradient]).sum().sqrt())
+    if not (math.isfinite(norm) and norm > 0):
+        raise Refused(f"the gradient has no direction: its norm is {norm}")
+    found = []
+    for alpha in lengths:
+        with torch.no_grad(), displaced(risk.weights, torch._foreach_mul(gradient, alpha / norm)):
+            found.append(Perturbed(alpha, *_loss_and_accuracy(seen)))
+    return found
+
+
+def _loss_and_accuracy(risk: Risk) -> tuple[float, float]:
+    def sums(x: Tensor, y: Tensor) -> list[Tensor]:
+        output = risk.model(x)
+        return [risk.loss_fn(output, y).double() * len(y), _right(output, y).sum()]
+
+    with torch.no_grad():
+        loss, accuracy = risk.mean(sums, risk.piece(2 * risk.activation_bytes), "perturbed network")
+    return float(loss), float(accuracy)
+
+
+def _right(output: Tensor, y: Tensor) -> Tensor:
+    """Of each example the share of its positions (one for a classifier of images) with the right class, float64."""
+    classes_only = not y.is_floating_point() and y.dim() == output.dim() - 1 and y.shape[1:] == output.shape[2:]
+    if not classes_only:
+        return torch.full((len(y),), math.nan, dtype=torch.float64, device=output.device)
+    return (output.argmax(1) == y).double().reshape(len(y), -1).mean(1)

@@ -1,0 +1,168 @@
+"""How far the loss can rise in the neighbourhood that SAM, ASAM or FSAM guards."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fsbench.optim import geometry
+from fsbench.optim.sharpness_aware import displaced
+from fsbench.sharpness.estimate import Estimate
+from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.risk import Risk
+
+Neighbourhood = Literal["sam", "asam", "fsam"]
+Scaled = Literal["weights", "all"]
+Form = Literal["multiplicative", "additive"]
+
+# rho and eta, as the optimizers have them.
+DEFAULTS: dict[str, tuple[float, float]] = {"sam": (0.05, 0.0), "asam": (0.5, 0.01), "fsam": (0.1, 1.0)}
+
+
+def worst_case_sharpness(
+    risk: Risk,
+    neighbourhood: Neighbourhood = "sam",
+    *,
+    rho: float | None = None,
+    eta: float | None = None,
+    steps: int = 1,
+    scale: Scaled = "weights",
+    form: Form = "multiplicative",
+) -> Estimate:
+    """max L(w + eps) - L(w) over eps' D^-1 eps <= rho^2, D diagonal and fixed at w; in the units of the loss.
+
+    D = 1 (`sam`), (|w| + eta)^2 (`asam`), 1/(1 + eta g^2) with g = grad L(w) of the whole risk (`fsam`).
+
+    `steps` = 1: at eps = rho D g / sqrt(g' D g), the maximum of the linearised loss and the optimizers' perturbation.
+    More: ascent from there in u = D^-1/2 eps. Each step tries u + t rho h / ||h||, h = D^1/2 grad L(w + eps), put back
+    onto the ball where it leaves it; t starts at 1 and is halved where the loss does not rise, in which case the point
+    is not moved. So the loss rises with every step taken and more steps never give less.
+
+    Args:
+        rho: radius, >= 0; by default that of the optimizer: 0.05, 0.5, 0.1.
+        eta: >= 0; by default 0.01 (`asam`) and 1 (`fsam`); `sam` has none.
+        steps: >= 1; each is one evaluation of the loss and, where it rose, one of the gradient.
+        scale: for `asam`: tensors named with "weight" have D = (|w| + eta)^2 and the others 1, or `all`.
+        form: for `fsam`: `additive` is 1/(g^2 + eta), eta > 0.
+
+    Returns:
+        The rise at the best point found: a lower bound of the maximum (a note says so), so `exact` is False and
+        stderr, which nothing is known of, NaN. In details: "loss" L(w); "perturbed loss" L(w + eps); "one step", the
+        rise with steps = 1; "length" ||eps||_2; "radius" sqrt(eps' D^-1 eps).
+
+    Raises:
+        Refused: the gradient is not finite.
+        ValueError: an argument out of its range.
+
+    Source: Kim et al. 2022, eq. 1 (`sam`), 4 (`asam`), 8 (`fsam`).
+    """
+    if neighbourhood not in get_args(Neighbourhood):
+        raise ValueError(f"neighbourhood={neighbourhood}: must be one of {', '.join(get_args(Neighbourhood))}")
+    if neighbourhood == "sam" and eta is not None:
+        raise ValueError(f"eta={eta}: the neighbourhood of sam has none")
+    default_rho, default_eta = DEFAULTS[neighbourhood]
+    rho = default_rho if rho is None else rho
+    eta = default_eta if eta is None else eta
+    for key, value in (("rho", rho), ("eta", eta)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{key}={value}: must be a finite number >= 0")
+    if steps < 1:
+        raise ValueError(f"steps={steps}: must be at least 1")
+    if scale not in get_args(Scaled):
+        raise ValueError(f"scale={scale}: must be one of {', '.join(get_args(Scaled))}")
+    if form not in get_args(Form):
+        raise ValueError(f"form={form}: must be one of {', '.join(get_args(Form))}")
+    if neighbourhood == "fsam" and form == "additive" and eta == 0:
+        raise ValueError("eta=0: must be > 0 in the additive form 1/(g^2 + eta)")
+
+    _, gradient = risk.gradient()
+    with torch.no_grad():
+        axes = _half_axes(risk, gradient, neighbourhood, eta, scale, form)
+    loss = risk.value()
+    u = _onto_ball(_scaled(axes, gradient), rho)
+    if u is None:
+        raise Refused("the gradient is not finite")
+    best = first = _loss_at(risk, _scaled(axes, u))
+    step = 1.0
+    slope: list[Tensor] | None = None
+    for _ in range(1, steps):
+        slope = slope or _slope(risk, axes, u)
+        direction = _onto_ball(slope, step * rho)
+        if direction is None:
+            break
+        tried = torch._foreach_add(u, direction)
+        if _norm(tried) > rho:
+            tried = _onto_ball(tried, rho)
+        rise = _loss_at(risk, _scaled(axes, tried))
+        if rise > best:
+            u, best, slope = tried, rise, None
+        else:
+            step /= 2
+    eps = _scaled(axes, u)
+    notes = ["A lower bound of the maximum over the neighbourhood."]
+    if rho > 0 and _norm(gradient) == 0:
+        notes.append("The gradient at w is zero, so no direction was tried.")
+    if not math.isfinite(best):
+        notes.append("The loss is not finite there.")
+    return Estimate(
+        value=best - loss,
+        stderr=math.nan,
+        samples=risk.examples,
+        exact=False,
+        method="one step" if steps == 1 else f"ascent, {steps} steps",
+        notes=tuple(notes),
+        details={
+            "loss": loss,
+            "perturbed loss": best,
+            "one step": first - loss,
+            "length": _norm(eps),
+            "radius": _norm(u),
+            "rho": rho,
+            "eta": eta,
+        },
+    )
+
+
+def _half_axes(
+    risk: Risk, gradient: list[Tensor], neighbourhood: Neighbourhood, eta: float, scale: Scaled, form: Form
+) -> list[Tensor] | None:
+    """D^1/2, shaped like the weights; None for D = 1."""
+    if neighbourhood == "asam":
+        scaled = [scale == "all" or "weight" in name for name in risk.names]
+        inverse_metric = geometry.adaptive([p.detach() for p in risk.weights], scaled, eta)
+    elif neighbourhood == "fsam":
+        inverse_metric = geometry.inverse_fisher([g.square() for g in gradient], eta, form)
+    else:
+        inverse_metric = geometry.euclidean(risk.weights)
+    return None if inverse_metric is None else [d.sqrt() for d in inverse_metric]
+
+
+def _scaled(axes: list[Tensor] | None, tensors: list[Tensor]) -> list[Tensor]:
+    return list(tensors) if axes is None else torch._foreach_mul(axes, tensors)
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    return float(torch.stack([t.double().square().sum() for t in tensors]).sum().sqrt())
+
+
+def _onto_ball(tensors: list[Tensor], radius: float) -> list[Tensor] | None:
+    """The vector of that length in their direction (zeros for zeros); None where they are not finite."""
+    norm = _norm(tensors)
+    if not math.isfinite(norm):
+        return None
+    return torch._foreach_mul(tensors, radius / norm if norm > 0 else 0.0)
+
+
+def _loss_at(risk: Risk, eps: list[Tensor]) -> float:
+    with torch.no_grad(), displaced(risk.weights, eps):
+        return risk.value()
+
+
+def _slope(risk: Risk, axes: list[Tensor] | None, u: list[Tensor]) -> list[Tensor]:
+    """Gradient of L(w + D^1/2 u) with respect to u."""
+    with torch.no_grad(), displaced(risk.weights, _scaled(axes, u)):
+        _, gradient = risk.gradient()
+    return _scaled(axes, gradient)
