@@ -12,7 +12,7 @@ from fsbench.sharpness.risk import Risk
 
 def squared_gradient_norms(risk: Risk, what: str) -> dict[str, Tensor]:
     """||d loss_i / dW||^2 of every example, (N,) in float64, for each trained tensor W; zeros for unused ones."""
-    norms = {name: torch.zeros(risk.examples, dtype=torch.float64) for name in risk.names}
+    parts: dict[str, list[Tensor]] = {name: [] for name in risk.names}
 
     def vectors(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         directions, lengths = loss_directions(risk.loss_fn, logits, labels)
@@ -20,5 +20,6 @@ def squared_gradient_norms(risk: Risk, what: str) -> dict[str, Tensor]:
 
     for piece in logit_gradients(risk, vectors, 1, what):
         for name, gradients in piece.gradients:
-            norms[name][piece.rows] = (gradients.squared_norms() * piece.weights)[0].cpu()
-    return norms
+            parts[name].append((gradients.squared_norms() * piece.weights)[0])
+    unused = torch.zeros(risk.examples, dtype=torch.float64)
+    return {name: torch.cat(rows).cpu() if rows else unused for name, rows in parts.items()}

@@ -58,6 +58,7 @@ class Risk:
         x, y = self._first_batch()
         self._refuse_changing(x[:4], y[:4], y)
         self._seen: Tensor | None = None
+        self._examples: int | None = None
         self.sample: Batch = x[:1], y[:1]
 
     @property
@@ -69,10 +70,13 @@ class Risk:
     def weights(self) -> list[nn.Parameter]:
         return list(self.parameters.values())
 
-    @cached_property
+    @property
     def examples(self) -> int:
-        """N."""
-        return sum(len(y) for _, y in self._whole())
+        """N; known after any pass over the data, else counted in one of its own."""
+        if self._examples is None:
+            for _ in self.pieces():
+                pass
+        return self._examples
 
     @cached_property
     def classes(self) -> int:
@@ -114,12 +118,15 @@ class Risk:
 
     def pieces(self, size: int | None = None, what: str = "") -> Iterator[Batch]:
         """All examples as (x, y) of at most `size` examples each; `what` names the work on the progress bar."""
+        count = 0
         with self._bar(what) as bar:
             for x, y in self._whole():
                 step = size or len(y)
                 for start in range(0, len(y), step):
                     yield x[start : start + step], y[start : start + step]
                     bar.update(len(y[start : start + step]))
+                count += len(y)
+        self._examples = count
 
     def groups(self, size: int, what: str = "") -> Iterator[Batch]:
         """All examples in groups of exactly `size`, whatever the batches; the last may be smaller."""
@@ -209,7 +216,7 @@ class Risk:
         shown = self.progress and bool(what)
         # Only what takes more than a moment is worth a bar.
         with tqdm(
-            total=self.examples if shown else None, desc=what, unit="example", disable=None if shown else True,
+            total=self._examples, desc=what, unit="example", disable=None if shown else True,
             delay=1.0, leave=False, dynamic_ncols=True,
         ) as bar:  # fmt: skip
             yield bar

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -64,28 +65,25 @@ def hessian_trace(
 
     count = classes or risk.classes
     layers: dict[str, Tensor] = {}
-    per_draw = torch.zeros(count, dtype=torch.float64)
-    total = squares = torch.zeros((), dtype=torch.float64)
-    rows: slice | None = None
-    here = total
-    for piece in logit_gradients(risk, vectors, count, "trace"):
-        if rows != piece.rows:
-            rows, squares, here = piece.rows, squares + here.square().sum(), torch.zeros((), dtype=torch.float64)
-        for name, gradients in piece.gradients:
-            scores = gradients.squared_norms() * piece.weights  # (S, n)
-            layers[name] = layers.get(name, 0.0) + scores.sum()
-            here = here + scores.sum(0).cpu()
-            if classes is not None:
-                per_draw[piece.first : piece.first + len(scores)] += scores.sum(1).cpu()
-    squares = squares + here.square().sum()
+    draws: dict[int, Tensor] = {}
+    squares: list[Tensor] = []
+    for _, pieces in groupby(logit_gradients(risk, vectors, count, "trace"), key=lambda piece: piece.rows):
+        example: Tensor | float = 0.0
+        for piece in pieces:
+            for name, gradients in piece.gradients:
+                scores = gradients.squared_norms() * piece.weights  # (S, n)
+                layers[name] = layers.get(name, 0.0) + scores.sum()
+                draws[piece.first] = draws.get(piece.first, 0.0) + scores.sum(1)
+                example = example + scores.sum(0)
+        squares.append(torch.as_tensor(example).square().sum())
     n = risk.examples
     per_layer = {name: float(layers.get(name, 0.0)) / n for name in risk.names}
     value = math.fsum(per_layer.values())
-    spread = max(0.0, float(squares) / n - value**2)
+    spread = max(0.0, float(torch.stack(squares).sum()) / n - value**2)
     hessian = not notes
     return Estimate(
         value=value,
-        stderr=0.0 if classes is None else standard_error(per_draw * count / n),
+        stderr=0.0 if classes is None else standard_error(torch.cat(list(draws.values())) * count / n),
         samples=n if classes is None else count,
         exact=hessian and classes is None,
         per_layer=per_layer,
