@@ -12,8 +12,8 @@ from fsbench.sharpness.risk import Risk
 def input_robustness(risk: Risk) -> Estimate:
     """(1/N) sum_x ||J_x softmax(f(x))||_2^2, the squared spectral norm.
 
-    J_x (K, D) is the derivative with respect to the input as the network sees it (normalised). Source: Jia & Su 2020, section 7.1, after Sokolic et
-    al. 2017. Smaller is more robust.
+    J_x (K, D) is the derivative with respect to the input as the network sees it (normalised). Smaller is more
+    robust. Source: Jia & Su 2020, section 7.1, after Sokolic et al. 2017.
 
     Raises:
         Refused: the output is not (n, K).

@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from fsbench.sharpness.graph import in_order, operation
+
 # Operations that are piecewise linear in what they are given, by the name of their backward node without its number.
-_LINEAR = {
+LINEAR = {
     # arithmetic
     "AccumulateGrad", "Add", "Sub", "Neg", "Sum", "Mean", "Abs", "Where", "MaskedFill",
     # shape and place
@@ -24,7 +26,7 @@ _LINEAR = {
     "NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm",
 }  # fmt: skip
 # Products: linear in each factor, so linear in a weight as long as only one factor depends on it.
-_PRODUCTS = {
+PRODUCTS = {
     "Mul", "Addmm", "Mm", "Bmm", "Baddbmm", "Addbmm", "Mv", "Dot", "Convolution", "MkldnnConvolution", "Linear",
     "PreluKernel",
 }  # fmt: skip
@@ -39,7 +41,7 @@ def nonlinear_operations(output: Tensor) -> list[str]:
     """
     if output.grad_fn is None:
         return []
-    order = _topological(output.grad_fn)
+    order = in_order(output.grad_fn)
     below: dict[Node, frozenset[int]] = {}
     found: dict[str, None] = {}
     for node in order:
@@ -49,35 +51,11 @@ def nonlinear_operations(output: Tensor) -> list[str]:
             below[node] = frozenset({id(node.variable)})
             continue
         below[node] = frozenset().union(*depends)
-        name = _plain(node.name())
-        if name in _PRODUCTS:
+        name = operation(node)
+        if name in PRODUCTS:
             # Distinct inputs of a product; the bias of an affine map may share weights with nothing it is added to.
             if len(depends) > 1 and sum(map(len, depends)) > len(below[node]):
                 found.setdefault(f"{name} of two factors that depend on the same weight")
-        elif name not in _LINEAR and not (name == "Div" and node.next_functions[1][0] is None):
+        elif name not in LINEAR and not (name == "Div" and node.next_functions[1][0] is None):
             found.setdefault(name)
     return list(found)
-
-
-def _plain(name: str) -> str:
-    """`AddmmBackward0` and `torch::autograd::AccumulateGrad` as `Addmm` and `AccumulateGrad`."""
-    name = name.rpartition("::")[2]
-    return name.rstrip("0123456789").removesuffix("Backward")
-
-
-def _topological(root: Node) -> list[Node]:
-    """Every node after all that it was computed from."""
-    order: list[Node] = []
-    done: set[Node] = set()
-    stack: list[tuple[Node, bool]] = [(root, False)]
-    while stack:
-        node, expanded = stack.pop()
-        if expanded:
-            order.append(node)
-            continue
-        if node in done:
-            continue
-        done.add(node)
-        stack.append((node, True))
-        stack.extend((parent, False) for parent, _ in node.next_functions if parent is not None and parent not in done)
-    return order

@@ -1,0 +1,65 @@
+"""Matrix-normalized sharpness: each matrix's curvature times its squared norm."""
+
+from __future__ import annotations
+
+import math
+
+from fsbench.sharpness.estimate import Diagonal, Estimate
+from fsbench.sharpness.homogeneous_operations import scale_notes
+from fsbench.sharpness.normalized import surrogate_diagonal
+from fsbench.sharpness.risk import Risk
+from fsbench.sharpness.weight_matrices import weight_matrices
+
+
+def matrix_normalized_sharpness(risk: Risk, *, diagonal: Diagonal | None = None) -> Estimate:
+    """sum over weight matrices W of sqrt(||W||_F^2 H), H = max(0, sum of that matrix's entries of diag(Hessian)).
+
+    The sum is taken first and clipped then. Loss, matrices, warnings and notes are those of `normalized_sharpness`,
+    which is at most twice this value where no entry of the diagonal is negative. Unchanged by rescaling whole layers
+    of positively homogeneous networks.
+
+    Args:
+        risk: model and examples; the surrogate loss takes the place of its own.
+        diagonal: used in place of the exact one of the surrogate loss. Where it was estimated from random draws,
+            `stderr` is an upper bound to first order, as in `normalized_sharpness`.
+
+    Returns:
+        The sum, in nats^(1/2); `per_layer` its terms by the name of the weight.
+
+    Raises:
+        Refused: there is no such matrix, or the output is not (n, K).
+        ValueError: `diagonal` lacks a matrix or has one of another shape.
+
+    Source: Tsuzuku et al. 2019, eq. 9 and 13.
+    """
+    matrices, which = weight_matrices(risk)
+    notes = scale_notes(risk, "matrix-normalized sharpness")
+    diagonal = surrogate_diagonal(risk, matrices, diagonal)
+    per_layer: dict[str, float] = {}
+    stderr, negative = 0.0, []
+    for matrix in matrices:
+        squares = float(risk.parameters[matrix.name].detach().double().square().sum())
+        curvature = float(diagonal.values[matrix.name].double().sum())
+        if curvature < 0:
+            negative.append(matrix.name)
+        per_layer[matrix.name] = math.sqrt(squares * max(0.0, curvature))
+        if diagonal.stderr is not None:
+            error = float(diagonal.stderr[matrix.name].double().sum())
+            # d sqrt(s H) / dH; at H = 0 that is no number, and the error itself takes the place of H.
+            stderr += math.sqrt(squares) * error / (2 * math.sqrt(max(curvature, error))) if error else 0.0
+    if negative:
+        notes += (f"the sum over the diagonal is negative, and counts as 0, for: {', '.join(negative)}",)
+    if diagonal.stderr is not None:
+        notes += ("the standard error is an upper bound: errors of the entries were taken as fully correlated",)
+    return Estimate(
+        value=math.fsum(per_layer.values()),
+        # A Gauss-Newton diagonal is not exact, but nothing in it was drawn.
+        stderr=math.nan if diagonal.stderr is None and diagonal.seed is not None else stderr,
+        samples=diagonal.samples,
+        exact=diagonal.exact,
+        per_layer=per_layer,
+        seed=diagonal.seed,
+        method=diagonal.method,
+        notes=(which, *notes, *diagonal.notes),
+        details={"negative_matrices": len(negative)},
+    )
