@@ -23,7 +23,9 @@ ALLOWED = {
     "runs": {"errors"},
     "report": {"errors"},
     "training": {"config", "data", "errors", "models", "optim", "runs"},
-    "cli": {"config", "errors", "report", "runs", "training"},
+    "sharpness": {"errors", "optim"},
+    "measuring": {"config", "data", "errors", "models", "runs", "sharpness", "training"},
+    "cli": {"config", "errors", "measuring", "report", "runs", "training"},
 }
 
 
@@ -47,6 +49,9 @@ def test_arrows_never_point_back(package) -> None:
 
 FREE_OF = [
     ("fsbench.optim", {"hydra", "omegaconf", "pydantic", "fsbench.training"}),
+    ("fsbench.sharpness", {"hydra", "omegaconf", "pydantic", "fsbench.training"}),
+    ("fsbench.measuring.measures", {"hydra", "omegaconf", "torch", "pandas", "pydantic", "fsbench.sharpness"}),
+    ("fsbench.measuring.source", {"hydra", "torch", "pandas", "fsbench.sharpness"}),
     ("fsbench.runs.records", {"hydra", "omegaconf", "torch", "pandas"}),
     ("fsbench.report.formats", {"hydra", "omegaconf", "torch"}),
     ("fsbench.config.load", {"hydra", "torch"}),

@@ -6,12 +6,14 @@ import os
 from collections.abc import Sequence
 
 from fsbench.cli.commands import COMMANDS
-from fsbench.cli.list import KINDS, described
+from fsbench.cli.list import KINDS, MEASURES, described
 from fsbench.config.paths import conf_dir
+from fsbench.config.primary import SHARPNESS, TRAIN
 from fsbench.errors import UsageError
+from fsbench.measuring import measures
 
 # Commands whose arguments are Hydra overrides.
-_HYDRA = ("train",)
+_HYDRA = {primary.name: primary for primary in (TRAIN, SHARPNESS)}
 _SHELLS = ("bash", "zsh", "fish")
 
 
@@ -43,11 +45,37 @@ def complete(arguments: Sequence[str]) -> int:
             names = (f"experiment={name}" for name in described(conf_dir() / "experiment"))
             print(" ".join(name for name in names if name.startswith(current)))
             return 0
+        key, equals, value = current.partition("=")
+        if equals and command == SHARPNESS.name and key in ("run", "measures"):
+            found = _directories(value) if key == "run" else _names(value)
+            print(" ".join(f"{key}={one}" for one in found))
+            return 0
         program = words[start]
         rest = before.split(None, start + 2)[start + 2] if len(typed) > 1 else ""
         os.environ["COMP_LINE"] = f"{program} {rest}"
         os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
-        return hydra_main(["-sc", request])
+        return hydra_main(["-sc", request], _HYDRA[command])
     if command == "list":
-        print(" ".join(kind for kind in KINDS if kind.startswith(current)))
+        print(" ".join(kind for kind in [*KINDS, MEASURES] if kind.startswith(current)))
     return 0
+
+
+def _directories(typed: str) -> list[str]:
+    """Run directories, and with a slash the directories on the way to them."""
+    above, _, beginning = typed.rpartition("/")
+    above = f"{above}/" if "/" in typed else ""
+    try:
+        entries = sorted(e.name for e in os.scandir(above or ".") if e.is_dir() and e.name.startswith(beginning))
+    except OSError:
+        return []
+    paths = [above + name for name in entries if beginning or not name.startswith(".")]
+    return [path if os.path.isfile(os.path.join(path, "config.yaml")) else f"{path}/" for path in paths]
+
+
+def _names(typed: str) -> list[str]:
+    """The last of the measures that are listed, `[minimum,nor`, completed."""
+    before, comma, last = typed.rpartition(",")
+    if not comma:
+        before, last = ("[", typed[1:]) if typed.startswith("[") else ("", typed)
+    names = [*measures.MEASURES, "default", "all"]
+    return [f"{before}{comma}{name}" for name in names if name.startswith(last)]

@@ -15,8 +15,8 @@ class Parser(argparse.ArgumentParser):
         raise UsageError("", "", f"{self.prog}: {message}; see {self.prog} --help")
 
 
-def train_parser() -> Parser:
-    parser = Parser(prog="fsbench train", add_help=False, allow_abbrev=False)
+def _parser(program: str) -> Parser:
+    parser = Parser(prog=program, add_help=False, allow_abbrev=False)
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("-cd", "--config-dir")
     parser.add_argument("-h", "--help", action="store_true")
@@ -32,13 +32,13 @@ def train_parser() -> Parser:
     return parser
 
 
-def parse_train(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse `fsbench train`'s arguments.
+def parse_composed(program: str, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the arguments of a command that composes a configuration, such as `fsbench train`.
 
     `-m` and its kin may stand between overrides. An override may begin with a tilde or plus; nothing that
     is one begins with a dash.
     """
-    options = train_parser().parse_intermixed_args(list(arguments))
+    options = _parser(program).parse_intermixed_args(list(arguments))
     if (options.resolve or options.package) and not options.cfg:
         raise UsageError("", "", "--resolve and --package go with --cfg job")
     return options

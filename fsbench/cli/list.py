@@ -8,6 +8,7 @@ from pathlib import Path
 from fsbench.cli.flags import Parser
 from fsbench.config.paths import conf_dir
 from fsbench.errors import UsageError, did_you_mean
+from fsbench.measuring import measures
 
 # what a person asks for: the config group
 KINDS = {
@@ -21,20 +22,26 @@ KINDS = {
     "schedules": "schedule",
     "loggers": "logger",
 }
+MEASURES = "measures"
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(prog="fsbench list", description="What there is to choose from, a line each.")
-    parser.add_argument("kind", nargs="?", metavar="KIND", help=", ".join(KINDS))
+    parser.add_argument("kind", nargs="?", metavar="KIND", help=", ".join([*KINDS, MEASURES]))
     parser.add_argument("-cd", "--config-dir", type=Path, help="config groups of your own, listed too")
     options = parser.parse_args(list(arguments))
     if options.kind is None:
         for kind, group in KINDS.items():
             print(f"{kind:14} {group}=")
+        print(f"{MEASURES:14} measures=[...] of fsbench sharpness")
+        return 0
+    if options.kind == MEASURES:
+        _print_measures()
         return 0
     group = KINDS.get(options.kind, options.kind)
     if group not in KINDS.values():
-        problem = f"no such kind{did_you_mean(options.kind, KINDS)}; allowed: {', '.join(KINDS)}"
+        allowed = [*KINDS, MEASURES]
+        problem = f"no such kind{did_you_mean(options.kind, allowed)}; allowed: {', '.join(allowed)}"
         raise UsageError("list", options.kind, problem)
     if options.config_dir and not options.config_dir.is_dir():
         raise UsageError("--config-dir", options.config_dir, "no such directory")
@@ -44,6 +51,16 @@ def main(arguments: Sequence[str]) -> int:
     for name, line in sorted(entries.items()):
         print(f"{name:{width}}  {line}")
     return 0
+
+
+def _print_measures() -> None:
+    """Name on the command line, column of tables, what it is and where from; those of the default set starred."""
+    known = measures.MEASURES.values()
+    name, column = (max(len(getattr(one, key)) for one in known) for key in ("name", "column"))
+    for one in known:
+        star = "*" if one.name in measures.DEFAULT else " "
+        print(f"{one.name:{name}} {star} {one.column:{column}}  {one.line} ({one.source})")
+    print("* measured where measures= is not given; tables have the second column")
 
 
 def described(group: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ usage: fsbench COMMAND ...
 {commands}
 
   fsbench train --help          keys, groups and examples
+  fsbench sharpness --help      likewise; fsbench list measures shows the measures
   fsbench list models           what can be put after model=
   fsbench --version
 

@@ -9,15 +9,16 @@ import hydra
 
 from fsbench.config.compose import compose_text, normalised
 from fsbench.config.paths import conf_dir
+from fsbench.config.primary import TRAIN, Primary
 from fsbench.errors import UsageError
 
 
-def show(options: argparse.Namespace) -> int:
+def show(options: argparse.Namespace, primary: Primary = TRAIN) -> int:
     """Hand the line to Hydra with the flags in front, where 1.3 wants them."""
     if options.multirun:
         raise UsageError("", "", "--cfg, --info and --hydra-help show one run; leave out -m")
     # What does not compose is said in our own one line, not in Hydra's many.
-    compose_text(options.overrides, config_dir=options.config_dir)
+    compose_text(options.overrides, config_dir=options.config_dir, primary=primary)
     line = []
     if options.hydra_help:
         line.append("--hydra-help")
@@ -31,13 +32,13 @@ def show(options: argparse.Namespace) -> int:
         line += ["--package", options.package]
     if options.config_dir:
         line += ["--config-dir", options.config_dir]
-    return hydra_main([*line, *map(normalised, options.overrides)])
+    return hydra_main([*line, *map(normalised, options.overrides)], primary)
 
 
-def hydra_main(line: list[str]) -> int:
+def hydra_main(line: list[str], primary: Primary = TRAIN) -> int:
     """Run Hydra's own main on a command line that only shows something."""
 
-    @hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")
+    @hydra.main(config_path=str(conf_dir()), config_name=primary.name, version_base="1.3")
     def nothing(_: object) -> None:
         raise AssertionError("a flag that only shows something is handed in")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fsbench.cli.flags import parse_train
+from fsbench.cli.flags import parse_composed
 from fsbench.cli.train_help import HELP
 from fsbench.config.compose import Job, compose_jobs, compose_text
 from fsbench.errors import FsbenchError, Interrupted, UsageError, first_line
@@ -19,7 +19,7 @@ from fsbench.training.stop_signal import StopSignal, stop_signal
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = parse_train(arguments)
+    options = parse_composed("fsbench train", arguments)
     if options.help:
         print(HELP + compose_text(options.overrides, config_dir=options.config_dir), end="")
         return 0

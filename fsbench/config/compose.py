@@ -2,54 +2,61 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
+from glob import glob
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fsbench.config.paths import conf_dir
+from fsbench.config.primary import TRAIN, Primary
 from fsbench.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
-    from fsbench.config.train import TrainConfig
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Generic[Config]):
     """One checked configuration, the group choices it came from, and the overrides that asked for it."""
 
-    config: TrainConfig
+    config: Config
     choices: dict[str, str]
     overrides: tuple[str, ...]
 
 
-def compose_jobs(overrides: Sequence[str], *, multirun: bool, config_dir: str | None = None) -> list[Job]:
+def compose_jobs(
+    overrides: Sequence[str], *, multirun: bool, config_dir: str | None = None, primary: Primary = TRAIN
+) -> list[Job]:
     """All jobs of a command line, each composed and checked before the first one starts.
 
     Args:
         overrides: Hydra overrides; with `multirun` they may hold sweeps (`a,b`, `range()`, `choice()`, `glob()`).
         config_dir: one more directory to look for config groups in.
+        primary: the configuration of the command.
 
     Raises:
         UsageError: for whatever does not compose or check.
     """
     with _initialised():
         line = _line(overrides, config_dir)
-        return [_job(one) for one in _expand(line, multirun)]
+        return [_job(one, primary) for one in _expand(line, multirun, primary)]
 
 
-def compose_text(overrides: Sequence[str], *, config_dir: str | None = None) -> str:
+def compose_text(overrides: Sequence[str], *, config_dir: str | None = None, primary: Primary = TRAIN) -> str:
     """The composed configuration as YAML, its values not checked."""
     from omegaconf import OmegaConf
 
     with _initialised():
-        (line,) = _expand(_line(overrides, config_dir), multirun=False)
-        return OmegaConf.to_yaml(_without_hydra(_composed(line)))
+        (line,) = _expand(_line(overrides, config_dir), multirun=False, primary=primary)
+        return OmegaConf.to_yaml(_without_hydra(_composed(line, primary)))
 
 
 @contextmanager
@@ -79,8 +86,9 @@ def normalised(override: str) -> str:
     return override
 
 
-def _expand(overrides: list[str], multirun: bool) -> list[list[str]]:
+def _expand(overrides: list[str], multirun: bool, primary: Primary) -> list[list[str]]:
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.object_type import ObjectType
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -88,7 +96,7 @@ def _expand(overrides: list[str], multirun: bool) -> list[list[str]]:
     parser = OverridesParser.create(config_loader=loader)
     for override in overrides:
         if "=" not in override and not override.startswith("~"):
-            raise UsageError("", "", f"{override}: must read KEY=VALUE; see fsbench train --help")
+            raise UsageError("", "", f"{override}: must read KEY=VALUE; see fsbench {primary.name} --help")
     current = ""
     try:
         parsed = [parser.parse_override(current := override) for override in overrides]
@@ -96,28 +104,39 @@ def _expand(overrides: list[str], multirun: bool) -> list[list[str]]:
         key, _, value = current.partition("=")
         hint = f"values with brackets, quotes and the like go in quotes inside quotes: '{key}=\"...\"'"
         raise UsageError(key, value, f"can't be read; {hint}") from None
+    others = [] if primary.groups is None else {*loader.get_group_options("", ObjectType.GROUP)} - {"hydra"}
     for override in parsed:
         override.config_loader = loader  # glob() looks the choices up there
         name = override.key_or_group
+        if (group := name.partition(".")[0].partition("/")[0]) in others and group not in primary.groups:
+            allowed = ", ".join(primary.groups)
+            raise UsageError(name, override.value(), f"no such key in fsbench {primary.name}; its groups: {allowed}")
         if name.startswith("hydra.") and name != "hydra.searchpath":
             raise UsageError(name, override.value(), "fsbench has its own run directories and sweeps; use runs_dir=DIR")
         if override.is_delete():
             raise UsageError("", "", f"{name}: can't be deleted, every key is needed")
         if override.is_sweep_override() and not multirun:
             shown = (override.input_line or "").partition("=")[2]
-            raise UsageError(name, shown, "several values; add -m to run each of them")
-        if override.value() is None and name != "experiment" and loader.get_group_options(name):
+            hint = f"a list reads {name}=[{shown}]; " if name in primary.lists else ""
+            raise UsageError(name, shown, f"several values; {hint}add -m to run each of them")
+        if override.value() is None and name not in primary.nullable and loader.get_group_options(name):
             allowed = ", ".join(loader.get_group_options(name))
             raise UsageError(name, "null", f"one is needed; allowed: {allowed}")
-    return [list(one) for one in product(*(_values(override) for override in parsed))]
+    # Hydra 1.3 takes no `group=null`; these are null unless chosen.
+    none = {f"{group}=null" for group in primary.nullable}
+    return [[o for o in one if o not in none] for one in product(*(_values(override, primary) for override in parsed))]
 
 
-def _values(override: Override) -> list[str]:
+def _values(override: Override, primary: Primary) -> list[str]:
     """The overrides that a sweep (`a,b`, `range()`, `choice()`, `glob()`) stands for, or the one override."""
+    from hydra.core.override_parser.types import Glob
     from hydra.errors import HydraException
 
     if not override.is_sweep_override():
         return [override.input_line or ""]
+    if override.key_or_group in primary.directories and isinstance(override.value(), Glob):
+        found = _matching(override, primary.directories[override.key_or_group])
+        return [f"{override.get_key_element()}={_quoted(path)}" for path in found]
     try:
         return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
     except HydraException as failure:
@@ -125,7 +144,26 @@ def _values(override: Override) -> list[str]:
         raise UsageError(override.key_or_group, shown, f"can't be swept: {first_line(failure)}") from None
 
 
-def _composed(overrides: list[str]) -> DictConfig:
+def _matching(override: Override, holding: str) -> list[str]:
+    """The directories holding a file `holding` that a glob() matches, sorted."""
+    pattern: Any = override.value()
+    found = {os.path.normpath(p) for one in pattern.include for p in glob(os.path.expanduser(one), recursive=True)}
+    kept = sorted(
+        p for p in found
+        if os.path.isfile(os.path.join(p, holding)) and not any(fnmatch(p, one) for one in pattern.exclude)
+    )  # fmt: skip
+    if not kept:
+        shown = (override.input_line or "").partition("=")[2]
+        raise UsageError(override.key_or_group, shown, f"matches no directory with a {holding}")
+    return kept
+
+
+def _quoted(text: str) -> str:
+    """Text as a quoted string of the override grammar."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _composed(overrides: list[str], primary: Primary) -> DictConfig:
     from hydra import compose
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -134,11 +172,11 @@ def _composed(overrides: list[str]) -> DictConfig:
     from fsbench.config.explain import explained
 
     try:
-        return compose("train", overrides=overrides, return_hydra_config=True)
+        return compose(primary.name, overrides=overrides, return_hydra_config=True)
     except YAMLError as failure:
         raise UsageError("--config-dir", "a file there", f"is not YAML: {' '.join(str(failure).split())}") from None
     except (HydraException, OmegaConfBaseException, ValueError) as failure:
-        raise explained(failure, overrides) from None
+        raise explained(failure, overrides, primary) from None
 
 
 def _without_hydra(composed: DictConfig) -> DictConfig:
@@ -147,14 +185,14 @@ def _without_hydra(composed: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
 
 
-def _job(overrides: list[str]) -> Job:
+def _job(overrides: list[str], primary: Primary) -> Job:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     # pydantic takes its time to import, and help needs none of it.
     from fsbench.config.load import load
 
-    composed = _composed(overrides)
+    composed = _composed(overrides, primary)
     choices = {
         group: choice
         for group, choice in composed.hydra.runtime.choices.items()
@@ -165,4 +203,4 @@ def _job(overrides: list[str]) -> Job:
     except OmegaConfBaseException as failure:
         raise UsageError("", "", first_line(failure)) from None
     own = tuple(override for override in overrides if not override.startswith("hydra."))
-    return Job(load(values), choices, own)
+    return Job(load(values, primary.kind()), choices, own)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from fsbench.config.primary import Primary
 from fsbench.errors import UsageError, did_you_mean, first_line
 
 
-def explained(failure: Exception, overrides: list[str]) -> UsageError:
+def explained(failure: Exception, overrides: list[str], primary: Primary) -> UsageError:
     """Name the override that can't be composed; fall back to Hydra's own first line. Needs Hydra initialised."""
     from hydra import compose
     from hydra.core.global_hydra import GlobalHydra
@@ -25,14 +26,19 @@ def explained(failure: Exception, overrides: list[str]) -> UsageError:
         if not groups:
             continue
         options = [option for group in groups for option in _options(loader, key, group)]
-        if value not in options and not (key == "experiment" and value is None):
+        if value not in options and not (key in primary.nullable and value is None):
             message = f"no such {key}{did_you_mean(str(value), options)}; allowed: {', '.join(options)}"
             return UsageError(key, value, message)
         chosen.append(override.input_line or "")
-    plain = compose("train", overrides=chosen)
-    known = _keys(OmegaConf.to_container(plain)) + loader.get_group_options("", ObjectType.GROUP)
+    plain = OmegaConf.to_container(compose(primary.name, overrides=chosen))
+    known = _keys(plain) + list(primary.groups or loader.get_group_options("", ObjectType.GROUP))
+    named = {override.key_or_group for override in parsed}
     for override in parsed:
         key = override.key_or_group
+        group, dot, _ = key.partition(".")
+        if dot and group in (primary.groups or ()) and key not in known and group not in named:
+            choices = ", ".join(loader.get_group_options(group, ObjectType.CONFIG))
+            return UsageError(key, override.value(), f"choose a {group} first: {group}=NAME, one of {choices}")
         if not override.is_add() and key not in known and not key.startswith("hydra."):
             near = did_you_mean(key, known)
             return UsageError(

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from fsbench.config.train import TrainConfig
+from fsbench.config.options import Options
 from fsbench.errors import UsageError, did_you_mean
 
+Record = TypeVar("Record", bound=Options)
 
-def load(values: dict[str, Any]) -> TrainConfig:
-    """Check values and types.
+
+def load(values: dict[str, Any], kind: type[Record]) -> Record:
+    """Check values and types against a record such as `TrainConfig`.
 
     Raises:
         UsageError: naming the first offending key, its value and what is allowed.
     """
     try:
-        return TrainConfig.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as failure:
         raise _usage_error(failure.errors(include_url=False)[0], values) from None
 

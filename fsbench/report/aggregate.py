@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fsbench.errors import UsageError, did_you_mean
@@ -16,8 +17,15 @@ _INCIDENTAL = ("run", "run_name", "runs_dir", "data_dir", "overwrite", "trainer.
                "dataset.label")  # fmt: skip
 
 
-def aggregate(rows: list[dict[str, Any]], by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+def aggregate(
+    rows: list[dict[str, Any]], by: Sequence[str], columns: Sequence[str], known: Iterable[str] = ()
+) -> pd.DataFrame:
     """One line per combination of `by`: n, then `<column>.mean` and `<column>.std` (n - 1; NaN where n = 1).
+
+    Runs that have nothing under a column count in n, but not in that column's mean and deviation.
+
+    Args:
+        known: names that a misspelt one may stand for, beside those that runs have.
 
     Raises:
         UsageError: no run has such a key or a number under such a column.
@@ -26,7 +34,7 @@ def aggregate(rows: list[dict[str, Any]], by: Sequence[str], columns: Sequence[s
     for option, names in (("--by", by), ("--columns", columns)):
         for name in names:
             if name not in frame:
-                raise UsageError(option, name, f"no run has such a key{did_you_mean(name, frame.columns)}")
+                raise UsageError(option, name, f"no run has such a key{did_you_mean(name, [*frame.columns, *known])}")
     for name in columns:
         try:
             frame[name] = pd.to_numeric(frame[name])
@@ -35,9 +43,11 @@ def aggregate(rows: list[dict[str, Any]], by: Sequence[str], columns: Sequence[s
     frame[list(by)] = frame[list(by)].map(_text)
     groups = frame.groupby(list(by), sort=False)
     table = groups.size().to_frame("n")
-    for name in columns:
-        table[f"{name}.mean"] = groups[name].mean()
-        table[f"{name}.std"] = groups[name].std(ddof=1)
+    # ln det of a singular matrix is -inf: so is then the mean, and there is no deviation.
+    with np.errstate(invalid="ignore"):
+        for name in columns:
+            table[f"{name}.mean"] = groups[name].mean()
+            table[f"{name}.std"] = groups[name].std(ddof=1)
     return table.reset_index().sort_values(list(by), key=lambda c: c.map(_sort_key), ignore_index=True)
 
 

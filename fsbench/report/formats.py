@@ -10,7 +10,8 @@ import pandas as pd
 
 def is_share(column: str) -> bool:
     """Whether a column lies in [0, 1] and is shown in percent."""
-    return column.endswith(("accuracy", "error", "generalization_gap"))
+    # adversarial_accuracy_0.5: the accuracy at alpha = 0.5
+    return column.endswith(("accuracy", "error", "generalization_gap")) or column.startswith("adversarial_accuracy_")
 
 
 def header(column: str) -> str:

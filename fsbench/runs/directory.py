@@ -28,7 +28,7 @@ class RunDirectory:
 
     Files: config.yaml (resolved), status.json, metrics.jsonl (a line per epoch), summary.json (written
     last: it exists if and only if the run is finished), model.safetensors, provenance.json, train.log,
-    traceback.txt of a failure, checkpoint.pt until the run is finished.
+    traceback.txt of a failure, checkpoint.pt until the run is finished; sharpness.json, if its sharpness was measured.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,6 +42,7 @@ class RunDirectory:
         self.log = path / "train.log"
         self.traceback = path / "traceback.txt"
         self.checkpoint = path / "checkpoint.pt"
+        self.sharpness = path / "sharpness.json"
 
     @classmethod
     def of(cls, config: dict[str, Any], choices: dict[str, str]) -> RunDirectory:
@@ -61,6 +62,16 @@ class RunDirectory:
             return json.loads(self.summary.read_text(encoding="utf-8"))["results"]
         except (ValueError, KeyError):
             raise UsageError("summary", self.summary, "can't be read; delete it to train this run again") from None
+
+    @property
+    def status(self) -> str:
+        """`done`, or what status.json says of a run that is not finished; `unknown` where it says nothing."""
+        if self.finished:
+            return "done"
+        try:
+            return str(json.loads(self.status_file.read_text(encoding="utf-8"))["status"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return "unknown"
 
     def refuse_other_config(self, config: dict[str, Any], *, overwrite: bool = False) -> None:
         """Raise UsageError if the directory is no run directory, or (unless overwriting) another configuration's."""
@@ -126,7 +137,33 @@ class RunDirectory:
                     shutil.rmtree(self.path, ignore_errors=True)
                 raise
 
+    @contextmanager
+    def locked(self, patience: float = 30.0) -> Iterator[None]:
+        """Hold the lock for a moment, to change a record of a finished run.
+
+        Raises:
+            RunIsBusy: another process held it for `patience` seconds.
+            UsageError: nothing can be written there.
+        """
+        try:
+            lock = (self.path / "lock").open("w")
+        except OSError as failure:
+            raise UsageError("run", self.path, f"can't write there: {failure.strerror}") from None
+        with lock:
+            until = time.monotonic() + patience
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise RunIsBusy(f"{self.path} is being trained by another process") from None
+                    time.sleep(0.05)
+            yield
+
     def _begin(self, config: dict[str, Any]) -> None:
+        # What was measured is of other weights than those to come.
+        self.sharpness.unlink(missing_ok=True)
         write_text(self.config, yaml.safe_dump(config, sort_keys=False))
         self.set_status("running")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fsbench.errors import UsageError
+from fsbench.runs.directory import RunDirectory
 from fsbench.runs.identity import flatten
 
 
@@ -27,14 +28,29 @@ class Records:
     """Finished runs as flat rows.
 
     A row holds `run` (the directory), the group choices (`optimizer`: "fsam"; a folder of images goes by its
-    label), every configuration key (`optimizer.rho`) and every result (`test_accuracy`).
-    `unfinished` counts the other runs by status.
+    label), every configuration key (`optimizer.rho`), every result (`test_accuracy`) and every measure of
+    sharpness.json (`hessian_trace`; None where the measure was refused). `unfinished` counts the other runs by status.
+    `measured` holds, by run and measure, what the number was measured with and why it was refused.
     """
 
     rows: list[dict[str, Any]]
     choices: list[str]
     configuration: list[str]
     unfinished: dict[str, int]
+    measured: dict[str, dict[str, Measured]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How a number of sharpness.json came about.
+
+    Args:
+        settings: the options that determine it.
+        refused: why there is none, if there is none.
+    """
+
+    settings: dict[str, Any]
+    refused: str | None
 
 
 def read_records(roots: list[Path]) -> Records:
@@ -44,6 +60,7 @@ def read_records(roots: list[Path]) -> Records:
     choices: dict[str, None] = {}
     configuration: dict[str, None] = {}
     unfinished: dict[str, int] = {}
+    measured: dict[str, dict[str, Measured]] = {}
     seen: set[Path] = set()
     for root in roots:
         if not root.is_dir():
@@ -55,7 +72,7 @@ def read_records(roots: list[Path]) -> Records:
             try:
                 summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
             except (FileNotFoundError, ValueError) as failure:
-                status = _status(directory) if isinstance(failure, FileNotFoundError) else "unreadable"
+                status = RunDirectory(directory).status if isinstance(failure, FileNotFoundError) else "unreadable"
                 unfinished[status] = unfinished.get(status, 0) + 1
                 continue
             flat = flatten(summary["config"])
@@ -64,12 +81,26 @@ def read_records(roots: list[Path]) -> Records:
             row = {"run": str(directory), **flat, **summary["choices"], **summary["results"]}
             if row["dataset"] == "folder":
                 row["dataset"] = row["dataset.label"] or Path(row["dataset.root"]).name
+            entries = read_measures(RunDirectory(directory).sharpness)["measures"]
+            row |= {name: number(entry) for name, entry in entries.items()}
+            measured[row["run"]] = {
+                name: Measured(entry["settings"], entry.get("refused")) for name, entry in entries.items()
+            }
             rows.append(row)
-    return Records(rows, list(choices), list(configuration), unfinished)
+    return Records(rows, list(choices), list(configuration), unfinished, measured)
 
 
-def _status(directory: Path) -> str:
+def read_measures(file: Path) -> dict[str, Any]:
+    """A sharpness.json: `weights` that it is about, `measures` by column. Empty where there is none."""
     try:
-        return json.loads((directory / "status.json").read_text(encoding="utf-8"))["status"]
-    except (OSError, ValueError, KeyError):
-        return "unknown"
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if all(isinstance(entry["settings"], dict) for entry in content["measures"].values()):
+            return {"weights": content["weights"], "measures": content["measures"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return {"weights": None, "measures": {}}
+
+
+def number(entry: dict[str, Any]) -> float | None:
+    """The value of an entry of sharpness.json; one that JSON can't hold is kept as text (`-inf`) beside a null."""
+    return float(entry["not_finite"]) if "not_finite" in entry else entry.get("value")

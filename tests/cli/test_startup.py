@@ -17,6 +17,11 @@ LINES = {
     "cfg-resolved": ["train", "--cfg", "job", "--resolve", "-p", "optimizer"],
     "info": ["train", "--info", "defaults-tree"],
     "list": ["list", "models"],
+    "list-measures": ["list", "measures"],
+    "sharpness-help": ["sharpness", "--help", "model=resnet20"],
+    "sharpness-cfg": ["sharpness", "--cfg", "job", "dataset=digits"],
+    "sharpness-bad-input": ["sharpness", "run=nowhere"],
+    "sharpness-bad-measure": ["sharpness", "run=nowhere", "measures=[foo]"],
     "bad-input": ["train", "optimizer.lr=foo"],
 }
 PROBE = """
@@ -43,7 +48,9 @@ def test_no_heavy_import(arguments, tmp_path, monkeypatch) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["list", "models"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["sharpness", "--help"], ["list", "models"]], ids=" ".join
+)
 def test_within_a_second(arguments) -> None:
     """In CPU seconds, the best of three: the machine may be busy with other things."""
     times = []
@@ -64,12 +71,24 @@ COMPLETIONS = {
     "key": ("fsbench train optimizer.l", {"optimizer.lr="}),
     "python-m": ("python -m fsbench train optimizer=fsa", {"optimizer=fsam"}),
     "experiment-in-a-folder": ("fsbench train experiment=kim2022/t", {"experiment=kim2022/table1"}),
-    "list-kinds": ("fsbench list mo", {"models"}),
+    "list-kinds": ("fsbench list m", {"models", "measures"}),
+    "sharpness": ("fsbench sh", {"sharpness"}),
+    "sharpness-key": ("fsbench sharpness sam", {"samples="}),
+    "sharpness-group": ("fsbench sharpness model=resnet20 dataset=fo", {"dataset=folder"}),
+    "sharpness-model-key": ("fsbench sharpness model=resnet20 model.d", {"model.depth="}),
+    "sharpness-measure": ("fsbench sharpness measures=[minimum,norm", {"measures=[minimum,normalized"}),
+    "sharpness-first-measure": ("fsbench sharpness measures=[fisher_t", {"measures=[fisher_trace"}),
+    "sharpness-run": ("fsbench sharpness run=ru", {"run=runs/"}),
+    "sharpness-run-below": ("fsbench sharpness run=runs/", {"run=runs/a", "run=runs/b/"}),
 }
 
 
 @pytest.mark.parametrize(("line", "expected"), COMPLETIONS.values(), ids=COMPLETIONS)
-def test_completion(line, expected) -> None:
+def test_completion(line, expected, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/a").mkdir(parents=True)
+    (tmp_path / "runs/b").mkdir()
+    (tmp_path / "runs/a/config.yaml").touch()
     done = ask("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
     assert expected <= set(done.stdout.split())
     assert "HEAVY []" in done.stderr
@@ -91,3 +110,13 @@ def test_completion_of_nothing_known_is_one_line(request_) -> None:
 def test_version_names_ours_first() -> None:
     assert ask("--version").stdout.startswith("fsbench 0.")
     assert ask("train", "--version").stdout.startswith("fsbench 0.")
+
+
+def test_what_is_measured_is_told_without_torch(fsbench, quick, tmp_path) -> None:
+    fsbench("train", *quick, "trainer.max_steps=1")
+    (run,) = (tmp_path / "runs").iterdir()
+    asked = ("sharpness", f"run={run}", "measures=[fisher_trace]", "samples=20")
+    assert fsbench(*asked).code == 0
+    again = ask(*asked)
+    assert "already measured" in again.stdout
+    assert "HEAVY []" in again.stderr

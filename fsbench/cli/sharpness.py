@@ -1,0 +1,215 @@
+"""`fsbench sharpness`: the measures of one network, or of a sweep of runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fsbench import __version__
+from fsbench.cli.flags import parse_composed
+from fsbench.cli.sharpness_help import HELP
+from fsbench.cli.train import say
+from fsbench.config.compose import Job, compose_jobs, compose_text
+from fsbench.config.primary import SHARPNESS
+from fsbench.errors import FsbenchError, Interrupted, UsageError, first_line
+from fsbench.measuring.measures import Measure, chosen_measures
+
+if TYPE_CHECKING:
+    from fsbench.config.sharpness import SharpnessConfig
+    from fsbench.measuring.record import Entry, Record
+    from fsbench.measuring.source import Source
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it went with one network, and its lines for a reader.
+
+    Status: `measured` (any of it), `already measured`, `refused` (all of it), `failed` (any of it), `not finished`.
+    """
+
+    status: str
+    lines: list[str]
+
+
+_STATUSES = ("measured", "already measured", "refused", "failed", "not finished")
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parse_composed("fsbench sharpness", arguments)
+    if options.help:
+        print(HELP + compose_text(options.overrides, config_dir=options.config_dir, primary=SHARPNESS), end="")
+        return 0
+    if options.hydra_help or options.cfg or options.info is not None:
+        from fsbench.cli.show import show
+
+        return show(options, SHARPNESS)
+    jobs = compose_jobs(
+        options.overrides, multirun=options.multirun, config_dir=options.config_dir, primary=SHARPNESS
+    )  # fmt: skip
+    for job in jobs:
+        chosen_measures(job.config.measures)
+    with _stopped_by_signals():
+        return _sweep(jobs) if options.multirun else _single(jobs[0])
+
+
+def _single(job: Job[SharpnessConfig]) -> int:
+    from fsbench.measuring.source import find_source
+
+    source = find_source(job)
+    try:
+        outcome = _measured(source, job.config)
+    except FsbenchError:
+        raise
+    except Exception as failure:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        raise FsbenchError(f"{source.title}: failed, {type(failure).__name__}: {first_line(failure)}") from failure
+    say("\n".join(outcome.lines))
+    return 1 if outcome.status in ("refused", "failed") else 0
+
+
+def _sweep(jobs: list[Job[SharpnessConfig]]) -> int:
+    """Measure one network after the other; what fails does not stop the others, unfinished runs are skipped.
+
+    Returns 0, 1 if every measure of every network was refused, or 3 if anything failed.
+    """
+    found = _found(jobs)
+    outcomes: list[Outcome] = []
+    try:
+        for job, source in zip(jobs, found, strict=True):
+            outcomes.append(_attempt(source, job.config))
+            first, *rest = outcomes[-1].lines
+            say("\n".join([f"[{len(outcomes)}/{len(jobs)}] {first}", *rest]))
+    finally:
+        counts = Counter(outcome.status for outcome in outcomes)
+        missing = f", {len(jobs) - len(outcomes)} not begun or interrupted" if len(outcomes) < len(jobs) else ""
+        say(", ".join(f"{counts[status]} {status}" for status in _STATUSES) + missing)
+    if counts["failed"]:
+        print(f"fsbench: {counts['failed']} of {len(jobs)} failed; the same command measures what is missing",
+              file=sys.stderr)  # fmt: skip
+        return 3
+    return 1 if counts["refused"] and not counts["measured"] + counts["already measured"] else 0
+
+
+def _found(jobs: list[Job[SharpnessConfig]]) -> list[Source | UsageError]:
+    """The networks, or why a run can't be measured.
+
+    Raises:
+        UsageError: a run that was named does not exist, or no run is finished; nothing was begun.
+    """
+    from fsbench.measuring.source import Source, Unfinished, find_source
+
+    found: list[Source | UsageError] = []
+    for job in jobs:
+        try:
+            found.append(find_source(job))
+        except UsageError as failure:
+            if job.config.run is None or not Path(job.config.run).expanduser().is_dir():
+                raise
+            found.append(failure)
+    if all(isinstance(one, Unfinished) for one in found):
+        states = Counter(one.status for one in found)
+        shown = ", ".join(f"{count} {status}" for status, count in sorted(states.items()))
+        raise UsageError("run", jobs[0].config.run if len(jobs) == 1 else "...", f"no run is finished ({shown})")
+    places: dict[Path, Source] = {}
+    for source in found:
+        if isinstance(source, Source) and not source.is_run:
+            other = places.setdefault(source.directory.path, source)
+            if other.described != source.described:
+                problem = "several networks or data sets of the sweep would share this directory"
+                raise UsageError("out", source.directory.path, problem)
+    return found
+
+
+def _attempt(source: Source | UsageError, config: SharpnessConfig) -> Outcome:
+    from fsbench.measuring.source import Unfinished
+
+    if isinstance(source, Unfinished):
+        return Outcome("not finished", [f"{source.value}: left out, not finished ({source.status})"])
+    if isinstance(source, UsageError):
+        return Outcome("failed", [f"{source.value}: failed, {source.problem}"])
+    try:
+        return _measured(source, config)
+    except Interrupted:
+        raise
+    except Exception as failure:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exc()
+        what = str(failure) if isinstance(failure, FsbenchError) else f"{type(failure).__name__}: {first_line(failure)}"
+        return Outcome("failed", [f"{source.title}: failed, {what}"])
+
+
+def _measured(source: Source, config: SharpnessConfig) -> Outcome:
+    """Measure what is not recorded yet. Needs torch only where there is anything to measure."""
+    from fsbench.measuring.record import Record, recorded
+
+    chosen = chosen_measures(config.measures)
+    record = Record(source)
+    entries = {} if config.overwrite else record.read()
+    missing = [one for one in chosen if not recorded(one, config, entries, __version__)]
+    failed: dict[str, str] = {}
+    if missing:
+        fresh, failed = _computed(source, config, missing, record)
+        entries |= fresh
+    shown = {
+        column: entries[column] for one in chosen if one.name not in failed for column in one.columns_of(config)
+    }  # fmt: skip
+    refused = all("refused" in entry for entry in shown.values())
+    status = "failed" if failed else "refused" if refused else "measured" if missing else "already measured"
+    return Outcome(status, _lines(source, shown, failed, len(chosen), len(missing)))
+
+
+def _computed(
+    source: Source, config: SharpnessConfig, missing: list[Measure], record: Record
+) -> tuple[dict[str, Entry], dict[str, str]]:
+    """New entries by column, and what went wrong by measure. Raises Interrupted where a signal came."""
+    from fsbench.measuring.measure import Failed, measure
+
+    entries: dict[str, Entry] = {}
+    failed: dict[str, str] = {}
+    done = 0
+    try:
+        for found in measure(source, config, missing, record):
+            done += 1
+            if isinstance(found, Failed):
+                failed[found.measure.name] = found.reason
+                print(f"fsbench: {source.title}: {found.measure.name} failed, {found.reason}", file=sys.stderr)
+            else:
+                entries |= found
+    except KeyboardInterrupt:
+        kept = f"{done - len(failed)} of {len(missing)} measures are recorded"
+        raise Interrupted(f"{source.title}: interrupted; {kept}, the same command goes on from here") from None
+    return entries, failed
+
+
+def _lines(source: Source, entries: dict[str, Entry], failed: dict[str, str], chosen: int, missing: int) -> list[str]:
+    from fsbench.measuring import shown
+
+    already = "already measured" if not missing else f"{chosen - missing} of {chosen} already measured"
+    parts = [shown.images(entries)] if entries else []
+    parts += [already] if missing < chosen else []
+    return [f"{source.title}: {', '.join(parts) or 'nothing measured'}", *shown.lines(entries, failed)]
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SLURM's SIGUSR2 end the work as Ctrl-C does: at once, for what is measured is recorded."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGUSR2)
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

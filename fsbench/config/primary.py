@@ -1,0 +1,47 @@
+"""The primary configurations: one for each command that is configured by `conf/`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fsbench.config.options import Options
+
+
+@dataclass(frozen=True)
+class Primary:
+    """`conf/<name>.yaml` of the command `fsbench <name>`.
+
+    Args:
+        checked_by: module and class of the record that it is checked by.
+        groups: the config groups it chooses from; None: all there are.
+        nullable: groups of which none need be chosen.
+        directories: keys that name directories, and a file that these hold; their `glob()` is over the file system.
+        lists: keys that take a list of names.
+    """
+
+    name: str
+    checked_by: tuple[str, str]
+    groups: tuple[str, ...] | None = None
+    nullable: tuple[str, ...] = ()
+    directories: Mapping[str, str] = field(default_factory=dict)
+    lists: tuple[str, ...] = ()
+
+    def kind(self) -> type[Options]:
+        """The record's class. Imported late: pydantic takes its time."""
+        module, name = self.checked_by
+        return getattr(importlib.import_module(module), name)
+
+
+TRAIN = Primary("train", ("fsbench.config.train", "TrainConfig"), nullable=("experiment",))
+SHARPNESS = Primary(
+    "sharpness",
+    ("fsbench.config.sharpness", "SharpnessConfig"),
+    groups=("model", "dataset", "augment"),
+    nullable=("model", "dataset", "augment"),
+    directories={"run": "config.yaml"},
+    lists=("measures", "alphas"),
+)

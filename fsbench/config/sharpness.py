@@ -1,0 +1,90 @@
+"""The whole configuration of `fsbench sharpness`, checked."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from fsbench.config.augment import AugmentOptions
+from fsbench.config.dataset import DatasetOptions
+from fsbench.config.model import ModelOptions
+from fsbench.config.options import AbsolutePath, Options
+
+Count = Annotated[int, Field(ge=1)]
+Length = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class MovedDataset(Options):
+    """No data set is chosen: the run's own is used, whose folder of images may have moved."""
+
+    root: AbsolutePath | None = None
+
+
+def _chosen(value: Any) -> str:
+    named = "name" in value if isinstance(value, dict) else isinstance(value, DatasetOptions)
+    return "chosen" if named else "moved"
+
+
+class SharpnessConfig(Options):
+    """What `conf/sharpness.yaml` composes to: a network, the images, the measures and their options."""
+
+    run: Annotated[str, Field(min_length=1)] | None
+    model: ModelOptions | None = None
+    dataset: Annotated[
+        Annotated[DatasetOptions, Tag("chosen")] | Annotated[MovedDataset, Tag("moved")], Discriminator(_chosen)
+    ]
+    augment: AugmentOptions | None = None
+    measures: list[str] | None
+    samples: Count | None
+    split: Literal["train", "test"]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    dtype: Literal["float32", "float64"]
+    device: Literal["auto", "cpu", "cuda"]
+    memory: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    workers: Annotated[int, Field(ge=0)]
+    data_dir: str | None
+    out: str | None
+    overwrite: bool
+    progress: bool
+    label_smoothing: Annotated[float, Field(ge=0, le=1)] | None
+
+    classes: Count | None
+    probes: Annotated[int, Field(ge=2)]
+    tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    subset_size: Count
+    subsets: Count
+    logit_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    neighbourhood: Literal["sam", "asam", "fsam"]
+    rho: Length | None
+    eta: Length | None
+    ascent_steps: Count
+    alphas: Annotated[list[Length], Field(min_length=1)]
+    eigenvalues: Count
+
+    @field_validator("measures", mode="before")
+    @classmethod
+    def _one_name_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _sam_has_no_eta(self) -> SharpnessConfig:
+        if self.neighbourhood == "sam" and self.eta is not None:
+            raise ValueError(f"eta={self.eta}: neighbourhood=sam has none; it is of asam and fsam")
+        return self
+
+    @model_validator(mode="after")
+    def _one_network(self) -> SharpnessConfig:
+        chosen = isinstance(self.dataset, DatasetOptions)
+        either = "give a run (run=runs/<id>), or both model= and dataset="
+        if self.run is not None:
+            for group, given in (("model", self.model is not None), ("dataset", chosen), ("augment", self.augment)):
+                if given:
+                    raise ValueError(f"run={self.run}: can't be combined with {group}=, which the run brings; {either}")
+            if self.out is not None:
+                raise ValueError(f"out={self.out}: the measures of a run are kept in its directory; leave out= away")
+        elif self.model is None and not chosen:
+            raise ValueError(f"run=null: {either}")
+        elif self.model is None or not chosen:
+            raise ValueError(f"{'model' if chosen else 'dataset'}=null: {either}")
+        return self

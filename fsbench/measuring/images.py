@@ -1,0 +1,78 @@
+"""The images a measure is of: drawn from a split, not augmented, the same whenever they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from fsbench.data import Data, EvalBatches, MemorySplit, StreamingSplit, eval_batches, load_data
+from fsbench.data.seeding import generator
+from fsbench.errors import UsageError
+from fsbench.measuring.source import Source
+
+
+class Images:
+    """Batches of a source's images.
+
+    Args:
+        split: `train`, with the labels that were trained on, or `test`.
+        samples: how many are drawn, without replacement; None, or more than there are: all.
+        seed: of the draw; a smaller draw is part of a larger one.
+
+    Raises:
+        UsageError: the data can't be loaded, or is not what the run was trained on.
+    """
+
+    def __init__(
+        self, source: Source, split: str, samples: int | None, seed: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.data: Data = load_data(source.dataset, source.data_dir)
+        if source.trained_on is not None and self.data.provenance["sha256"] != source.trained_on:
+            key, place = ("data_dir", source.data_dir) if source.dataset.root is None else (
+                "dataset.root", source.dataset.root)  # fmt: skip
+            problem = "holds other training images or labels than the run was trained on; to measure on them give "
+            raise UsageError(key, place, f"{problem}model= with model.checkpoint=, and dataset=")
+        self._source, self._device, self._dtype = source, device, dtype
+        self._split = self.data.train if split == "train" else self.data.test
+        self.available = len(self._split)
+        self.used = self.available if samples is None else min(samples, self.available)
+        self._seed = seed
+
+    @cached_property
+    def drawn(self) -> Batches:
+        """Those that were drawn."""
+        if self.used == self.available:
+            return self.whole
+        order = torch.randperm(self.available, generator=generator(self._seed, "sharpness", "images"))
+        return self._batches(self._split.take(order[: self.used].sort().values))
+
+    @cached_property
+    def whole(self) -> Batches:
+        """The whole split."""
+        return self._batches(self._split)
+
+    @cached_property
+    def test(self) -> Batches:
+        """The test split."""
+        return self._batches(self.data.test)
+
+    def _batches(self, split: MemorySplit | StreamingSplit) -> Batches:
+        source = self._source
+        return Batches(eval_batches(split, self.data, source.augment, self._device, source.workers), self._dtype)
+
+
+class Batches:
+    """(x, y) with x of one dtype; iterable again and again."""
+
+    def __init__(self, batches: EvalBatches, dtype: torch.dtype) -> None:
+        self._batches, self._dtype = batches, dtype
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in self._batches:
+            yield x.to(self._dtype), y

@@ -1,0 +1,179 @@
+"""Computing measures of one source, each recorded as soon as it is there."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from fsbench import __version__, sharpness
+from fsbench.config.sharpness import SharpnessConfig
+from fsbench.errors import UsageError, first_line
+from fsbench.measuring.images import Images
+from fsbench.measuring.measures import Measure
+from fsbench.measuring.network import build_network
+from fsbench.measuring.record import Entry, Record, settings_of
+from fsbench.measuring.source import Source
+from fsbench.runs.atomic import finite
+from fsbench.runs.provenance import cpu_name, git_commit
+from fsbench.sharpness.estimate import Estimate
+from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.risk import GIB, Risk
+from fsbench.training.build import build_device
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A measure that ended with an exception."""
+
+    measure: Measure
+    reason: str
+
+
+def measure(
+    source: Source, config: SharpnessConfig, measures: list[Measure], record: Record
+) -> Iterator[dict[str, Entry] | Failed]:
+    """Compute and record the measures in turn; yields the entries of each, by column.
+
+    A measure that is refused leaves an entry that says why. One that fails leaves none, and the others go on.
+
+    Raises:
+        UsageError: the images or the weights can't be used, or there is no such device.
+    """
+    device = _device(config.device)
+    dtype = _DTYPES[config.dtype]
+    images = Images(source, config.split, config.samples, config.seed, device, dtype)
+    model, notes = build_network(source, images.data, device, dtype)
+    risks = _Risks(model, images, config)
+    source.prepare()
+    provenance = {
+        "fsbench": __version__,
+        "git_commit": git_commit(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    for one in measures:
+        used = images.available if one.whole else images.used
+        shared = {
+            "settings": settings_of(one, config, used, images.available),
+            "images": {"used": used, "of": images.available, "split": config.split},
+            "provenance": provenance,
+        }
+        begun = time.perf_counter()
+        try:
+            found = _computed(one, config, risks, images)
+        except Refused as refusal:
+            found = {column: {"refused": str(refusal)} for column in one.columns_of(config)}
+        except UsageError:
+            raise
+        except Exception as failure:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                traceback.print_exc()
+            yield Failed(one, f"{type(failure).__name__}: {first_line(failure)}")
+            continue
+        seconds = time.perf_counter() - begun
+        entries = {column: {**entry, **shared, "seconds": seconds} for column, entry in found.items()}
+        for entry in entries.values():
+            entry["notes"] = [*notes, *entry.get("notes", ())]
+        # As it is read back later.
+        entries = finite(entries)
+        record.add(entries)
+        yield entries
+
+
+def _computed(one: Measure, config: SharpnessConfig, risks: _Risks, images: Images) -> dict[str, Entry]:
+    arguments = one.arguments(config)
+    if one.test_images:
+        arguments["evaluate_on"] = images.test
+    with _exact_arithmetic(), warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        result = getattr(sharpness, one.function)(risks.of(one), **arguments)
+    # What is said of the value belongs beside the value, where the next reader finds it too.
+    said = [str(warning.message) for warning in heard if issubclass(warning.category, UserWarning)]
+    entries = _RESULTS.get(one.name, _single)(one, result, images)
+    entries = {column: entries[column] for column in one.columns_of(config)}
+    for entry in entries.values():
+        entry["notes"] = list(dict.fromkeys([*entry.get("notes", ()), *said]))
+    return entries
+
+
+def _single(one: Measure, result: Estimate, images: Images) -> dict[str, Entry]:
+    return {one.column: _entry(result)}
+
+
+def _first_of_many(one: Measure, result: list[Estimate], images: Images) -> dict[str, Entry]:
+    return {one.column: {**_entry(result[0]), "all": [_entry(estimate) for estimate in result]}}
+
+
+def _along_the_gradient(one: Measure, result: list[Any], images: Images) -> dict[str, Entry]:
+    examples = len(images.data.test)
+    return {
+        f"{one.column}_{what}_{row.alpha:g}": {
+            **_entry(Estimate(float(getattr(row, what)), 0.0, examples, True)),
+            "evaluated_on": f"{examples} test images",
+        }
+        for row in result
+        for what in ("accuracy", "loss")
+    }
+
+
+_RESULTS: dict[str, Callable[[Measure, Any, Images], dict[str, Entry]]] = {
+    "adversarial": _along_the_gradient,
+    "eigenvalues": _first_of_many,
+}
+
+
+def _entry(estimate: Estimate) -> Entry:
+    entry = asdict(estimate)
+    entry["notes"] = list(estimate.notes)
+    if not math.isfinite(estimate.value):
+        entry["not_finite"] = str(float(estimate.value))
+        entry["notes"].append(f"the value is {estimate.value}, which JSON can't hold")
+    return entry
+
+
+class _Risks:
+    """The risk over the images drawn and that over the whole split, made when the first measure needs them."""
+
+    def __init__(self, model: nn.Module, images: Images, config: SharpnessConfig) -> None:
+        self._model, self._images, self._config = model, images, config
+        self._loss = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing or 0.0)
+        self._made: dict[bool, Risk] = {}
+
+    def of(self, one: Measure) -> Risk:
+        whole = one.whole or self._images.used == self._images.available
+        if whole not in self._made:
+            self._made[whole] = Risk(
+                self._model,
+                self._loss,
+                self._images.whole if whole else self._images.drawn,
+                memory=int(self._config.memory * GIB),
+                progress=self._config.progress,
+            )
+        return self._made[whole]
+
+
+@contextmanager
+def _exact_arithmetic() -> Iterator[None]:
+    """On a GPU: convolutions in fp32 proper, not TF32, and the same result whenever they are repeated."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return build_device(name)
+    except UsageError as failure:
+        raise UsageError("device", failure.value, failure.problem) from None

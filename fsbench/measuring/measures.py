@@ -1,0 +1,149 @@
+"""The measures by name: which function computes them, from which options. Imports neither torch nor the functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fsbench.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from fsbench.config.sharpness import SharpnessConfig
+
+Options = Callable[["SharpnessConfig"], dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure.
+
+    Args:
+        name: on the command line.
+        column: in tables, and in the record.
+        line, source: what it is and where from.
+        function: of `fsbench.sharpness`, called with the risk.
+        fixed: arguments that make the function this measure.
+        options: of a configuration, the arguments that it determines, each with its key; they are what a recorded
+            value depends on, beside the images.
+        whole: takes its risk over the whole split, not over the `samples` drawn from it.
+        own_loss: puts a loss of its own in the place of the risk's (tsuzuku2019, eq. 20 to 22).
+        test_images: called with the batches of the test split as `evaluate_on`.
+        columns: where there are several ...
+        named_by: ... the key that names them; each of them is a measurement of its own.
+    """
+
+    name: str
+    column: str
+    line: str
+    source: str
+    function: str
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    options: Options = lambda config: {}
+    whole: bool = False
+    own_loss: bool = False
+    test_images: bool = False
+    columns: Callable[[SharpnessConfig], list[str]] | None = None
+    named_by: str | None = None
+
+    def columns_of(self, config: SharpnessConfig) -> list[str]:
+        return self.columns(config) if self.columns else [self.column]
+
+    def arguments(self, config: SharpnessConfig) -> dict[str, Any]:
+        return {**self.fixed, **{name: getattr(config, key) for name, key in self.options(config).items()}}
+
+    def settings(self, config: SharpnessConfig) -> dict[str, Any]:
+        """What determines the value beside the weights: equal settings are the same measurement.
+
+        `samples` (and the seed that drew them) is left to the record, which knows how many images there are.
+        """
+        own = {key: getattr(config, key) for key in self.options(config).values() if key != self.named_by}
+        loss = {} if self.own_loss else {"label_smoothing": config.label_smoothing or 0.0}
+        return {"split": config.split, "dtype": config.dtype, **loss, **own}
+
+
+def _named(*keys: str) -> Options:
+    return lambda config: {key: key for key in keys}
+
+
+def _trace(config: SharpnessConfig) -> dict[str, str]:
+    return {} if config.classes is None else {"classes": "classes", "seed": "seed"}
+
+
+def _adversarial_columns(config: SharpnessConfig) -> list[str]:
+    return [f"adversarial_{what}_{alpha:g}" for alpha in config.alphas for what in ("accuracy", "loss")]
+
+
+MEASURES: dict[str, Measure] = {
+    measure.name: measure
+    for measure in (
+        Measure("trace", "hessian_trace", "Tr H, exact by K backward passes",
+                "ibayashi2021 prop. 1, tsuzuku2019 eq. 5", "hessian_trace", {"method": "exact"}, _trace),
+        Measure("trace_hutchinson", "hessian_trace_hutchinson", "Tr H by random probes, for any network",
+                "Hutchinson 1990", "hessian_trace", {"method": "hutchinson"}, _named("probes", "tolerance", "seed")),
+        Measure("minimum", "minimum_sharpness", "least Tr H among networks equal up to the layers' scales",
+                "ibayashi2021 theorem 1", "minimum_sharpness"),
+        Measure("matrix_normalized", "matrix_normalized_sharpness", "sum over matrices of sqrt(||W||^2 Tr H)",
+                "tsuzuku2019 eq. 13", "matrix_normalized_sharpness", own_loss=True),
+        Measure("normalized", "normalized_sharpness", "the same at the best scale of every row and column",
+                "tsuzuku2019 eq. 17", "normalized_sharpness", own_loss=True),
+        Measure("fisher_determinant", "fisher_log_determinant", "gamma-hat, ln det of Gram matrices of gradients",
+                "jia2020 eq. 6", "fisher_log_determinant",
+                options=_named("subset_size", "subsets", "seed", "logit_norm"), whole=True),
+        Measure("fisher_trace", "fisher_trace", "mean squared norm of the gradient of an example",
+                "jia2020 section 6", "fisher_trace"),
+        Measure("frobenius", "hessian_frobenius_norm", "mean fourth power of the norm of an example's gradient",
+                "jia2020 app. D", "hessian_frobenius_norm", {"definition": "per_example"}),
+        Measure("frobenius_fisher", "hessian_frobenius_norm_fisher", "||J'J / N'||_F^2 of subsets' gradients",
+                "jia2020 section 7.1", "hessian_frobenius_norm", {"definition": "fisher"},
+                _named("subset_size", "subsets", "seed"), whole=True),
+        Measure("spectral", "hessian_spectral_radius", "mean squared spectral norm of subsets' gradients",
+                "jia2020 app. D", "hessian_spectral_radius",
+                options=_named("subset_size", "subsets", "seed"), whole=True),
+        Measure("robustness", "input_robustness", "squared spectral norm of the Jacobian by the input",
+                "jia2020 section 7.1", "input_robustness"),
+        Measure("fisher_rao", "fisher_rao_norm", "sum of w^2 E[(d loss / d w)^2]", "tsuzuku2019 eq. 25",
+                "fisher_rao_norm"),
+        Measure("worst_case", "worst_case_sharpness", "rise of the loss on the ellipsoid of SAM, ASAM or FSAM",
+                "kim2022 eq. 1, 4, 8", "worst_case_sharpness",
+                options=lambda config: {"rho": "rho", "neighbourhood": "neighbourhood", "eta": "eta",
+                                        "steps": "ascent_steps"}),
+        Measure("adversarial", "adversarial", "test accuracy and loss at w + alpha g / ||g||", "kim2022 section 5.4",
+                "adversarial_perturbation", options=_named("alphas"), whole=True, test_images=True,
+                columns=_adversarial_columns, named_by="alphas"),
+        Measure("eigenvalues", "hessian_top_eigenvalue", "largest eigenvalues of H by Lanczos", "Lanczos 1950",
+                "hessian_top_eigenvalues", options=lambda config: {"k": "eigenvalues"}),
+    )
+}  # fmt: skip
+
+DEFAULT = ("trace", "minimum", "normalized", "fisher_trace", "fisher_determinant", "worst_case")
+
+
+def chosen_measures(names: Iterable[str] | None) -> list[Measure]:
+    """The measures of `measures=[...]`: short names, column names, `default` and `all`, without repetitions.
+
+    Raises:
+        UsageError: for a name that is none of these.
+    """
+    chosen: dict[str, Measure] = {}
+    by_column = {measure.column: measure for measure in MEASURES.values()}
+    for name in DEFAULT if names is None else names:
+        if name in ("default", "all"):
+            chosen |= {n: MEASURES[n] for n in (DEFAULT if name == "default" else MEASURES)}
+            continue
+        found = MEASURES.get(name) or by_column.get(name)
+        if found is None:
+            near = did_you_mean(name, [*MEASURES, *by_column, "default", "all"])
+            raise UsageError("measures", name, f"no such measure{near}; `fsbench list measures` shows them")
+        chosen[found.name] = found
+    if not chosen:
+        raise UsageError("measures", "[]", "name at least one; `fsbench list measures` shows them")
+    return list(chosen.values())
+
+
+def measure_of(column: str) -> Measure | None:
+    """The measure whose results stand under a column of tables."""
+    for measure in MEASURES.values():
+        if measure.column == column or (measure.columns and column.startswith(f"{measure.column}_")):
+            return measure
+    return None

@@ -1,0 +1,65 @@
+"""The network of a source, with its weights, in eval mode."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from fsbench.config.model import Timm
+from fsbench.data import Data
+from fsbench.measuring.source import Source
+from fsbench.models import build_model
+
+
+def build_network(source: Source, data: Data, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, list[str]]:
+    """The network, and what a reader must know of its weights.
+
+    Raises:
+        UsageError: the network can't take the images, or the file holds other weights.
+    """
+    # As in training: a cropping augmentation may have the network see less than the data set's own size.
+    side = source.augment.image_size(None)
+    shape = data.shape if side is None else (data.shape[0], side, side)
+    torch.manual_seed(source.seed)
+    with _messages() as notes:
+        model = build_model(source.model, shape, data.classes)
+    if source.model.checkpoint is None and not _pretrained(source):
+        notes.append(f"the weights are the initial ones, of seed {source.seed}: no model.checkpoint, not pretrained")
+    if _pretrained(source) and (published := _published_classes(source.model.name)) not in (None, data.classes):
+        notes.append(f"the classifier for {data.classes} classes is initial: the published one has {published}")
+    return model.to(device=device, dtype=dtype).eval(), notes
+
+
+def _pretrained(source: Source) -> bool:
+    return source.model.checkpoint is None and isinstance(source.model, Timm) and source.model.pretrained
+
+
+def _published_classes(name: str) -> int | None:
+    import timm  # imported late: timm takes seconds to load
+
+    found = timm.get_pretrained_cfg(name)
+    return None if found is None else found.num_classes
+
+
+@contextmanager
+def _messages() -> Iterator[list[str]]:
+    """What is logged meanwhile: that a classifier stays as initialised, say."""
+    heard: list[str] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record.getMessage())
+
+    log, ear = logging.getLogger("fsbench"), Ear()
+    level = log.level
+    log.addHandler(ear)
+    log.setLevel(logging.INFO)
+    try:
+        yield heard
+    finally:
+        log.removeHandler(ear)
+        log.setLevel(level)

@@ -1,0 +1,210 @@
+"""What is measured: a finished run, or a network and a data set; found and checked without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from fsbench.config.augment import AugmentOptions
+from fsbench.config.dataset import DatasetOptions
+from fsbench.config.load import load
+from fsbench.config.model import ModelOptions, Timm
+from fsbench.config.sharpness import MovedDataset, SharpnessConfig
+from fsbench.config.train import TrainConfig
+from fsbench.errors import UsageError, did_you_mean
+from fsbench.runs.atomic import write_text
+from fsbench.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from fsbench.config.compose import Job
+
+_RUNS = Path("runs")
+# Draws of a data set that follow its seed.
+_DRAWN = ("validation", "subset", "noise", "random_labels", "confusion")
+
+
+class Unfinished(UsageError):
+    """The run is there, but not finished: `status` says what became of it."""
+
+    def __init__(self, run: str, status: str) -> None:
+        super().__init__("run", run, f"is not finished: {status}")
+        self.status = status
+
+    def __reduce__(self):
+        return type(self), (self.value, self.status)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network and its images.
+
+    Args:
+        directory: where the record lies.
+        weights: a word for what the weights are; the record is about these and no others.
+        model, dataset, augment: as configured; `model.checkpoint` is the file of the weights, if there is one.
+        seed: of the initial weights, where no file and no published weights replace them.
+        trained_on: sha256 of the training images and labels, where known.
+    """
+
+    directory: RunDirectory
+    weights: str
+    model: ModelOptions
+    dataset: DatasetOptions
+    augment: AugmentOptions
+    data_dir: Path
+    workers: int
+    seed: int
+    trained_on: str | None = None
+    is_run: bool = True
+
+    @property
+    def title(self) -> str:
+        return str(self.directory.path)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What determines weights and images."""
+        dataset = self.dataset.model_dump(mode="json", exclude={"label", "in_memory"})
+        if not any(dataset[key] for key in _DRAWN):
+            del dataset["seed"]
+        # A file counts by what is in it.
+        model = self.model.model_dump(mode="json", exclude={"checkpoint"})
+        augment = self.augment.model_dump(mode="json", include={"random_resized_crop", "resize", "size"})
+        return {"weights": self.weights, "model": model, "dataset": dataset, "augment": augment}
+
+    def prepare(self) -> None:
+        """See that the record can be written, and say in `source.yaml` what it is about, if not a run."""
+        try:
+            self.directory.path.mkdir(parents=True, exist_ok=True)
+            with self.directory.locked():
+                if not self.is_run:
+                    write_text(self.directory.path / "source.yaml", yaml.safe_dump(self.described, sort_keys=False))
+        except OSError as failure:
+            problem = f"can't write there: {failure.strerror}"
+            raise UsageError("run" if self.is_run else "out", self.directory.path, problem) from None
+
+
+def find_source(job: Job[SharpnessConfig]) -> Source:
+    """The network and images a configuration asks for.
+
+    Raises:
+        Unfinished: the run is not finished.
+        UsageError: it does not exist, lacks its weights or its configuration; `out` holds something else.
+    """
+    return _run(job.config) if job.config.run is not None else _network(job.config, job.choices)
+
+
+def _run(config: SharpnessConfig) -> Source:
+    path = Path(config.run or "").expanduser()
+    directory = RunDirectory(path)
+    if not path.is_dir():
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
+        raise UsageError("run", config.run, f"no such directory{near}")
+    if not directory.config.is_file():
+        raise UsageError("run", config.run, "is not a run directory: it holds no config.yaml")
+    if not directory.finished:
+        raise Unfinished(config.run, directory.status)
+    if not directory.model.is_file():
+        raise UsageError("run", config.run, "holds no model.safetensors; overwrite=true trains it again")
+    options = _trained_as(directory)
+    dataset = options.dataset
+    if isinstance(config.dataset, MovedDataset) and config.dataset.root is not None:
+        if dataset.root is None:
+            problem = f"the data set of {config.run} is {dataset.name}, which lies under data_dir"
+            raise UsageError("dataset.root", config.dataset.root, problem)
+        dataset = dataset.model_copy(update={"root": config.dataset.root})
+    weights: dict[str, Any] = {"checkpoint": str(directory.model)}
+    if isinstance(options.model, Timm):
+        weights["pretrained"] = False
+    return Source(
+        directory=directory,
+        weights=_sha256(directory.model),
+        model=options.model.model_copy(update=weights),
+        dataset=dataset,
+        augment=options.augment,
+        data_dir=Path(config.data_dir or options.data_dir),
+        workers=config.workers,
+        seed=options.seed,
+        trained_on=_training_data(directory),
+    )
+
+
+def _network(config: SharpnessConfig, choices: dict[str, str]) -> Source:
+    model, dataset = config.model, config.dataset
+    assert model is not None  # SharpnessConfig sees to both
+    assert isinstance(dataset, DatasetOptions)
+    if model.checkpoint is not None and not Path(model.checkpoint).is_file():
+        raise UsageError("model.checkpoint", model.checkpoint, "there is no such file")
+    pretrained = isinstance(model, Timm) and model.pretrained
+    if model.checkpoint is not None:
+        weights, seed = _sha256(Path(model.checkpoint)), 0
+    elif pretrained:
+        weights, seed = "pretrained", 0
+    else:
+        weights, seed = f"initial, seed {config.seed}", config.seed
+    found = Source(
+        directory=RunDirectory(Path("")),
+        weights=weights,
+        model=model,
+        dataset=dataset,
+        augment=config.augment or AugmentOptions(),
+        data_dir=Path(config.data_dir or "data"),
+        workers=config.workers,
+        seed=seed,
+        is_run=False,
+    )
+    name = (model.name or choices["model"]) if isinstance(model, Timm) else choices["model"]
+    identity = hashlib.sha256(json.dumps(found.described, sort_keys=True).encode()).hexdigest()[:8]
+    default = _RUNS / "sharpness" / f"{choices['dataset']}-{name.replace('/', '_')}-{identity}"
+    place = Path(config.out).expanduser() if config.out is not None else default
+    _refuse_other(place, found.described)
+    return Source(**{**vars(found), "directory": RunDirectory(place)})
+
+
+def _refuse_other(place: Path, described: dict[str, Any]) -> None:
+    """Raise UsageError where the directory is another network's, or something else."""
+    if place.exists() and not place.is_dir():
+        raise UsageError("out", place, "is not a directory")
+    if not place.is_dir():
+        return
+    if not (place / "source.yaml").is_file():
+        strangers = [p.name for p in place.iterdir() if p.name != "lock" and not p.name.startswith(".")]
+        if strangers:
+            raise UsageError("out", place, f"holds other files ({strangers[0]}, ...)")
+        return
+    try:
+        theirs = yaml.safe_load((place / "source.yaml").read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        theirs = None
+    if theirs != described:
+        raise UsageError("out", place, "holds the measures of another network or data set; choose another directory")
+
+
+def _trained_as(directory: RunDirectory) -> TrainConfig:
+    try:
+        values = yaml.safe_load(directory.config.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError
+    except (yaml.YAMLError, ValueError):
+        raise UsageError("run", directory.path, "its config.yaml can't be read") from None
+    try:
+        return load(values, TrainConfig)
+    except UsageError as failure:
+        raise UsageError("run", directory.path, f"its config.yaml can't be used: {failure}") from None
+
+
+def _training_data(directory: RunDirectory) -> str | None:
+    try:
+        return str(json.loads(directory.provenance.read_text(encoding="utf-8"))["data"]["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
