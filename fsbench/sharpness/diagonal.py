@@ -59,5 +59,5 @@ def squared_gradients(risk: Risk, vectors, count: int, what: str) -> dict[str, T
     sums = {name: torch.zeros_like(parameter) for name, parameter in risk.parameters.items()}
     for piece in logit_gradients(risk, vectors, count, what):
         for name, gradients in piece.gradients:
-            sums[name] += gradients.weighted_squares(piece.weights.to(sums[name].dtype))
+            sums[name] += gradients.weighted_squares(piece.weights)
     return sums

@@ -20,8 +20,8 @@ class LayerGradients(Protocol):
     def squared_norms(self) -> Tensor:
         """||G[s, i]||_F^2, (S, n)."""
 
-    def weighted_squares(self, weights: Tensor) -> Tensor:
-        """sum_si weights[s, i] G[s, i]^2, elementwise, shaped like the weight tensor; weights (S, n)."""
+    def weighted_squares(self, weights: Tensor | None) -> Tensor:
+        """sum_si weights[s, i] G[s, i]^2, elementwise, shaped like the weight tensor; weights (S, n), None for ones."""
 
     def dense(self) -> Tensor:
         """G itself, (S, n, *shape)."""
@@ -34,10 +34,10 @@ class Dense:
         self.gradients = gradients
 
     def squared_norms(self) -> Tensor:
-        return self.gradients.square().flatten(2).sum(-1)
+        return _squared_norms(self.gradients.flatten(2))
 
-    def weighted_squares(self, weights: Tensor) -> Tensor:
-        return torch.einsum("sn,sn...->...", weights, self.gradients.square())
+    def weighted_squares(self, weights: Tensor | None) -> Tensor:
+        return _weighted_sum(weights, self.gradients.square(), 2)
 
     def dense(self) -> Tensor:
         return self.gradients
@@ -56,7 +56,7 @@ class Summed:
     def squared_norms(self) -> Tensor:
         return self._sum.squared_norms()
 
-    def weighted_squares(self, weights: Tensor) -> Tensor:
+    def weighted_squares(self, weights: Tensor | None) -> Tensor:
         return self._sum.weighted_squares(weights)
 
     def dense(self) -> Tensor:
@@ -83,20 +83,22 @@ class OuterProducts:
         count, _, _, rows, positions = self.outputs.shape
         columns = self.inputs.shape[2]
         if positions == 1:
-            return torch.einsum("sng,ng->sn", self.outputs.square().sum((3, 4)), self.inputs.square().sum((2, 3)))
+            norms = _squared_norms(self.outputs.flatten(3)) * _squared_norms(self.inputs.flatten(2))
+            return norms.squeeze(2) if norms.shape[2] == 1 else norms.sum(2)
         if positions**2 * (count * rows + columns) < count * rows * columns * positions:
             metric = self.inputs.mT @ self.inputs  # (n, groups, T, T)
             return torch.stack([((z @ metric) * z).sum((1, 2, 3)) for z in self.outputs])
-        return torch.stack([g.square().sum((1, 2, 3)) for g in self._products()])
+        return torch.stack([_squared_norms(g.flatten(1)) for g in self._products()])
 
-    def weighted_squares(self, weights: Tensor) -> Tensor:
+    def weighted_squares(self, weights: Tensor | None) -> Tensor:
         if self.outputs.shape[-1] == 1:
-            squares = torch.einsum("sn,sngo->ngo", weights, self.outputs.squeeze(-1).square())
+            squares = self.outputs.squeeze(-1).square()  # (S, n, groups, O)
+            squares = squares.sum(0) if weights is None else torch.einsum("sn,sngo->ngo", weights.to(squares), squares)
             return torch.einsum("ngo,ngi->goi", squares, self.inputs.squeeze(-1).square()).reshape(self.shape)
-        total = torch.zeros((), device=weights.device, dtype=weights.dtype)
-        for weight, gradient in zip(weights, self._products(), strict=True):
-            total = total + torch.tensordot(weight, gradient.square_(), 1)
-        return total.reshape(self.shape)
+        total: Tensor | float = 0.0
+        for s, gradient in enumerate(self._products()):
+            total = total + _weighted_sum(None if weights is None else weights[s], gradient.square_(), 1)
+        return torch.as_tensor(total).reshape(self.shape)
 
     def dense(self) -> Tensor:
         return torch.stack(list(self._products())).reshape(*self.outputs.shape[:2], *self.shape)
@@ -106,3 +108,13 @@ class OuterProducts:
         transposed = self.inputs.mT
         for z in self.outputs:
             yield z @ transposed
+
+
+def _squared_norms(rows: Tensor) -> Tensor:
+    """||row||^2 along the last axis, without the squares in memory."""
+    return torch.linalg.vector_norm(rows, dim=-1).square_()
+
+
+def _weighted_sum(weights: Tensor | None, values: Tensor, axes: int) -> Tensor:
+    """Over the first axes of `values`, which `weights` are shaped like."""
+    return values.sum(tuple(range(axes))) if weights is None else torch.tensordot(weights.to(values), values, axes)

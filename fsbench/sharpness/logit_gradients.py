@@ -25,13 +25,13 @@ class Piece:
 
     Args:
         gradients: of each used trained tensor, by name.
-        weights: (S, n) in float64.
+        weights: (S, n) in float64; None where all of them are 1.
         first: index of the first of these vectors among all that `vectors` gave.
         rows: where in the pass over the data these examples lie.
     """
 
     gradients: Iterator[tuple[str, LayerGradients]]
-    weights: Tensor
+    weights: Tensor | None
     first: int
     rows: slice
 
@@ -71,16 +71,13 @@ def _piece(risk: Risk, vectors: Vectors, x: Tensor, y: Tensor, group: int, start
     with torch.enable_grad(), risk.weight_uses.recorded() as calls:
         logits = risk.model(x)
     v, weights = vectors(logits.detach(), y)
-    if weights is None:
-        weights = torch.ones(v.shape[:2], dtype=torch.float64, device=v.device)
     v = v.to(logits.dtype)
     for first in range(0, len(v), group):
         some = slice(first, first + group)
         edges, keep = [call.output for call in calls], first + group < len(v)
         backward = _backward(logits, edges, v[some], batched=risk.weight_uses.batched, keep=keep)
-        yield Piece(
-            _by_tensor(risk, calls, backward, x, v[some]), weights[some], first, slice(start, start + len(y))
-        )  # fmt: skip
+        own = None if weights is None else weights[some]
+        yield Piece(_by_tensor(risk, calls, backward, x, v[some]), own, first, slice(start, start + len(y)))
 
 
 def _backward(logits: Tensor, inputs: Sequence, v: Tensor, *, batched: bool, keep: bool = False) -> list[Tensor]:

@@ -124,7 +124,8 @@ class Risk:
                 step = size or len(y)
                 for start in range(0, len(y), step):
                     yield x[start : start + step], y[start : start + step]
-                    bar.update(len(y[start : start + step]))
+                    if bar is not None:
+                        bar.update(min(step, len(y) - start))
                 count += len(y)
         self._examples = count
 
@@ -212,13 +213,14 @@ class Risk:
             yield x.to(device), y.to(device)
 
     @contextmanager
-    def _bar(self, what: str) -> Iterator[tqdm]:
-        shown = self.progress and bool(what)
+    def _bar(self, what: str) -> Iterator[tqdm | None]:
+        if not (self.progress and what):
+            yield None
+            return
         # Only what takes more than a moment is worth a bar.
         with tqdm(
-            total=self._examples, desc=what, unit="example", disable=None if shown else True,
-            delay=1.0, leave=False, dynamic_ncols=True,
-        ) as bar:  # fmt: skip
+            total=self._examples, desc=what, unit="example", disable=None, delay=1.0, leave=False, dynamic_ncols=True
+        ) as bar:
             yield bar
 
     def _first_batch(self) -> Batch:

@@ -64,20 +64,23 @@ def hessian_trace(
         return sampled_factors(risk.loss_fn, logits, labels, classes, generator)
 
     count = classes or risk.classes
-    layers: dict[str, Tensor] = {}
+    layers: dict[str, list[Tensor]] = {name: [] for name in risk.names}
     draws: dict[int, Tensor] = {}
     squares: list[Tensor] = []
     for _, pieces in groupby(logit_gradients(risk, vectors, count, "trace"), key=lambda piece: piece.rows):
-        example: Tensor | float = 0.0
+        scores: list[Tensor] = []  # of each tensor in turn, (n,)
         for piece in pieces:
             for name, gradients in piece.gradients:
-                scores = gradients.squared_norms() * piece.weights  # (S, n)
-                layers[name] = layers.get(name, 0.0) + scores.sum()
-                draws[piece.first] = draws.get(piece.first, 0.0) + scores.sum(1)
-                example = example + scores.sum(0)
-        squares.append(torch.as_tensor(example).square().sum())
+                norms = gradients.squared_norms()  # (S, n)
+                if piece.weights is not None:
+                    norms = norms * piece.weights
+                if classes is not None:
+                    draws[piece.first] = draws.get(piece.first, 0.0) + norms.sum(1, dtype=torch.float64)
+                scores.append(norms.sum(0, dtype=torch.float64))
+                layers[name].append(scores[-1].sum())
+        squares.append(torch.stack(scores).sum(0).square().sum())
     n = risk.examples
-    per_layer = {name: float(layers.get(name, 0.0)) / n for name in risk.names}
+    per_layer = {name: float(torch.stack(parts).sum()) / n if parts else 0.0 for name, parts in layers.items()}
     value = math.fsum(per_layer.values())
     spread = max(0.0, float(torch.stack(squares).sum()) / n - value**2)
     hessian = not notes
