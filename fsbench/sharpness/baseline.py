@@ -36,9 +36,11 @@ def baseline_diagonal(risk: Risk) -> Diagonal:
                 found = []
                 for p, g in zip(risk.weights, gradient, strict=True):
                     entries = torch.zeros(p.numel(), dtype=p.dtype, device=p.device)
-                    # An entry without a graph is constant in w: of an unused weight, or of a loss linear in it.
-                    for i, entry in enumerate(g.flatten() if g.requires_grad else ()):
-                        (row,) = torch.autograd.grad(entry, p, retain_graph=True, materialize_grads=True)
+                    flat = g.flatten()
+                    # Without a graph it is constant in w: of an unused weight, or of a loss linear in it.
+                    for i in range(len(flat) if g.requires_grad else 0):
+                        # Indexed: iterating over a tensor ties all its entries into one node of the graph.
+                        (row,) = torch.autograd.grad(flat[i], p, retain_graph=True, materialize_grads=True)
                         entries[i] = row.flatten()[i]
                         bar.update(len(y))
                     found.append(entries.view_as(p))

@@ -41,14 +41,14 @@ def factors(
 ) -> tuple[Tensor, Tensor | None]:
     """All of the logit Hessian: v, (K, n, K), and weights, (K, n); None stands for ones.
 
-    Cross-entropy: v_l = sqrt(p_l) (e_l - p). It sums to diag(p) - pp' without the difference of proposition 1,
-    in which nearly everything cancels where the network is sure. Any other loss: eigenvectors and eigenvalues.
-    In float64; `logits` (n, K), `labels` (n,) or (n, ...).
+    Cross-entropy: v_l = sqrt(p_l) (e_l - p), the square root diag(p)^1/2 (1 - 1p') of diag(p) - pp', without the
+    difference of proposition 1, in which nearly everything cancels where the network is sure. Any other loss:
+    eigenvectors and eigenvalues. `logits` (n, K), `labels` (n,) or (n, ...).
     """
+    dtype = logits.dtype
     logits = logits.detach().double()
     if is_cross_entropy(loss_fn):
-        p = logits.softmax(-1)
-        return p.t().sqrt()[:, :, None] * _label_directions(p), None
+        return _softmax_root(logits.softmax(-1), dtype), None
     values, vectors = torch.linalg.eigh(_logit_hessian(loss_fn, logits, labels))
     return vectors.permute(2, 0, 1), values.t()
 
@@ -64,8 +64,10 @@ def sampled_factors(
     logits = logits.detach().double()
     if is_cross_entropy(loss_fn):
         p = logits.softmax(-1)
-        classes = _drawn(p, draws, generator)
-        v = functional.one_hot(classes.t(), p.shape[-1]) - p
+        drawn = _drawn(p, draws, generator).t()[:, :, None]
+        v = (-p).repeat(draws, 1, 1).scatter_(2, drawn, 0.0)
+        # 1 - p_l as the sum of the other p's: it keeps its digits where p_l is nearly 1.
+        v.scatter_(2, drawn, -v.sum(-1, keepdim=True))
         return v, torch.full(v.shape[:2], 1 / draws, dtype=p.dtype, device=p.device)
     values, vectors = torch.linalg.eigh(_logit_hessian(loss_fn, logits, labels))
     mass = values.abs().sum(-1, keepdim=True)
@@ -74,17 +76,13 @@ def sampled_factors(
     return v, (values.gather(1, chosen).sign() * mass / draws).t()
 
 
-def _label_directions(p: Tensor) -> Tensor:
-    """e_l - p, (K, n, K), its own entry 1 - p_l as the sum of the other p's: exact where p_l is nearly 1."""
-    classes = p.shape[-1]
-    directions = -p.expand(classes, *p.shape).clone()
-    others = p.sum(-1, keepdim=True) - p if classes > 64 else _sums_of_others(p)
-    directions.diagonal(dim1=0, dim2=2).copy_(others)
-    return directions
-
-
-def _sums_of_others(p: Tensor) -> Tensor:
-    return p @ (1 - torch.eye(p.shape[-1], dtype=p.dtype, device=p.device))
+def _softmax_root(p: Tensor, dtype: torch.dtype) -> Tensor:
+    """sqrt(p_l) (e_l - p), (K, n, K); 1 - p_l as the sum of the other p's, which keeps its digits near p_l = 1."""
+    others = p @ (1 - torch.eye(p.shape[-1], dtype=p.dtype, device=p.device))
+    root = p.sqrt()
+    v = -root.t()[:, :, None].to(dtype) * p.to(dtype)
+    v.diagonal(dim1=0, dim2=2).copy_(root * others)
+    return v
 
 
 def _drawn(probabilities: Tensor, draws: int, generator: torch.Generator) -> Tensor:
