@@ -21,7 +21,7 @@ from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.risk import Risk
 from fsbench.sharpness.spectral_radius import hessian_spectral_radius
 from fsbench.sharpness.surrogate_loss import normalized_softmax_cross_entropy
-from fsbench.sharpness.top_eigenvalues import hessian_top_eigenvalues
+from fsbench.sharpness.top_eigenvalues import hessian_top_eigenpairs, hessian_top_eigenvalues
 from fsbench.sharpness.trace import hessian_trace
 from fsbench.sharpness.worst_case import worst_case_sharpness
 
@@ -40,6 +40,7 @@ __all__ = [
     "hessian_diagonal",
     "hessian_frobenius_norm",
     "hessian_spectral_radius",
+    "hessian_top_eigenpairs",
     "hessian_top_eigenvalues",
     "hessian_trace",
     "input_robustness",

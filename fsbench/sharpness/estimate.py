@@ -43,7 +43,7 @@ class Estimate:
         return self.value
 
     def __str__(self) -> str:
-        return f"{self.value:.6g}" if self.exact else f"{self.value:.6g} ± {self.stderr:.2g}"
+        return f"{self.value:.6g} ± {self.stderr:.2g}" if self.stderr > 0 else f"{self.value:.6g}"
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ class Dense:
         self.gradients = gradients
 
     def squared_norms(self) -> Tensor:
-        return _squared_norms(self.gradients.flatten(2))
+        # reshape: a weight of its own without axes has no third one to flatten.
+        return _squared_norms(self.gradients.reshape(*self.gradients.shape[:2], -1))
 
     def weighted_squares(self, weights: Tensor | None) -> Tensor:
         return _weighted_sum(weights, self.gradients.square(), 2)

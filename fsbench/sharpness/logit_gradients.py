@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fsbench.sharpness.layer_gradients import Dense, LayerGradients, Summed
+from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.risk import Batch, Risk
 
 # Of logits (n, K) and labels: v, (S, n, K), the vectors to send back, and weights, (S, n) or None for ones.
@@ -45,7 +46,12 @@ def logit_gradients(
         count: S, how many vectors there are for each example; what a piece may hold depends on it.
         what: names the work on the progress bar.
         examples: (x, y) to go through; the whole risk where it is None.
+
+    Raises:
+        Refused: the loss depends on weights otherwise than through the logits.
     """
+    if risk.loss_has_weights:
+        raise Refused("loss_fn depends on weights otherwise than through the network's output (weight decay in it?)")
     size, group = _plan(risk, count)
     start = 0
     pieces = risk.pieces(size, what) if examples is None else zip(*(part.split(size) for part in examples), strict=True)

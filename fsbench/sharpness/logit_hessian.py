@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fsbench.errors import first_line
 from fsbench.sharpness.refused import Refused
 
 
@@ -94,13 +95,27 @@ def _drawn(probabilities: Tensor, draws: int, generator: torch.Generator) -> Ten
 
 
 def _logit_hessian(loss_fn: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor) -> Tensor:
-    """(n, K, K), by automatic differentiation of each example's loss."""
-
-    def loss(o: Tensor, y: Tensor) -> Tensor:
-        return loss_fn(o[None], y[None])
-
+    """(n, K, K), a row of all examples at a time: none's loss depends on another's logits."""
     with torch.enable_grad():
-        hessian = torch.func.vmap(torch.func.jacrev(torch.func.jacrev(loss)))(logits, labels)
+        o = logits.requires_grad_()
+        try:
+            (gradient,) = torch.autograd.grad(loss_fn(o, labels) * len(labels), o, create_graph=True)
+            if not gradient.requires_grad:
+                raise Refused(_LINEAR)
+            rows = [torch.autograd.grad(column.sum(), o, retain_graph=True)[0] for column in gradient.unbind(-1)]
+        except RuntimeError as failure:
+            if "not implemented" not in str(failure):
+                raise
+            raise Refused(f"the loss has no second derivative in torch: {first_line(failure)}") from failure
+    hessian = torch.stack(rows, dim=1)
     if not hessian.isfinite().all():
         raise Refused("the loss has no finite second derivative with respect to the logits of some example")
+    if not hessian.any():
+        raise Refused(_LINEAR)
     return hessian
+
+
+_LINEAR = (
+    "the loss is linear in the network's output, so what curves it is inside the network; end the network with the "
+    "logits and use cross-entropy in place of LogSoftmax and NLLLoss"
+)

@@ -28,7 +28,8 @@ class Risk:
         model: in eval mode wherever a mode makes a difference. Its trained weights (`requires_grad`) are w.
         loss_fn: of the network's output (n, ...) and the labels (n, ...) to their mean, in nats for cross-entropy.
         batches: an iterable of (x, y) that can be iterated again (a list, a DataLoader) and always yields the same
-            examples, in any order and in batches of any sizes; moved to the model's device.
+            examples, in any order and in batches of any sizes; moved to the model's device. (Subsets that a seed
+            draws are the same ones only if the order is.)
         memory: bytes that a measure may use for activations and gradients at a time. Batches are cut into
             pieces that fit, and cut further where a device runs out of memory.
         progress: show a bar on stderr while a pass over the data takes long.
@@ -209,7 +210,10 @@ class Risk:
     def _whole(self) -> Iterator[Batch]:
         self._refuse_train_mode()
         device = next(iter(self.parameters.values())).device
-        for x, y in self.batches:
+        for batch in self.batches:
+            if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(map(_is_batched, batch)):
+                raise Refused("batches must yield pairs of tensors (x, y), examples along their first axis")
+            x, y = batch
             yield x.to(device), y.to(device)
 
     @contextmanager
@@ -243,6 +247,12 @@ class Risk:
     @torch.no_grad()
     def _refuse_changing(self, x: Tensor, y: Tensor, labels: Tensor) -> None:
         output, again, alone = self.model(x), self.model(x), self.model(x[:1])
+        if not isinstance(output, Tensor):
+            raise Refused(
+                f"the network's output is a {type(output).__name__}, not a tensor; wrap it to give its logits"
+            )
+        if not output.isfinite().all():
+            raise Refused("the network's output is not finite")
         if not torch.equal(output, again):
             raise Refused("two evaluations of the network differ; dropout and other randomness have to be off")
         tolerance = torch.finfo(output.dtype).eps ** 0.5
@@ -252,10 +262,17 @@ class Risk:
             # A weight of some class would only show where that class is met.
             y = labels.unique()[:16]
             output = output[:1].expand(len(y), *output.shape[1:])
-        together = self.loss_fn(output, y)
+        with torch.enable_grad():
+            # Weight decay inside the loss, say: seen by derivatives of L, but not by those that begin at the logits.
+            together = self.loss_fn(output, y)
+        self.loss_has_weights = together.requires_grad
         apart = torch.stack([self.loss_fn(output[i : i + 1], y[i : i + 1]) for i in range(len(y))]).mean()
-        if together.dim() > 0 or not torch.allclose(together, apart, rtol=tolerance, atol=tolerance):
+        if together.dim() > 0 or not torch.allclose(together.detach(), apart, rtol=tolerance, atol=tolerance):
             raise Refused("loss_fn is not the mean of the examples' own losses (class weights, a sum, no reduction?)")
+
+
+def _is_batched(part: object) -> bool:
+    return isinstance(part, Tensor) and part.dim() > 0
 
 
 def _halving(of: Callable[[Tensor, Tensor], Sequence[Tensor]], x: Tensor, y: Tensor) -> Sequence[Tensor]:

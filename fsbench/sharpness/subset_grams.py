@@ -144,7 +144,8 @@ class _Factors:
 def _row_factors(gradients: LayerGradients) -> _Factors | Tensor:
     if isinstance(gradients, OuterProducts) and gradients.outputs.shape[-1] == 1:
         return _Factors(gradients.inputs[..., 0], gradients.outputs[0, ..., 0])
-    return gradients.dense()[0].flatten(1)
+    rows = gradients.dense()[0]
+    return rows.reshape(len(rows), -1)
 
 
 def _add_products(gram: Tensor, parts: list[_Factors] | list[Tensor]) -> None:

@@ -57,8 +57,8 @@ def hessian_top_eigenpairs(
     Args:
         k: how many, 1 to W.
         which: `algebraic`: the largest; `magnitude`: the largest in absolute value, in that order.
-        tolerance: wanted residual ||H v - lambda v||, relative to the largest |lambda|; not asked for below ten
-            times the precision of the products (1e-6 in single precision).
+        tolerance: wanted residual ||H v - lambda v||, relative to the largest |lambda|; not asked for below a
+            hundred times the precision of the products (1e-5 in single precision).
         max_products: Hessian-vector products at most, besides k for the residuals after each of up to three rounds.
         seed: of the start vector, which the result does not depend on up to `tolerance`.
 
@@ -109,7 +109,7 @@ class _Found:
     def converged(self, tolerance: float) -> np.ndarray:
         # Products in single precision leave more than any tolerance below theirs.
         floor = max(torch.finfo(p.dtype).eps for p in self.operator.risk.weights)
-        return self.residuals <= max(tolerance, 10 * floor) * abs(self.values).max()
+        return self.residuals <= max(tolerance, 100 * floor) * abs(self.values).max()
 
     def pairs(self, tolerance: float, seed: int | None) -> list[tuple[Estimate, dict[str, Tensor]]]:
         risk = self.operator.risk

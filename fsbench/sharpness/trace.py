@@ -40,6 +40,7 @@ def hessian_trace(
             `baseline`: one derivative for each weight, for comparison.
         classes: for `exact`: instead of all K, so many classes drawn for each example from the network's own
             prediction (another loss: eigenvectors of its logit Hessian); unbiased, with a standard error from two on.
+            K or more: all of them, exactly.
         probes, tolerance: for `hutchinson`, see `hutchinson_trace`.
         seed: of whatever is drawn.
 
@@ -56,6 +57,13 @@ def hessian_trace(
     if classes is not None and classes < 1:
         raise ValueError(f"classes={classes}: must be at least 1")
     notes = gauss_newton_notes(risk)
+    hessian = not notes
+    frozen = len(list(risk.model.parameters())) - len(risk.parameters)
+    if frozen:
+        notes += (f"{frozen} weight tensors are not trained and left out",)
+    if classes is not None and classes >= risk.classes:
+        notes += (f"all {risk.classes} classes were taken, exactly: {classes} draws would cost more",)
+        classes = None
     generator = torch.Generator().manual_seed(seed)
 
     def vectors(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -83,7 +91,6 @@ def hessian_trace(
     per_layer = {name: float(torch.stack(parts).sum()) / n if parts else 0.0 for name, parts in layers.items()}
     value = math.fsum(per_layer.values())
     spread = max(0.0, float(torch.stack(squares).sum()) / n - value**2)
-    hessian = not notes
     return Estimate(
         value=value,
         stderr=0.0 if classes is None else standard_error(torch.cat(list(draws.values())) * count / n),
@@ -92,6 +99,13 @@ def hessian_trace(
         per_layer=per_layer,
         seed=None if classes is None else seed,
         example_stderr=math.sqrt(spread / (n - 1)) if n > 1 else None,
-        method=("exact" if hessian else "gauss-newton") + ("" if classes is None else f", {classes} sampled classes"),
+        method=_method(hessian, classes),
         notes=notes,
     )
+
+
+def _method(hessian: bool, classes: int | None) -> str:
+    if classes is None:
+        return "exact" if hessian else "gauss-newton"
+    sampled = f"{classes} sampled {'class' if classes == 1 else 'classes'} an example"
+    return sampled if hessian else f"gauss-newton, {sampled}"

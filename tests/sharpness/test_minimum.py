@@ -183,7 +183,7 @@ def test_a_frozen_layer_passes_the_scale_on():
     parts = dense_parts(of)
     found = minimum_sharpness(of)
     assert found.value == pytest.approx(3 * math.prod(parts.values()) ** (1 / 3), rel=1e-9)
-    assert found.notes == ("not trained, and so not rescaled: 3.weight",)
+    assert found.notes[0] == "not trained, and so not rescaled: 3.weight"
     assert list(found.per_layer) == ["1.weight", "5.weight", "7.weight"]
 
 
@@ -215,7 +215,7 @@ def test_a_frozen_bias_fixes_the_scale():
     first, second, third, fourth = dense_parts(of).values()
     found = minimum_sharpness(of)
     assert found.value == pytest.approx(2 * math.sqrt(first * second) + 2 * math.sqrt(third * fourth), rel=1e-9)
-    assert found.notes == ("the scale is fixed where a bias that is not zero is not trained: 3.bias, 7.bias",)
+    assert found.notes[0] == "the scale is fixed where a bias that is not zero is not trained: 3.bias, 7.bias"
 
 
 def test_nothing_to_rescale_is_the_trace():

@@ -65,7 +65,23 @@ def plain() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(72, 4))
 
 
+def broken() -> nn.Module:
+    model = plain()
+    nn.init.constant_(model[1].bias, float("nan"))
+    return model
+
+
+class Tupled(Noisy):
+    def forward(self, x):
+        return self.linear(x.flatten(1)), x
+
+
 REFUSED = {
+    "NaN": (broken, CE, batches(), "output is not finite"),
+    "tuple": (Tupled, CE, batches(), "output is a tuple, not a tensor"),
+    "dictionaries": (plain, CE, [{"x": 1}], "pairs of tensors"),
+    "triples": (plain, CE, [(*batches()[0], None)], "pairs of tensors"),
+    "single examples": (plain, CE, [(batches()[0][0][0], batches()[0][1][0])], "pairs of tensors"),
     "batch statistics": (lambda: NETWORKS["resnet"]().train(), CE, batches(), "1 .BatchNorm2d. is in train mode"),
     "dropout": (dropout_on, CE, batches(), "2 .Dropout. is in train mode; call model.eval"),
     "noise": (Noisy, CE, batches(), "two evaluations of the network differ"),
