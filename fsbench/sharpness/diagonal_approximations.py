@@ -130,7 +130,7 @@ def _differences(risk: Risk, vectors: list[list[Tensor]], steps: list[Tensor], d
 
     def _gradient_at(shift: tuple[Tensor, ...] | list[Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
         with torch.no_grad(), displaced(weights, list(shift)), torch.enable_grad():
-            loss = risk.loss_fn(risk.model(x), y) * len(y)
+            loss = risk.loss(risk.model(x), y) * len(y)
             return list(torch.autograd.grad(loss, weights, materialize_grads=True))
 
     what = f"differences {done + 1} to {done + len(vectors)}"

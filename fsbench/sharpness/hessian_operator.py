@@ -107,7 +107,7 @@ class HessianOperator:
 
 def summed_gradient(risk: Risk, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
     """Gradient of the sum (not the mean) of the examples' losses, with its own graph; by `torch.autograd.grad`."""
-    loss = risk.loss_fn(risk.model(x), y) * len(y)
+    loss = risk.loss(risk.model(x), y) * len(y)
     return torch.autograd.grad(loss, risk.weights, create_graph=True, materialize_grads=True)
 
 

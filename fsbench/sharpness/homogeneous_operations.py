@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from fsbench.sharpness.graph import in_order, operation
-from fsbench.sharpness.piecewise_linear import LINEAR
+from fsbench.sharpness.piecewise_linear import BATCHNORM, LINEAR
 from fsbench.sharpness.risk import Risk
 
 # Of the piecewise linear operations these have a bend away from zero, unless their bounds are looked at.
 _BOUNDED = frozenset({"Hardtanh", "Clamp", "ClampMin", "ClampMax", "Threshold"})
-_HOMOGENEOUS = (frozenset(LINEAR) - _BOUNDED) | {
+_HOMOGENEOUS = (frozenset(LINEAR | BATCHNORM) - _BOUNDED) | {
     "MaxPool1D", "AvgPool1D", "MkldnnMaxPool2D", "UpsampleNearest1D", "UpsampleLinear1D", "UpsampleBicubic2D",
     "Embedding", "EmbeddingBag",
 }  # fmt: skip

@@ -76,6 +76,10 @@ def _plan(risk: Risk, count: int) -> tuple[int, int]:
 def _piece(risk: Risk, vectors: Vectors, x: Tensor, y: Tensor, group: int, start: int) -> Iterator[Piece]:
     with torch.enable_grad(), risk.weight_uses.recorded() as calls:
         logits = risk.model(x)
+    if not logits.requires_grad:
+        raise Refused("the network's output depends on no trained weight")
+    if not logits.isfinite().all():
+        raise Refused("the network's output is not finite for some example")
     v, weights = vectors(logits.detach(), y)
     v = v.to(logits.dtype)
     for first in range(0, len(v), group):
@@ -86,19 +90,17 @@ def _piece(risk: Risk, vectors: Vectors, x: Tensor, y: Tensor, group: int, start
         yield Piece(_by_tensor(risk, calls, backward, x, v[some]), own, first, slice(start, start + len(y)))
 
 
-def _backward(logits: Tensor, inputs: Sequence, v: Tensor, *, batched: bool, keep: bool = False) -> list[Tensor]:
-    """d <v_s, logits> / d input for each of the inputs, (S, ...) each."""
+def _backward(logits: Tensor, inputs: Sequence, v: Tensor, *, batched: bool, keep: bool = False) -> list[Tensor | None]:
+    """d <v_s, logits> / d input for each of the inputs, (S, ...) each; None where the logits do not depend on it."""
     if not inputs:
         return []
     if batched and len(v) > 1:
-        return list(
-            torch.autograd.grad(logits, inputs, v, retain_graph=keep, is_grads_batched=True, materialize_grads=True)
-        )
+        return list(torch.autograd.grad(logits, inputs, v, retain_graph=keep, is_grads_batched=True, allow_unused=True))
     rows = [
-        torch.autograd.grad(logits, inputs, one, retain_graph=keep or s + 1 < len(v), materialize_grads=True)
+        torch.autograd.grad(logits, inputs, one, retain_graph=keep or s + 1 < len(v), allow_unused=True)
         for s, one in enumerate(v)
     ]
-    return [torch.stack(parts) for parts in zip(*rows, strict=True)]
+    return [None if parts[0] is None else torch.stack(parts) for parts in zip(*rows, strict=True)]
 
 
 def _by_tensor(risk: Risk, calls: list, backward: list[Tensor], x: Tensor, v: Tensor) -> Iterator:
@@ -106,6 +108,8 @@ def _by_tensor(risk: Risk, calls: list, backward: list[Tensor], x: Tensor, v: Te
     shared: dict[str, list[LayerGradients]] = {}
     several = _names_used_twice(calls)
     for call, of_output in zip(calls, backward, strict=True):
+        if of_output is None:
+            continue
         for name, gradients in call.gradients(of_output):
             if name in uses.loose:
                 continue
@@ -123,9 +127,8 @@ def _names_used_twice(calls: list) -> set[str]:
     seen: set[str] = set()
     twice: set[str] = set()
     for call in calls:
-        for name in (call.layer.weight, call.layer.bias):
-            if name is not None:
-                (twice if name in seen else seen).add(name)
+        for name in call.layer.names:
+            (twice if name in seen else seen).add(name)
     return twice
 
 

@@ -30,6 +30,13 @@ def is_cross_entropy(loss_fn: Callable[[Tensor, Tensor], Tensor]) -> bool:
     return loss_fn is functional.cross_entropy
 
 
+def ignored_label(loss_fn: Callable[[Tensor, Tensor], Tensor]) -> int | None:
+    """The label that cross-entropy passes over; None for another loss."""
+    if not is_cross_entropy(loss_fn):
+        return None
+    return loss_fn.ignore_index if isinstance(loss_fn, nn.CrossEntropyLoss) else -100
+
+
 def is_plain_cross_entropy(loss_fn: Callable[[Tensor, Tensor], Tensor]) -> bool:
     """Cross-entropy without label smoothing."""
     if isinstance(loss_fn, partial) and loss_fn.keywords.get("label_smoothing", 0.0) != 0.0:
@@ -48,7 +55,7 @@ def factors(
     """
     dtype = logits.dtype
     logits = logits.detach().double()
-    if is_cross_entropy(loss_fn):
+    if is_cross_entropy(loss_fn) and not labels.is_floating_point():
         return _softmax_root(logits.softmax(-1), dtype), None
     values, vectors = torch.linalg.eigh(_logit_hessian(loss_fn, logits, labels))
     return vectors.permute(2, 0, 1), values.t()
@@ -59,17 +66,24 @@ def sampled_factors(
 ) -> tuple[Tensor, Tensor]:
     """An unbiased sample of it: v, (draws, n, K), and weights, (draws, n).
 
-    Cross-entropy: classes l drawn from p, v = e_l - p. Any other loss: eigenvectors drawn with probability
-    |lambda| / sum |lambda|. The draws are independent; each alone, times `draws`, is unbiased too.
+    Cross-entropy: v = e_l - p with classes l drawn with probability q_l in proportion to p_l ||e_l - p||^2, and
+    weights p_l / (draws q_l). Any other loss: eigenvectors drawn with probability |lambda| / sum |lambda|. The draws
+    are independent; each alone, times `draws`, is unbiased too.
     """
     logits = logits.detach().double()
-    if is_cross_entropy(loss_fn):
+    if is_cross_entropy(loss_fn) and not labels.is_floating_point():
         p = logits.softmax(-1)
-        drawn = _drawn(p, draws, generator).t()[:, :, None]
-        v = (-p).repeat(draws, 1, 1).scatter_(2, drawn, 0.0)
+        others = _sums_of_others(p)
+        # p_l ||e_l - p||^2: the classes a sure network hardly draws by p alone are those that curve its loss.
+        q = p * (others.square() + _sums_of_others(p.square()))
+        drawn = _drawn(q, draws, generator).t()
+        v = (-p).repeat(draws, 1, 1).scatter_(2, drawn[:, :, None], 0.0)
         # 1 - p_l as the sum of the other p's: it keeps its digits where p_l is nearly 1.
-        v.scatter_(2, drawn, -v.sum(-1, keepdim=True))
-        return v, torch.full(v.shape[:2], 1 / draws, dtype=p.dtype, device=p.device)
+        v.scatter_(2, drawn[:, :, None], -v.sum(-1, keepdim=True))
+        share = q / q.sum(-1, keepdim=True).where(q.sum(-1, keepdim=True) > 0, 1.0)
+        chance = share.gather(1, drawn.t()).t()
+        weights = p.gather(1, drawn.t()).t() / (draws * chance.where(chance > 0, torch.inf))
+        return v, weights
     values, vectors = torch.linalg.eigh(_logit_hessian(loss_fn, logits, labels))
     mass = values.abs().sum(-1, keepdim=True)
     chosen = _drawn(torch.where(mass > 0, values.abs() / mass, 1 / values.shape[-1]), draws, generator)
@@ -79,18 +93,23 @@ def sampled_factors(
 
 def _softmax_root(p: Tensor, dtype: torch.dtype) -> Tensor:
     """sqrt(p_l) (e_l - p), (K, n, K); 1 - p_l as the sum of the other p's, which keeps its digits near p_l = 1."""
-    others = p @ (1 - torch.eye(p.shape[-1], dtype=p.dtype, device=p.device))
+    others = _sums_of_others(p)
     root = p.sqrt()
     v = -root.t()[:, :, None].to(dtype) * p.to(dtype)
     v.diagonal(dim1=0, dim2=2).copy_(root * others)
     return v
 
 
+def _sums_of_others(p: Tensor) -> Tensor:
+    """sum_{k != l} p_k, (n, K), without a difference."""
+    return p @ (1 - torch.eye(p.shape[-1], dtype=p.dtype, device=p.device))
+
+
 def _drawn(probabilities: Tensor, draws: int, generator: torch.Generator) -> Tensor:
     """(n, draws) indices by inversion, so that the pieces the data come in don't change what is drawn."""
     uniform = torch.rand(len(probabilities), draws, generator=generator, dtype=torch.float64)
     cumulated = probabilities.cumsum(-1)
-    cumulated = cumulated / cumulated[:, -1:]
+    cumulated = cumulated / cumulated[:, -1:].where(cumulated[:, -1:] > 0, 1.0)
     return torch.searchsorted(cumulated, uniform.to(cumulated.device), right=True).clamp_(max=cumulated.shape[-1] - 1)
 
 
@@ -101,7 +120,7 @@ def _logit_hessian(loss_fn: Callable[[Tensor, Tensor], Tensor], logits: Tensor, 
         try:
             (gradient,) = torch.autograd.grad(loss_fn(o, labels) * len(labels), o, create_graph=True)
             if not gradient.requires_grad:
-                raise Refused(_LINEAR)
+                raise Refused("the loss is linear in the network's output: what curves it lies inside the network")
             rows = [torch.autograd.grad(column.sum(), o, retain_graph=True)[0] for column in gradient.unbind(-1)]
         except RuntimeError as failure:
             if "not implemented" not in str(failure):
@@ -110,12 +129,4 @@ def _logit_hessian(loss_fn: Callable[[Tensor, Tensor], Tensor], logits: Tensor, 
     hessian = torch.stack(rows, dim=1)
     if not hessian.isfinite().all():
         raise Refused("the loss has no finite second derivative with respect to the logits of some example")
-    if not hessian.any():
-        raise Refused(_LINEAR)
     return hessian
-
-
-_LINEAR = (
-    "the loss is linear in the network's output, so what curves it is inside the network; end the network with the "
-    "logits and use cross-entropy in place of LogSoftmax and NLLLoss"
-)

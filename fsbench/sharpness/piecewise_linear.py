@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
@@ -22,14 +23,17 @@ LINEAR = {
     # averages and interpolation
     "AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "AdaptiveAvgPool3D", "MkldnnAdaptiveAvgPool2D", "UpsampleNearest2D",
     "UpsampleBilinear2D",
-    # in eval mode
-    "NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm",
+    "Embedding",
 }  # fmt: skip
 # Products: linear in each factor, so linear in a weight as long as only one factor depends on it.
-PRODUCTS = {
+BATCHNORM = {"NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"}
+PRODUCTS = BATCHNORM | {
     "Mul", "Addmm", "Mm", "Bmm", "Baddbmm", "Addbmm", "Mv", "Dot", "Convolution", "MkldnnConvolution", "Linear",
     "PreluKernel",
 }  # fmt: skip
+
+# The first input of these is what is added to the product.
+_AFFINE = {"Addmm", "Baddbmm", "Addbmm"}
 
 
 def nonlinear_operations(output: Tensor) -> list[str]:
@@ -45,16 +49,20 @@ def nonlinear_operations(output: Tensor) -> list[str]:
     below: dict[Node, frozenset[int]] = {}
     found: dict[str, None] = {}
     for node in order:
-        parents = [parent for parent, _ in node.next_functions if parent is not None]
-        depends = [below[parent] for parent in parents]
         if hasattr(node, "variable"):
             below[node] = frozenset({id(node.variable)})
             continue
+        depends = [below[parent] if parent is not None else frozenset() for parent, _ in node.next_functions]
         below[node] = frozenset().union(*depends)
         name = operation(node)
-        if name in PRODUCTS:
-            # Distinct inputs of a product; the bias of an affine map may share weights with nothing it is added to.
-            if len(depends) > 1 and sum(map(len, depends)) > len(below[node]):
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            found.setdefault(f"{name}, a function of Python")
+        elif name in BATCHNORM and getattr(node, "_saved_training", True):
+            found.setdefault(f"{name} by the statistics of its input")
+        elif name in PRODUCTS:
+            # The bias of an affine map is added, and may share weights with what it is added to.
+            first, second = depends[1:3] if name in _AFFINE else depends[:2]
+            if first & second:
                 found.setdefault(f"{name} of two factors that depend on the same weight")
         elif name not in LINEAR and not (name == "Div" and node.next_functions[1][0] is None):
             found.setdefault(name)

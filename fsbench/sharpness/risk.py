@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fsbench.sharpness.logit_hessian import ignored_label
 from fsbench.sharpness.piecewise_linear import nonlinear_operations
+from fsbench.sharpness.probe import varied_examples
 from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.same_data import alike, fingerprint
 from fsbench.sharpness.weight_uses import WeightUses
@@ -33,6 +35,7 @@ class Risk:
         memory: bytes that a measure may use for activations and gradients at a time. Batches are cut into
             pieces that fit, and cut further where a device runs out of memory.
         progress: show a bar on stderr while a pass over the data takes long.
+        examples: N, where it is known beforehand; else the first pass over the data counts them.
 
     Raises:
         Refused: dropout or batch statistics are switched on, two evaluations differ, an example's output depends on
@@ -47,7 +50,10 @@ class Risk:
         *,
         memory: int = GIB,
         progress: bool = False,
+        examples: int | None = None,
     ) -> None:
+        if examples is not None and examples < 1:
+            raise ValueError(f"examples={examples}: must be at least 1")
         self.model, self.loss_fn, self.batches = model, loss_fn, batches
         self.memory, self.progress = memory, progress
         self.parameters: dict[str, nn.Parameter] = {
@@ -56,10 +62,13 @@ class Risk:
         if not self.parameters:
             raise Refused("the network has no trained weights: requires_grad is False for all of them")
         self._refuse_train_mode()
-        x, y = self._first_batch()
-        self._refuse_changing(x[:4], y[:4], y)
+        self._ignored = ignored_label(loss_fn)
         self._seen: Tensor | None = None
-        self._examples: int | None = None
+        self._examples = examples
+        x, y = self._first_batch()
+        self.probe = varied_examples(x)
+        self._refuse_network()
+        self._refuse_loss(y)
         self.sample: Batch = x[:1], y[:1]
 
     @property
@@ -73,7 +82,7 @@ class Risk:
 
     @property
     def examples(self) -> int:
-        """N; known after any pass over the data, else counted in one of its own."""
+        """N; handed in, known after any pass over the data, or counted in one of its own."""
         if self._examples is None:
             for _ in self.pieces():
                 pass
@@ -105,30 +114,36 @@ class Risk:
     @cached_property
     def weight_uses(self) -> WeightUses:
         """Which layers the weights belong to, and how they are used."""
-        return WeightUses.of(self.model, self.parameters, self.sample[0])
+        return WeightUses.of(self.model, self.parameters, self.probe)
 
     @cached_property
     def nonlinear_operations(self) -> list[str]:
         """What keeps the network from being piecewise linear in each weight; see `piecewise_linear`."""
         with torch.enable_grad():
-            return nonlinear_operations(self.model(self.sample[0]))
+            return nonlinear_operations(self.model(self.probe.clone()))
 
     def piece(self, bytes_per_example: float) -> int:
         """How many examples fit into `memory` at a time; at least one."""
         return max(1, int(self.memory / bytes_per_example))
 
     def pieces(self, size: int | None = None, what: str = "") -> Iterator[Batch]:
-        """All examples as (x, y) of at most `size` examples each; `what` names the work on the progress bar."""
-        count = 0
+        """All examples as (x, y) of at most `size` examples each; `what` names the work on the progress bar.
+
+        Raises Refused at the end where an earlier pass over the data met other examples.
+        """
+        count, seen = 0, torch.zeros(6, dtype=torch.float64)
         with self._bar(what) as bar:
             for x, y in self._whole():
-                step = size or len(y)
+                step = size or max(1, len(y))
                 for start in range(0, len(y), step):
                     yield x[start : start + step], y[start : start + step]
                     if bar is not None:
                         bar.update(min(step, len(y) - start))
                 count += len(y)
+                if len(y):
+                    seen = seen + fingerprint(x, y).cpu()
         self._examples = count
+        self._refuse_other_examples(seen)
 
     def groups(self, size: int, what: str = "") -> Iterator[Batch]:
         """All examples in groups of exactly `size`, whatever the batches; the last may be smaller."""
@@ -154,21 +169,15 @@ class Risk:
         A piece for which a device has too little memory is halved until it fits. Raises Refused where an earlier
         pass over the data met other examples.
         """
-
-        def parts(x: Tensor, y: Tensor) -> list[Tensor]:
-            return [*of(x, y), fingerprint(x, y)]
-
         total: list[Tensor] | None = None
         for x, y in self.pieces(size, what):
-            part = _halving(parts, x, y)
+            part = _halving(of, x, y)
             if total is None:
                 total = [p.clone() for p in part]
             else:
                 # In place: the sums may be as large as the network.
                 torch._foreach_add_(total, list(part))
-        *sums, seen = total or [torch.zeros(6, dtype=torch.float64)]
-        self._refuse_other_examples(seen)
-        return sums
+        return total if total is not None else []
 
     def _refuse_other_examples(self, seen: Tensor) -> None:
         if self._seen is None:
@@ -185,11 +194,15 @@ class Risk:
         """`sum` / N."""
         return [total / self.examples for total in self.sum(of, size, what)]
 
+    def loss(self, output: Tensor, y: Tensor) -> Tensor:
+        """`loss_fn`; cross-entropy in float64, since its derivative 1 - p has no digits left in float32 near p = 1."""
+        return self.loss_fn(output.double() if self._ignored is not None else output, y)
+
     def value(self) -> float:
         """L(w)."""
 
         def losses(x: Tensor, y: Tensor) -> list[Tensor]:
-            return [self.loss_fn(self.model(x), y).double() * len(y)]
+            return [self.loss(self.model(x), y).double() * len(y)]
 
         with torch.no_grad():
             (loss,) = self.mean(losses, self.piece(2 * self.activation_bytes), "loss")
@@ -200,7 +213,7 @@ class Risk:
 
         def parts(x: Tensor, y: Tensor) -> list[Tensor]:
             with torch.enable_grad():
-                loss = self.loss_fn(self.model(x), y) * len(y)
+                loss = self.loss(self.model(x), y) * len(y)
                 found = torch.autograd.grad(loss, self.weights, materialize_grads=True)
             return [loss.detach().double(), *found]
 
@@ -214,6 +227,8 @@ class Risk:
             if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(map(_is_batched, batch)):
                 raise Refused("batches must yield pairs of tensors (x, y), examples along their first axis")
             x, y = batch
+            if self._ignored is not None and not y.is_floating_point() and bool((y == self._ignored).any()):
+                raise Refused(f"there are labels {self._ignored}, which cross-entropy passes over; leave them out")
             yield x.to(device), y.to(device)
 
     @contextmanager
@@ -223,7 +238,7 @@ class Risk:
             return
         # Only what takes more than a moment is worth a bar.
         with tqdm(
-            total=self._examples, desc=what, unit="example", disable=None, delay=1.0, leave=False, dynamic_ncols=True
+            total=self._examples, desc=what, unit=" example", disable=None, delay=1.0, leave=False, dynamic_ncols=True
         ) as bar:
             yield bar
 
@@ -245,28 +260,48 @@ class Risk:
                 raise Refused(f"{name} ({type(module).__name__}) is in train mode; call model.eval() first")
 
     @torch.no_grad()
-    def _refuse_changing(self, x: Tensor, y: Tensor, labels: Tensor) -> None:
-        output, again, alone = self.model(x), self.model(x), self.model(x[:1])
+    def _refuse_network(self) -> None:
+        x = self.probe
+        given = x.clone()
+        output = self.model(given)
         if not isinstance(output, Tensor):
-            raise Refused(
-                f"the network's output is a {type(output).__name__}, not a tensor; wrap it to give its logits"
-            )
+            raise Refused(f"the network's output is a {type(output).__name__}, not a tensor: wrap it to give logits")
+        if not torch.equal(given, x) and not x.isnan().any():
+            raise Refused("the network changes its input in place; let its first operation make a copy")
         if not output.isfinite().all():
             raise Refused("the network's output is not finite")
-        if not torch.equal(output, again):
+        if not torch.equal(output, self.model(x.clone())):
             raise Refused("two evaluations of the network differ; dropout and other randomness have to be off")
-        tolerance = torch.finfo(output.dtype).eps ** 0.5
-        if not torch.allclose(output[:1], alone, rtol=tolerance, atol=tolerance * float(output.abs().max())):
-            raise Refused("what the network says of one example depends on the others in its batch")
-        if y.dim() == 1 and not y.is_floating_point():
-            # A weight of some class would only show where that class is met.
-            y = labels.unique()[:16]
-            output = output[:1].expand(len(y), *output.shape[1:])
+        close = torch.finfo(output.dtype).eps ** 0.5 * float(output.abs().max())
+        reversed_batch = self.model(x.flip(0)).flip(0)
+        for alone, together in (
+            (self.model(x[:1].clone()), output[:1]),
+            (self.model(x[-1:].clone()), output[-1:]),
+            (reversed_batch, output),
+        ):
+            if alone.shape != together.shape or not torch.allclose(alone, together, rtol=0, atol=close):
+                raise Refused("what the network says of one example depends on the others in its batch")
+
+    def _refuse_loss(self, labels: Tensor) -> None:
+        """Tried out on outputs and labels that differ; a weight of some class would only show where that is met."""
+        with torch.no_grad():
+            output = self.model(self.probe.clone())
+        y = labels[: len(output)]
+        if labels.dim() == 1 and not labels.is_floating_point() and output.dim() == 2:
+            # Every class, and one twice.
+            y = torch.arange(min(output.shape[1], 16), device=output.device)
+            y = torch.cat([y, y[:1]]).to(labels.dtype)
+            generator = torch.Generator().manual_seed(0)
+            output = torch.randn(len(y), output.shape[1], generator=generator, dtype=torch.float64).to(output)
+        else:
+            output = output[: len(y)]
         with torch.enable_grad():
             # Weight decay inside the loss, say: seen by derivatives of L, but not by those that begin at the logits.
             together = self.loss_fn(output, y)
         self.loss_has_weights = together.requires_grad
-        apart = torch.stack([self.loss_fn(output[i : i + 1], y[i : i + 1]) for i in range(len(y))]).mean()
+        with torch.no_grad():
+            apart = torch.stack([self.loss_fn(output[i : i + 1], y[i : i + 1]) for i in range(len(y))]).mean()
+        tolerance = torch.finfo(output.dtype).eps ** 0.5
         if together.dim() > 0 or not torch.allclose(together.detach(), apart, rtol=tolerance, atol=tolerance):
             raise Refused("loss_fn is not the mean of the examples' own losses (class weights, a sum, no reduction?)")
 

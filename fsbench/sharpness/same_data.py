@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -20,11 +22,18 @@ def alike(first: Tensor, second: Tensor) -> bool:
     """Whether two sums of fingerprints differ by no more than rounding."""
     n, _, p2, _, q2, _ = first
     scale = torch.stack([n, (n * p2).sqrt(), p2, (n * q2).sqrt(), q2, (p2 * q2).sqrt()])
-    return not bool(((first - second).abs() > 1e-9 * scale).any())
+    return not bool(((first - second).abs() > 1e-6 * scale).any())
 
 
 def _projected(values: Tensor) -> Tensor:
-    rows = values.reshape(len(values), -1).double()
-    # Different for every place, and never zero.
-    places = torch.cos(torch.arange(rows.shape[1], dtype=torch.float64, device=rows.device))
-    return rows @ places
+    """(n,): in the values' own precision, which is far finer than any change, and cheap beside a forward pass."""
+    rows = values.reshape(len(values), -1)
+    if not rows.is_floating_point():
+        rows = rows.double()
+    return (rows @ _places(rows.shape[1]).to(rows)).double()
+
+
+@lru_cache(maxsize=16)
+def _places(count: int) -> Tensor:
+    """Different for every place, and never zero."""
+    return torch.cos(torch.arange(count, dtype=torch.float64))

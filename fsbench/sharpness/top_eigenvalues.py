@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
@@ -20,6 +21,9 @@ Which = Literal["algebraic", "magnitude"]
 LEAST_BASIS = 20
 # A tolerance that whatever the first basis holds meets.
 ANY = 1e30
+
+
+_INCOMPLETE = "An eigenvalue, but whether a larger one was passed over (one that coincides with another) is open."
 
 
 class _OutOfProducts(Exception):
@@ -67,8 +71,7 @@ def hessian_top_eigenpairs(
         further than that from the value; details["products"]: how many were spent on all k; per_layer:
         v_d . (H v)_d, summing to the value. Where the residual is above the tolerance, `exact` is False, stderr NaN
         and a note says so; such a value of `algebraic` is still a lower bound of the largest eigenvalue. A network
-        of at most max(2 k + 1, 20) weights is handled by its whole Hessian. Of eigenvalues that coincide, Lanczos
-        iteration may find only one.
+        of at most max(2 k + 1, 20) weights is handled by its whole Hessian.
 
     Raises:
         Refused: an operation has no second derivative; the data differ between two passes.
@@ -103,6 +106,7 @@ class _Found:
 
     def __init__(self, operator: HessianOperator, values: np.ndarray, vectors: np.ndarray, products: int) -> None:
         self.operator, self.values, self.vectors, self.products = operator, values, vectors, products
+        self.complete = True
         self.images = operator.flat(torch.from_numpy(vectors.T.copy()), "residuals").double().cpu().numpy().T
         self.residuals = np.linalg.norm(self.images - values * vectors, axis=0)
 
@@ -116,18 +120,19 @@ class _Found:
         cuts = np.cumsum([p.numel() for p in risk.weights])[:-1]
         pairs = []
         for i, converged in enumerate(self.converged(tolerance)):
+            certain = bool(converged) and (i == 0 or self.complete)
             vector, residual = self.vectors[:, i], float(self.residuals[i])
             parts = [float(part.sum()) for part in np.split(vector * self.images[:, i], cuts)]
             note = f"Not converged: ||H v - lambda v|| = {residual:.2g} after {self.products} products."
             estimate = Estimate(
                 value=math.fsum(parts),
-                stderr=0.0 if converged else math.nan,
+                stderr=0.0 if certain else math.nan,
                 samples=risk.examples,
-                exact=bool(converged),
+                exact=certain,
                 per_layer=dict(zip(risk.names, parts, strict=True)),
                 seed=seed,
                 method="whole Hessian" if seed is None else "lanczos",
-                notes=() if converged else (note,),
+                notes=(note,) if not converged else () if certain else (_INCOMPLETE,),
                 details={"residual": residual, "products": self.products},
             )
             cut = self.operator.cut(torch.from_numpy(vector.copy()))
@@ -168,5 +173,43 @@ def _lanczos(
         if found.converged(tolerance).all():
             break
         start = vectors.sum(1)
+    if k > 1:
+        found = _completed(found, product, which, basis, tolerance, seed)
     found.products = spent
+    return found
+
+
+def _completed(
+    found: _Found, product: Callable[[np.ndarray], np.ndarray], which: Which, basis: int, tolerance: float, seed: int
+) -> _Found:
+    """Of eigenvalues that coincide an iteration finds one; another, without what was found, meets the others.
+
+    Each round takes the pairs found out of H and looks for its largest eigenvalue from a new start, until none is
+    above the least that is kept.
+    """
+    k, generator = len(found.values), torch.Generator().manual_seed(seed + 1)
+    key = (lambda values: values) if which == "algebraic" else np.abs
+    for _ in range(k):
+        values, vectors = found.values, found.vectors
+        largest = float(np.abs(values).max())
+        # Below all others, for the algebraic order; to zero, for magnitudes.
+        taken = values + (2 * largest if which == "algebraic" else 0.0)
+
+        def rest(vector: np.ndarray, taken: np.ndarray = taken, vectors: np.ndarray = vectors) -> np.ndarray:
+            return product(vector) - vectors @ (taken * (vectors.T @ vector.ravel()))
+
+        size = found.operator.size
+        start = torch.randn(size, generator=generator, dtype=torch.float64).numpy()
+        matrix = LinearOperator((size, size), matvec=rest, dtype=np.float64)
+        kind = {"algebraic": "LA", "magnitude": "LM"}[which]
+        try:
+            (value,), vector = eigsh(matrix, 1, which=kind, v0=start, ncv=basis, tol=tolerance)
+        except _OutOfProducts:
+            found.complete = False
+            return found
+        if key(value) <= key(values).min() + tolerance * largest:
+            return found
+        together = np.append(values, value)
+        order = _order(together, which)[:k]
+        found = _Found(found.operator, together[order], np.hstack([vectors, vector])[:, order], found.products)
     return found

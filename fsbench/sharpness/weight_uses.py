@@ -39,6 +39,10 @@ class Layer:
     weight: str | None
     bias: str | None
 
+    @property
+    def names(self) -> list[str]:
+        return [name for name in (self.weight, self.bias) if name is not None]
+
     def gradients(self, x: Tensor, of_output: Tensor) -> Iterator[tuple[str, LayerGradients]]:
         raise NotImplementedError
 
@@ -96,7 +100,7 @@ class MatrixLayer(Layer):
 
 
 class ScaleLayer(Layer):
-    """z = gamma a + beta with a the normalised input: batch (in eval mode), layer, group and instance normalisation."""
+    """z = gamma a + beta with a the normalised input: batch (in eval mode), layer and group normalisation."""
 
     def normalised(self, x: Tensor) -> Tensor:
         module = self.module
@@ -134,12 +138,9 @@ KINDS: tuple[tuple[tuple[type[nn.Module], ...], type[Layer]], ...] = (
 )
 
 
-_COPIES = 3
-
-
 @dataclass
 class WeightUses:
-    """What a forward pass of one example shows.
+    """What a forward pass of a few examples shows.
 
     Args:
         layers: by module, those whose per-example gradients come from their input and output.
@@ -161,34 +162,35 @@ class WeightUses:
 
     @classmethod
     def of(cls, model: nn.Module, parameters: dict[str, nn.Parameter], x: Tensor) -> WeightUses:
-        """Run `model` on one example `x`, (1, ...), three times in a batch."""
+        """Run `model` on a few examples `x`, (n, ...), that differ.
+
+        A layer counts as understood where its output is what its kind says, and its factored gradients are those that
+        autograd finds of one example after the other.
+        """
         names = {parameter: name for name, parameter in parameters.items()}
         seen: Counter[str] = Counter()
         uses = cls(layers=_candidates(model, names))
         wrong: set[nn.Module] = set()
-        edges: list[GradientEdge] = []
 
         def look(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
             layer = uses.layers[module]
             # Where the first axis does not count examples (windows of an attention), nor do its gradients' rows.
-            if len(arguments) != 1 or not isinstance(output, Tensor) or not len(arguments[0]) == len(output) == _COPIES:
+            if len(arguments) != 1 or not isinstance(output, Tensor) or not len(arguments[0]) == len(output) == len(x):
                 wrong.add(module)
                 return
             if not layer.explains(arguments[0].detach(), output.detach()):
                 wrong.add(module)
                 return
-            edges.append(get_gradient_edge(output))
-            seen.update(name for name in (layer.weight, layer.bias) if name is not None)
-            uses.output_size += output.numel() // _COPIES
+            seen.update(name for name in layer.names if output.requires_grad)
+            uses.output_size += output.numel() // len(x)
             if layer.weight is not None and isinstance(module, nn.Linear) and arguments[0].dim() == 2:
                 uses.at_one_position.add(layer.weight)
-            uses.input_size += _factor_size(layer, arguments[0]) // _COPIES
+            uses.input_size += _factor_size(layer, arguments[0]) // len(x)
 
         with torch.enable_grad(), _hooks(uses.layers, look):
-            output = model(x.expand(_COPIES, *x.shape[1:]))
-            in_graph = _edges_to_parameters(output, names)
-            uses.batched = _can_be_batched(output, edges)
-        unexplained = {name for module in wrong for name in (uses.layers[module].weight, uses.layers[module].bias)}
+            output = model(x.clone())
+        in_graph = _edges_to_parameters(output, names)
+        unexplained = {name for module in wrong for name in uses.layers[module].names}
         for module in wrong:
             del uses.layers[module]
         for name in parameters:
@@ -196,7 +198,35 @@ class WeightUses:
                 uses.unused.append(name)
             elif in_graph[name] != seen[name] or name in unexplained:
                 uses.loose.append(name)
+        uses._check(model, parameters, x)
         return uses
+
+    def _check(self, model: nn.Module, parameters: dict[str, nn.Parameter], x: Tensor) -> None:
+        """Move to `loose` what is not as it seemed, and find out whether backward passes can be batched."""
+        with torch.enable_grad(), self.recorded() as calls:
+            output = model(x.clone())
+        if not output.requires_grad or not calls:
+            return
+        self.batched = _can_be_batched(output, [call.output for call in calls])
+        factored = sorted({name for call in calls for name in call.layer.names} - set(self.loose) - set(self.unused))
+        generator = torch.Generator().manual_seed(0)
+        v = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
+        for i in range(len(x)):
+            alone = torch.zeros_like(v)
+            alone[i] = v[i]
+            inputs = [*(call.output for call in calls), *(parameters[name] for name in factored)]
+            found = torch.autograd.grad(output, inputs, alone, retain_graph=True, allow_unused=True)
+            expected = dict(zip(factored, found[len(calls) :], strict=True))
+            sums: dict[str, Tensor] = {}
+            for call, of_output in zip(calls, found, strict=False):
+                if of_output is None:
+                    continue
+                for name, gradients in call.gradients(of_output[None]):
+                    if name in expected:
+                        sums[name] = sums.get(name, 0.0) + gradients.dense()[0]
+            for name, gradient in expected.items():
+                if name not in self.loose and not _is_of_one(sums.get(name), gradient, i):
+                    self.loose.append(name)
 
     @contextmanager
     def recorded(self) -> Iterator[list[Call]]:
@@ -205,7 +235,8 @@ class WeightUses:
 
         def record(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
             # The edge, not the tensor: an operation in place may change what the tensor stands for.
-            calls.append(Call(self.layers[module], arguments[0].detach(), get_gradient_edge(output)))
+            if output.requires_grad:
+                calls.append(Call(self.layers[module], arguments[0].detach(), get_gradient_edge(output)))
 
         with _hooks(self.layers, record):
             yield calls
@@ -250,9 +281,26 @@ def _edges_to_parameters(output: Tensor, names: dict[nn.Parameter, str]) -> Coun
     return counts
 
 
+def _is_of_one(rows: Tensor | None, gradient: Tensor | None, i: int) -> bool:
+    """Whether row i of `rows` is the gradient and all others are zero; None stands for zeros."""
+    if rows is None or gradient is None:
+        return (rows is None or not rows.any()) and (gradient is None or not gradient.any())
+    expected = torch.zeros_like(rows)
+    expected[i] = gradient
+    tolerance = torch.finfo(rows.dtype).eps ** 0.5 * float(gradient.abs().max())
+    return torch.allclose(rows, expected, rtol=0, atol=tolerance)
+
+
 def _can_be_batched(output: Tensor, edges: list[GradientEdge]) -> bool:
     try:
-        torch.autograd.grad(output, edges, output.new_ones(2, *output.shape), is_grads_batched=True, allow_unused=True)
+        torch.autograd.grad(
+            output,
+            edges,
+            output.new_ones(2, *output.shape),
+            is_grads_batched=True,
+            allow_unused=True,
+            retain_graph=True,
+        )
     except torch.OutOfMemoryError:
         raise
     # Whatever an operation without such a rule may raise.

@@ -138,3 +138,32 @@ def test_one_example_that_does_not_fit_is_an_error() -> None:
 
     with pytest.raises(torch.OutOfMemoryError):
         risk_of("fcnn").sum(of)
+
+
+def test_the_number_of_examples_may_be_handed_in(monkeypatch) -> None:
+    """The first pass over the data has a bar with a total then; what is counted is what counts."""
+    totals = []
+
+    class Bar:
+        def __init__(self, *, total, **_) -> None:
+            totals.append(total)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_) -> None:
+            pass
+
+        def update(self, n: int) -> None:
+            pass
+
+    monkeypatch.setattr("fsbench.sharpness.risk.tqdm", Bar)
+    network = NETWORKS["fcnn"]()
+    for examples, expected in ((None, [None, 21]), (21, [21, 21])):
+        totals.clear()
+        risk = Risk(network, nn.CrossEntropyLoss(), batches((8, 8, 5)), progress=True, examples=examples)
+        risk.value()
+        risk.value()
+        assert totals == expected
+    with pytest.raises(ValueError, match="examples=0: must be at least 1"):
+        Risk(network, nn.CrossEntropyLoss(), batches(), examples=0)
