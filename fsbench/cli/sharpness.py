@@ -150,54 +150,72 @@ def _attempt(source: Source | UsageError, config: SharpnessConfig) -> Outcome:
 
 def _measured(source: Source, config: SharpnessConfig) -> Outcome:
     """Measure what is not recorded yet. Needs torch only where there is anything to measure."""
-    from fsbench.measuring.record import Record, recorded
+    from fsbench.measuring import shown
+    from fsbench.measuring.record import Record, answers
 
     chosen = chosen_measures(config.measures)
     record = Record(source)
-    entries = {} if config.overwrite else record.read()
-    missing = [one for one in chosen if not recorded(one, config, entries, __version__)]
-    failed: dict[str, str] = {}
+    kept = record.kept()
+    before = {column: entries[0] for column, entries in kept.items()}
+    found = {one.name: None if config.overwrite else answers(one, config, kept, __version__) for one in chosen}
+    entries = {column: entry for known in found.values() if known for column, entry in known.items()}
+    # Those that were asked for last are the ones that tables take.
+    revived = {
+        column: entry
+        for column, entry in entries.items()
+        if entry is not before[column] and ("refused" not in entry or "refused" in before[column])
+    }
+    if revived:
+        record.add(revived)
+    missing = [one for one in chosen if found[one.name] is None]
+    failed: set[str] = set()
     if missing:
         fresh, failed = _computed(source, config, missing, record)
         entries |= fresh
-    shown = {
+    asked = {
         column: entries[column] for one in chosen if one.name not in failed for column in one.columns_of(config)
     }  # fmt: skip
-    refused = all("refused" in entry for entry in shown.values())
+    refused = all("refused" in entry for entry in asked.values())
     status = "failed" if failed else "refused" if refused else "measured" if missing else "already measured"
-    return Outcome(status, _lines(source, shown, failed, len(chosen), len(missing)))
+    lines = _lines(source, asked, len(chosen), len(missing))
+    return Outcome(status, lines + shown.changes(asked, before, record.read()))
 
 
 def _computed(
     source: Source, config: SharpnessConfig, missing: list[Measure], record: Record
-) -> tuple[dict[str, Entry], dict[str, str]]:
-    """New entries by column, and what went wrong by measure. Raises Interrupted where a signal came."""
+) -> tuple[dict[str, Entry], set[str]]:
+    """New entries by column, and the measures that failed, why being said on stderr.
+
+    Raises Interrupted where a signal came.
+    """
     from fsbench.measuring.measure import Failed, measure
 
     entries: dict[str, Entry] = {}
-    failed: dict[str, str] = {}
+    failed: dict[str, list[str]] = {}
     done = 0
     try:
         for found in measure(source, config, missing, record):
-            done += 1
             if isinstance(found, Failed):
-                failed[found.measure.name] = found.reason
-                print(f"fsbench: {source.title}: {found.measure.name} failed, {found.reason}", file=sys.stderr)
+                failed.setdefault(found.reason, []).append(found.measure.name)
             else:
+                done += 1
                 entries |= found
     except KeyboardInterrupt:
-        kept = f"{done - len(failed)} of {len(missing)} measures are recorded"
+        kept = f"{done} of {len(missing)} measures are recorded"
         raise Interrupted(f"{source.title}: interrupted; {kept}, the same command goes on from here") from None
-    return entries, failed
+    finally:
+        for reason, names in failed.items():
+            print(f"fsbench: {source.title}: {', '.join(names)} failed, {reason}", file=sys.stderr)
+    return entries, {name for names in failed.values() for name in names}
 
 
-def _lines(source: Source, entries: dict[str, Entry], failed: dict[str, str], chosen: int, missing: int) -> list[str]:
+def _lines(source: Source, entries: dict[str, Entry], chosen: int, missing: int) -> list[str]:
     from fsbench.measuring import shown
 
     already = "already measured" if not missing else f"{chosen - missing} of {chosen} already measured"
     parts = [shown.images(entries)] if entries else []
     parts += [already] if missing < chosen else []
-    return [f"{source.title}: {', '.join(parts) or 'nothing measured'}", *shown.lines(entries, failed)]
+    return [f"{source.title}: {', '.join(parts) or 'nothing measured'}", *shown.lines(entries)]
 
 
 @contextmanager

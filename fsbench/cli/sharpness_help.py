@@ -12,7 +12,8 @@ Keys people reach for (`fsbench list measures` shows the measures with a line ea
 Options of single measures
   classes=N (trace: so many sampled classes an image, with a standard error)  probes= tolerance= (trace_hutchinson)
   subset_size= subsets= (fisher_determinant, spectral, frobenius_fisher)  logit_norm= (fisher_determinant)
-  neighbourhood=sam|asam|fsam rho= eta= ascent_steps= (worst_case)  alphas=[...] (adversarial)  eigenvalues=K
+  neighbourhood=sam|asam|fsam rho= eta= ascent_steps= (worst_case)  alphas=[...] (adversarial)
+  eigenvalues=K eigenvalue_tolerance= (eigenvalues)
 
   fsbench sharpness run=runs/<id>
   fsbench sharpness run=runs/<id> measures=[minimum,normalized,fisher_determinant] samples=null
@@ -22,8 +23,9 @@ Options of single measures
   fsbench table runs --by optimizer --columns test_accuracy,minimum_sharpness
 
 Images are not augmented, networks are in eval mode, the loss is cross-entropy. Results go into sharpness.json in the
-run's directory; what is there is not measured again unless a setting that matters to it differs. A measure that is not
-defined for a network is refused, says why, and leaves a gap in tables.
+run's directory; what is there is not measured again unless a setting that matters to it differs. Values of several
+settings are kept beside each other; tables take those that were asked for last. A measure that is not defined for a
+network is refused, says why, and leaves a gap in tables.
 Exit codes: 0 done, 1 all refused or a measure failed, 2 bad input, 3 a sweep with failures, 130 interrupted.
 Also: --cfg job (show the configuration), --config-dir DIR (groups of your own), --version.
 

@@ -9,8 +9,12 @@ from typing import Any
 
 from fsbench.cli.flags import Parser
 from fsbench.errors import UsageError, did_you_mean
-from fsbench.measuring.measures import MEASURES, measure_of
+from fsbench.measuring.measures import MEASURES, Measure, measure_of
+from fsbench.measuring.shortened import shortened
 
+_DEVIATION = "note: ± is the standard deviation over runs; a run's own standard errors are in its sharpness.json"
+# Runs that a suggested command names one by one.
+_NAMED = 8
 _COLUMNS = "test_accuracy,train_accuracy,generalization_gap,test_loss"
 
 
@@ -30,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from fsbench.report.aggregate import aggregate, mixed_keys
     from fsbench.report.formats import FORMATS
-    from fsbench.report.measured import lacking, mixed_settings, refusals
+    from fsbench.report.measured import gauss_newton, lacking, mixed_settings, refusals
     from fsbench.runs.records import read_records
 
     records = read_records(options.runs)
@@ -40,6 +44,9 @@ def main(arguments: Sequence[str]) -> int:
         if not equals:
             raise UsageError("--where", condition, "must read KEY=VALUE")
         if rows and not any(key in row for row in rows):
+            _refuse_short_name("--where", key, condition)
+            if measure_of(key) is not None:
+                raise UsageError("--where", condition, f"no run was measured; {_command(rows, [key])} does it")
             raise UsageError("--where", condition, f"no run has such a key{did_you_mean(key, rows[0])}")
         rows = [row for row in rows if _matches(row.get(key), value)]
     left_out = ", ".join(f"{count} {status}" for status, count in sorted(records.unfinished.items()))
@@ -49,43 +56,86 @@ def main(arguments: Sequence[str]) -> int:
                 "--where", " ".join(options.where), f"none of {len(records.rows)} finished runs is like that"
             )
         where = " ".join(map(str, options.runs))
-        raise UsageError("runs", where, "no finished run there" + (f" ({left_out})" if left_out else ""))
+        problem = "no finished run there" + (f" ({left_out})" if left_out else "")
+        raise UsageError("runs", where, problem + _without_runs(options.runs))
     by = _names(options.by)
     columns = [name for name in _names(options.columns) if name not in by]
-    measures = [name for name in [*columns, *by] if measure_of(name) is not None]
+    for name in by:
+        _refuse_short_name("--by", name, name)
+        if measure_of(name) is not None:
+            raise UsageError("--by", name, "is a measure, which hardly any two runs share; name it in --columns")
     for name in columns:
-        if name in MEASURES and measure_of(name) is None:
-            raise UsageError("--columns", name, f"tables have it as {MEASURES[name].column}")
+        _refuse_short_name("--columns", name, name)
+    measures = [name for name in columns if measure_of(name) is not None]
     absent = lacking(rows, measures, records.measured)
     for name, count in absent.items():
         if count == len(rows):
-            option = "--by" if name in by else "--columns"
-            raise UsageError(option, name, f"no run was measured; {_command(rows, [name])} does it")
-    known = [measure.column for measure in MEASURES.values()]
+            command = _command(rows, [name], listed=bool(options.where))
+            raise UsageError("--columns", name, f"no run was measured; {command} does it")
+    known = [measure.column for measure in MEASURES.values() if measure.has(measure.column)]
     print(FORMATS[options.format](aggregate(rows, by, columns, known), by, columns), end="")
     for key, values in mixed_keys(rows, by, records.choices, records.configuration).items():
         print(f"note: a line averages runs that differ in {key} ({', '.join(values)}); add it to --by", file=sys.stderr)
-    for name, settings in mixed_settings(rows, by, measures, records.measured).items():
-        shown = "; ".join(f"{key} ({', '.join(values)})" for key, values in settings.items())
-        print(f"note: a line averages {name} measured with different settings: {shown}", file=sys.stderr)
-    for line in refusals(rows, measures, records.measured):
-        print(f"note: {line}", file=sys.stderr)
+    within, across = mixed_settings(rows, by, measures, records.measured)
+    for name, settings in within.items():
+        print(f"note: a line averages {name} measured with different settings: {_shown(settings)}", file=sys.stderr)
+    for name, settings in across.items():
+        print(f"note: {name}: lines were measured with different settings: {_shown(settings)}", file=sys.stderr)
+    for line in [*gauss_newton(rows, measures, records.measured), *refusals(rows, measures, records.measured)]:
+        print(f"note: {shortened(line)}", file=sys.stderr)
     if absent:
         shown = ", ".join(f"{count} of {len(rows)} runs lack {name}" for name, count in absent.items())
         lacks = [row for row in rows if any(name not in records.measured[row["run"]] for name in absent)]
-        print(f"note: {shown}; {_command(lacks, list(absent))} measures them", file=sys.stderr)
+        command = _command(lacks, list(absent), listed=bool(options.where))
+        print(f"note: {shown}; {command} measures them", file=sys.stderr)
+    if measures:
+        print(_DEVIATION, file=sys.stderr)
     if left_out:
         print(f"note: runs left out because they are not finished: {left_out}", file=sys.stderr)
     return 0
 
 
-def _command(rows: list[dict[str, Any]], columns: list[str]) -> str:
-    """What measures the columns for all runs beside these."""
+def _shown(settings: dict[str, list[str]]) -> str:
+    return "; ".join(f"{key} ({', '.join(values)})" for key, values in settings.items())
+
+
+def _refuse_short_name(option: str, name: str, value: str) -> None:
+    """Raise UsageError for `minimum`, which tables have as minimum_sharpness."""
+    if (measure := MEASURES.get(name)) is not None and measure_of(name) is None:
+        column = measure.column if measure.has(measure.column) else f"{name}_accuracy_ALPHA and {name}_loss_ALPHA"
+        raise UsageError(option, value, f"tables have it as {column}")
+
+
+def _without_runs(roots: list[Path]) -> str:
+    """Where the numbers of networks are that are no runs, if there are any."""
+    from fsbench.runs.records import networks
+
+    if not (found := [place for root in roots for place in networks(root)]):
+        return ""
+    several = f"{len(found)} networks without a run, whose numbers are in {found[0]}/sharpness.json, ..."
+    one = f"a network without a run, whose numbers are in {found[0]}/sharpness.json"
+    return f"; there is {one}" if len(found) == 1 else f"; there are {several}"
+
+
+def _command(rows: list[dict[str, Any]], columns: list[str], *, listed: bool = False) -> str:
+    """What measures the columns for all runs beside these, or, `listed`, for these alone if they are few."""
     parents = sorted({str(Path(row["run"]).parent) for row in rows})
     patterns = ",".join(f"{parent}/*" for parent in parents)
-    pattern = patterns if len(parents) == 1 else f"[{patterns}]"
-    names = dict.fromkeys(measure.name for column in columns if (measure := measure_of(column)))
-    return f"`fsbench sharpness -m 'run=glob({pattern})' measures=[{','.join(names)}]`"
+    runs = f"'run=glob({patterns if len(parents) == 1 else f'[{patterns}]'})'"
+    if listed and len(rows) <= _NAMED:
+        runs = f"run={','.join(row['run'] for row in rows)}"
+    measures = {measure.name: measure for column in columns if (measure := measure_of(column)) is not None}
+    options = "".join(_named_by(measure, columns) for measure in measures.values())
+    return f"`fsbench sharpness -m {runs} measures=[{','.join(measures)}]{options}`"
+
+
+def _named_by(measure: Measure, columns: list[str]) -> str:
+    """The option that the columns are named by: ` alphas=[0.5,7]`, ` eigenvalues=3`."""
+    named = dict.fromkeys(found for column in columns if (found := measure.named_in(column)) is not None)
+    if not named:
+        return ""
+    value = max(named, key=int) if measure.named_by == "eigenvalues" else f"[{','.join(named)}]"
+    return f" {measure.named_by}={value}"
 
 
 def _names(text: str) -> list[str]:

@@ -61,11 +61,12 @@ class SharpnessConfig(Options):
     ascent_steps: Count
     alphas: Annotated[list[Length], Field(min_length=1)]
     eigenvalues: Count
+    eigenvalue_tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-    @field_validator("measures", mode="before")
+    @field_validator("measures", "alphas", mode="before")
     @classmethod
-    def _one_name_is_a_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | int | float) and not isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _sam_has_no_eta(self) -> SharpnessConfig:

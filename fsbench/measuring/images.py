@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fsbench.data import Data, EvalBatches, MemorySplit, StreamingSplit, eval_batches, load_data
+from fsbench.data.augment.batch import refuse_streamed
 from fsbench.data.seeding import generator
 from fsbench.errors import UsageError
 from fsbench.measuring.source import Source
@@ -23,7 +24,7 @@ class Images:
         seed: of the draw; a smaller draw is part of a larger one.
 
     Raises:
-        UsageError: the data can't be loaded, or is not what the run was trained on.
+        UsageError: the data can't be loaded, is not what the run was trained on, or `augment` can't resize it.
     """
 
     def __init__(
@@ -35,6 +36,8 @@ class Images:
                 "dataset.root", source.dataset.root)  # fmt: skip
             problem = "holds other training images or labels than the run was trained on; to measure on them give "
             raise UsageError(key, place, f"{problem}model= with model.checkpoint=, and dataset=")
+        if isinstance(self.data.train, MemorySplit):
+            refuse_streamed(source.augment)
         self._source, self._device, self._dtype = source, device, dtype
         self._split = self.data.train if split == "train" else self.data.test
         self.available = len(self._split)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 import traceback
 import warnings
@@ -49,7 +50,8 @@ def measure(
     A measure that is refused leaves an entry that says why. One that fails leaves none, and the others go on.
 
     Raises:
-        UsageError: the images or the weights can't be used, or there is no such device.
+        UsageError: the images or the weights can't be used, there is no such device, or a measure can't take the
+            value of an option.
     """
     device = _device(config.device)
     dtype = _DTYPES[config.dtype]
@@ -79,6 +81,8 @@ def measure(
         except UsageError:
             raise
         except Exception as failure:
+            if isinstance(failure, ValueError) and (wrong := _wrong_option(one, config, failure)) is not None:
+                raise wrong from None
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 traceback.print_exc()
             yield Failed(one, f"{type(failure).__name__}: {first_line(failure)}")
@@ -109,12 +113,20 @@ def _computed(one: Measure, config: SharpnessConfig, risks: _Risks, images: Imag
     return entries
 
 
+def _wrong_option(one: Measure, config: SharpnessConfig, failure: ValueError) -> UsageError | None:
+    """`k=100: must be 1 to 50`, said of the key that it came from."""
+    found = re.match(r"(\w+)=.*?: (.*)", first_line(failure))
+    key = one.options(config).get(found[1]) if found else None
+    return UsageError(key, getattr(config, key), found[2]) if key else None
+
+
 def _single(one: Measure, result: Estimate, images: Images) -> dict[str, Entry]:
     return {one.column: _entry(result)}
 
 
-def _first_of_many(one: Measure, result: list[Estimate], images: Images) -> dict[str, Entry]:
-    return {one.column: {**_entry(result[0]), "all": [_entry(estimate) for estimate in result]}}
+def _largest_first(one: Measure, result: list[Estimate], images: Images) -> dict[str, Entry]:
+    numbered = {f"hessian_eigenvalue_{i}": _entry(estimate) for i, estimate in enumerate(result, 1)}
+    return {one.column: _entry(result[0]), **numbered}
 
 
 def _along_the_gradient(one: Measure, result: list[Any], images: Images) -> dict[str, Entry]:
@@ -131,7 +143,7 @@ def _along_the_gradient(one: Measure, result: list[Any], images: Images) -> dict
 
 _RESULTS: dict[str, Callable[[Measure, Any, Images], dict[str, Entry]]] = {
     "adversarial": _along_the_gradient,
-    "eigenvalues": _first_of_many,
+    "eigenvalues": _largest_first,
 }
 
 
@@ -161,6 +173,7 @@ class _Risks:
                 self._images.whole if whole else self._images.drawn,
                 memory=int(self._config.memory * GIB),
                 progress=self._config.progress,
+                examples=self._images.available if whole else self._images.used,
             )
         return self._made[whole]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,11 +27,13 @@ class Measure:
         fixed: arguments that make the function this measure.
         options: of a configuration, the arguments that it determines, each with its key; they are what a recorded
             value depends on, beside the images.
+        defaults: of a configuration, what stands for keys that are null.
         whole: takes its risk over the whole split, not over the `samples` drawn from it.
         own_loss: puts a loss of its own in the place of the risk's (tsuzuku2019, eq. 20 to 22).
         test_images: called with the batches of the test split as `evaluate_on`.
         columns: where there are several ...
-        named_by: ... the key that names them; each of them is a measurement of its own.
+        named_by: ... the key that names them; each of them is a measurement of its own ...
+        pattern: ... and what they look like, with a group for what the key gives.
     """
 
     name: str
@@ -40,26 +43,43 @@ class Measure:
     function: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
     options: Options = lambda config: {}
+    defaults: Callable[[SharpnessConfig], dict[str, Any]] = lambda config: {}
     whole: bool = False
     own_loss: bool = False
     test_images: bool = False
     columns: Callable[[SharpnessConfig], list[str]] | None = None
     named_by: str | None = None
+    pattern: str | None = None
 
     def columns_of(self, config: SharpnessConfig) -> list[str]:
         return self.columns(config) if self.columns else [self.column]
 
     def arguments(self, config: SharpnessConfig) -> dict[str, Any]:
-        return {**self.fixed, **{name: getattr(config, key) for name, key in self.options(config).items()}}
+        return {**self.fixed, **{name: self._value(key, config) for name, key in self.options(config).items()}}
 
     def settings(self, config: SharpnessConfig) -> dict[str, Any]:
         """What determines the value beside the weights: equal settings are the same measurement.
 
         `samples` (and the seed that drew them) is left to the record, which knows how many images there are.
         """
-        own = {key: getattr(config, key) for key in self.options(config).values() if key != self.named_by}
+        own = {key: self._value(key, config) for key in self.options(config).values() if key != self.named_by}
         loss = {} if self.own_loss else {"label_smoothing": config.label_smoothing or 0.0}
         return {"split": config.split, "dtype": config.dtype, **loss, **own}
+
+    def named_in(self, column: str) -> str | None:
+        """What `named_by` must hold for this column to be measured: 7 for adversarial_accuracy_7; None: any."""
+        found = re.fullmatch(self.pattern or "", column)
+        return found[1] if found else None
+
+    def has(self, column: str) -> bool:
+        if self.pattern is None:
+            return column == self.column
+        named = self.named_in(column)
+        return re.fullmatch(self.pattern, column) is not None and (named is None or _as_written(named))
+
+    def _value(self, key: str, config: SharpnessConfig) -> Any:
+        given = getattr(config, key)
+        return self.defaults(config).get(key) if given is None else given
 
 
 def _named(*keys: str) -> Options:
@@ -72,6 +92,18 @@ def _trace(config: SharpnessConfig) -> dict[str, str]:
 
 def _adversarial_columns(config: SharpnessConfig) -> list[str]:
     return [f"adversarial_{what}_{alpha:g}" for alpha in config.alphas for what in ("accuracy", "loss")]
+
+
+def _eigenvalue_columns(config: SharpnessConfig) -> list[str]:
+    return ["hessian_top_eigenvalue", *(f"hessian_eigenvalue_{i + 1}" for i in range(config.eigenvalues))]
+
+
+# rho and eta of the optimizers, and of the measure where none are given.
+NEIGHBOURHOODS = {"sam": (0.05, None), "asam": (0.5, 0.01), "fsam": (0.1, 1.0)}
+
+
+def _neighbourhood(config: SharpnessConfig) -> dict[str, Any]:
+    return dict(zip(("rho", "eta"), NEIGHBOURHOODS[config.neighbourhood], strict=True))
 
 
 MEASURES: dict[str, Measure] = {
@@ -106,13 +138,16 @@ MEASURES: dict[str, Measure] = {
                 "fisher_rao_norm"),
         Measure("worst_case", "worst_case_sharpness", "rise of the loss on the ellipsoid of SAM, ASAM or FSAM",
                 "kim2022 eq. 1, 4, 8", "worst_case_sharpness",
-                options=lambda config: {"rho": "rho", "neighbourhood": "neighbourhood", "eta": "eta",
-                                        "steps": "ascent_steps"}),
+                options=lambda config: {"neighbourhood": "neighbourhood", "rho": "rho", "eta": "eta",
+                                        "steps": "ascent_steps"}, defaults=_neighbourhood),
         Measure("adversarial", "adversarial", "test accuracy and loss at w + alpha g / ||g||", "kim2022 section 5.4",
                 "adversarial_perturbation", options=_named("alphas"), whole=True, test_images=True,
-                columns=_adversarial_columns, named_by="alphas"),
+                columns=_adversarial_columns, named_by="alphas", pattern=r"adversarial_(?:accuracy|loss)_(.+)"),
         Measure("eigenvalues", "hessian_top_eigenvalue", "largest eigenvalues of H by Lanczos", "Lanczos 1950",
-                "hessian_top_eigenvalues", options=lambda config: {"k": "eigenvalues"}),
+                "hessian_top_eigenvalues",
+                options=lambda config: {"k": "eigenvalues", "tolerance": "eigenvalue_tolerance"},
+                columns=_eigenvalue_columns, named_by="eigenvalues",
+                pattern=r"hessian_(?:top_eigenvalue|eigenvalue_([1-9]\d*))"),
     )
 }  # fmt: skip
 
@@ -144,6 +179,14 @@ def chosen_measures(names: Iterable[str] | None) -> list[Measure]:
 def measure_of(column: str) -> Measure | None:
     """The measure whose results stand under a column of tables."""
     for measure in MEASURES.values():
-        if measure.column == column or (measure.columns and column.startswith(f"{measure.column}_")):
+        if measure.has(column):
             return measure
     return None
+
+
+def _as_written(number: str) -> bool:
+    """Whether columns are named by this number: `0.5`, not `0.50` or `half`."""
+    try:
+        return f"{float(number):g}" == number
+    except ValueError:
+        return False

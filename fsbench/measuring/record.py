@@ -1,4 +1,4 @@
-"""sharpness.json: what was measured of one network, an entry for each column of tables."""
+"""sharpness.json: what was measured of one network: by column of tables the current entry, and others."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from fsbench.runs.records import read_measures
 
 Entry = dict[str, Any]
 
+# Settings that are kept of a column.
+_KEPT = 20
+
 
 class Record:
     """The record of a source, kept whole: several processes may add to it at the same time."""
@@ -23,12 +26,21 @@ class Record:
         self._written = _written(self._directory)
 
     def read(self) -> dict[str, Entry]:
-        """The entries by column; none where the record is about other weights."""
+        """The current entries by column, which tables take; none where the record is about other weights."""
+        return {column: entries[0] for column, entries in self.kept().items()}
+
+    def kept(self) -> dict[str, list[Entry]]:
+        """By column, the current entry and then those of other settings, newest first."""
         found = read_measures(self._directory.sharpness)
-        return found["measures"] if found["weights"] == self._weights else {}
+        if found["weights"] != self._weights:
+            return {}
+        return {column: [entry, *found["others"].get(column, ())] for column, entry in found["measures"].items()}
 
     def add(self, entries: dict[str, Entry]) -> None:
-        """Merge entries into the file.
+        """Put entries into the file, each in the place of one with equal settings, and make them the current ones.
+
+        A refusal is kept too, but does not become current where there is a value. Of a column the last 20 settings
+        that were asked for are kept.
 
         Raises:
             FsbenchError: the run was trained again since its weights were read.
@@ -37,24 +49,47 @@ class Record:
         with self._directory.locked():
             if self._written != _written(self._directory):
                 raise FsbenchError(f"{self._directory.path}: the weights changed while they were measured")
-            write_json(self._directory.sharpness, {"weights": self._weights, "measures": self.read() | entries})
+            kept = self.kept()
+            for column, entry in entries.items():
+                kept[column] = _with(entry, kept.get(column, []))
+            current = {column: those[0] for column, those in kept.items()}
+            others = {column: those[1:] for column, those in kept.items() if len(those) > 1}
+            content = {"weights": self._weights, "measures": current} | ({"others": others} if others else {})
+            write_json(self._directory.sharpness, content)
+
+
+def answers(
+    measure: Measure, config: SharpnessConfig, kept: dict[str, list[Entry]], version: str
+) -> dict[str, Entry] | None:
+    """The entries by column that answer what is asked, whichever settings are current; None where one is lacking."""
+    found = {}
+    for column in measure.columns_of(config):
+        fitting = (entry for entry in kept.get(column, ()) if _answers(entry, measure, config, version))
+        if (entry := next(fitting, None)) is None:
+            return None
+        found[column] = entry
+    return found
 
 
 def recorded(measure: Measure, config: SharpnessConfig, entries: dict[str, Entry], version: str) -> bool:
-    """Whether the entries answer what is asked: all columns, measured with the same settings.
+    """Whether these entries, one of each column, answer what is asked: measured with the same settings.
 
     A refusal counts as an answer of the version of fsbench that gave it.
     """
-    return all(
-        column in entries and _answers(entries[column], measure, config, version)
-        for column in measure.columns_of(config)
-    )
+    return answers(measure, config, {column: [entry] for column, entry in entries.items()}, version) is not None
 
 
 def settings_of(measure: Measure, config: SharpnessConfig, used: int, available: int) -> dict[str, Any]:
     """What a value depends on; `samples` and the seed that drew them only where some images were left out."""
     drawn = {} if used == available else {"samples": used, "seed": config.seed}
     return measure.settings(config) | drawn
+
+
+def _with(entry: Entry, others: list[Entry]) -> list[Entry]:
+    """All of them in the order of the file: the newest value first, or the newest refusal where all are."""
+    found = [entry, *(other for other in others if other["settings"] != entry["settings"])]
+    current = next((one for one in found if "refused" not in one), entry)
+    return [current, *(one for one in found if one is not current)][:_KEPT]
 
 
 def _answers(entry: Entry, measure: Measure, config: SharpnessConfig, version: str) -> bool:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 
 from fsbench.measuring.record import Entry
+from fsbench.measuring.shortened import shortened
 from fsbench.runs.records import number
 
+# Its value stands under hessian_top_eigenvalue already.
+_SHOWN_ELSEWHERE = "hessian_eigenvalue_1"
 
-def lines(entries: dict[str, Entry], failed: dict[str, str]) -> list[str]:
-    """An aligned table of value, ± and what it is, seconds; notes below it, each once.
 
-    Args:
-        failed: what went wrong with measures that have no entry, by name.
-    """
+def lines(entries: dict[str, Entry]) -> list[str]:
+    """An aligned table of value, ± and what it is, seconds; notes below it, each once."""
+    entries = {column: entry for column, entry in entries.items() if column != _SHOWN_ELSEWHERE}
     fewest = min((entry["images"]["used"] for entry in entries.values()), default=0)
     rows = [_row(column, entry, fewest) for column, entry in entries.items()]
-    rows += [(name, f"failed: {reason}", "", "") for name, reason in failed.items()]
     told = [row for row in rows if row[3]]
     widths = [max((len(row[i]) for row in told), default=0) for i in range(3)]
-    widths[0] = max(len(row[0]) for row in rows)
+    widths[0] = max((len(row[0]) for row in rows), default=0)
     shown = []
     for name, value, how, seconds in rows:
         cells = [name.ljust(widths[0])]
@@ -28,11 +28,30 @@ def lines(entries: dict[str, Entry], failed: dict[str, str]) -> list[str]:
     notes: dict[str, list[str]] = {}
     for column, entry in entries.items():
         for note in entry["notes"]:
-            notes.setdefault(note, []).append(column)
+            notes.setdefault(shortened(note), []).append(column)
     for note, columns in notes.items():
         about = "" if len(columns) == len(entries) > 1 else f"{', '.join(columns)}: "
         shown.append(f"  note: {about}{note}")
     return shown
+
+
+def changes(entries: dict[str, Entry], before: dict[str, Entry], now: dict[str, Entry]) -> list[str]:
+    """A line for each column of which tables had another value before, or keep that one after a refusal.
+
+    Args:
+        entries: what was asked for.
+        before, now: the current entries of the record before and after.
+    """
+    said = []
+    for column, entry in entries.items():
+        old, current = before.get(column), now.get(column)
+        if old is None or current is None or "refused" in old or column == _SHOWN_ELSEWHERE:
+            continue
+        if "refused" in entry and "refused" not in current:
+            said.append(f"  note: {column}: tables keep {_with(current, entry)}{_value(current)}")
+        elif old["settings"] != current["settings"] or _value(old) != _value(current):
+            said.append(f"  note: {column}: before: {_with(old, current)}{_value(old)}")
+    return said
 
 
 def images(entries: dict[str, Entry]) -> str:
@@ -43,33 +62,70 @@ def images(entries: dict[str, Entry]) -> str:
     return f"{one['used']} of {one['of']} {kind} images"
 
 
+def _with(entry: Entry, other: Entry) -> str:
+    """What an entry was measured with, where the other was not: `5000 images, `."""
+    mine, theirs = entry["settings"], other["settings"]
+    said = []
+    if entry["images"]["used"] != other["images"]["used"]:
+        said.append(f"{entry['images']['used']} images")
+    for key in {**mine, **theirs}:
+        value = mine.get(key)
+        # The seed may be that of the draw alone, which there is none of where all images were taken.
+        if key == "samples" or value == theirs.get(key) or (key == "seed" and not (key in mine and key in theirs)):
+            continue
+        if value is None:
+            said.append("all classes" if key == "classes" else f"no {key}")
+        else:
+            said.append(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}")
+    return "".join(f"{one}, " for one in said)
+
+
 def _row(column: str, entry: Entry, fewest: int) -> tuple[str, str, str, str]:
     if "refused" in entry:
-        return column, f"refused: {entry['refused']}", "", ""
-    value = number(entry)
+        return column, f"refused: {shortened(entry['refused'])}", "", ""
     error, how = _error(entry)
     if "evaluated_on" in entry:
         how = f"on {entry['evaluated_on']}"
     elif (used := entry["images"]["used"]) > fewest:
         how += f", all {used} images"
-    shown = "-" if value is None else f"{value:.6g}"
+    shown = _value(entry)
     if error is not None:
         shown += f" ± {error:.2g}"
     return column, shown, how, f"{entry['seconds']:.2f} s"
 
 
+def _value(entry: Entry) -> str:
+    value = number(entry)
+    return "-" if value is None else f"{value:.6g}"
+
+
 def _error(entry: Entry) -> tuple[float | None, str]:
-    """The standard error that is shown, and what it is of."""
+    """The standard error that is shown, and how the value came about; an error of zero is none."""
     sampled = entry["images"]["used"] < entry["images"]["of"]
-    over_images = entry.get("example_stderr") if sampled else None
-    # null: nothing is known of it, of a single draw say
-    over_draws = None if entry["exact"] else entry.get("stderr")
+    over_images = (entry.get("example_stderr") or None) if sampled else None
     if entry["exact"]:
-        if over_images is not None:
+        if over_images:
             return over_images, "± over images"
         return None, "exact for these images" if sampled else "exact"
-    if over_draws is None:
-        return None, entry.get("method") or "no error known"
-    if over_images is not None:
-        return math.hypot(over_images, over_draws), "± over images and draws"
-    return over_draws, "± over draws"
+    gauss_newton = "Gauss-Newton" if (entry.get("method") or "").startswith("gauss-newton") else ""
+    if entry.get("seed") is None:
+        over, parts = [over_images], ["images"]
+    elif not entry.get("stderr"):
+        # A single draw, say, tells nothing of its error; that over images alone would say too little.
+        over, parts = [], []
+    else:
+        over, parts = [over_images, entry["stderr"]], ["images", "draws"]
+    known = [(error, part) for error, part in zip(over, parts, strict=True) if error]
+    if not known:
+        return None, gauss_newton or _method(entry)
+    how = f"± over {' and '.join(part for _, part in known)}"
+    return math.hypot(*(error for error, _ in known)), f"{gauss_newton}, {how}" if gauss_newton else how
+
+
+def _method(entry: Entry) -> str:
+    """`sam, rho 0.05, one step`"""
+    settings, method = entry["settings"], entry.get("method") or "no error known"
+    if "neighbourhood" not in settings:
+        return method
+    sizes = [f"{key} {settings[key]:g}" for key in ("rho", "eta") if settings[key] is not None]
+    return ", ".join([settings["neighbourhood"], *sizes, method])

@@ -47,10 +47,17 @@ class Measured:
     Args:
         settings: the options that determine it.
         refused: why there is none, if there is none.
+        method: how it was computed, in a word.
     """
 
     settings: dict[str, Any]
     refused: str | None
+    method: str = ""
+
+    @property
+    def gauss_newton(self) -> bool:
+        """It is the Gauss-Newton matrix's, not the Hessian's."""
+        return self.method.startswith("gauss-newton")
 
 
 def read_records(roots: list[Path]) -> Records:
@@ -84,21 +91,32 @@ def read_records(roots: list[Path]) -> Records:
             entries = read_measures(RunDirectory(directory).sharpness)["measures"]
             row |= {name: number(entry) for name, entry in entries.items()}
             measured[row["run"]] = {
-                name: Measured(entry["settings"], entry.get("refused")) for name, entry in entries.items()
+                name: Measured(entry["settings"], entry.get("refused"), entry.get("method") or "")
+                for name, entry in entries.items()
             }
             rows.append(row)
     return Records(rows, list(choices), list(configuration), unfinished, measured)
 
 
+def networks(root: Path) -> list[Path]:
+    """Directories at or below `root` with measures of networks that are no runs, sorted."""
+    return sorted(file.parent for file in root.rglob("source.yaml") if (file.parent / "sharpness.json").is_file())
+
+
 def read_measures(file: Path) -> dict[str, Any]:
-    """A sharpness.json: `weights` that it is about, `measures` by column. Empty where there is none."""
+    """A sharpness.json: `weights` that it is about, `measures` by column, which is what tables take.
+
+    `others`: by column, what was measured with other settings, newest first. Empty where there is no such file.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if all(isinstance(entry["settings"], dict) for entry in content["measures"].values()):
-            return {"weights": content["weights"], "measures": content["measures"]}
+        others = content.get("others", {})
+        entries = [*content["measures"].values(), *(entry for column in others.values() for entry in column)]
+        if all(isinstance(entry["settings"], dict) for entry in entries):
+            return {"weights": content["weights"], "measures": content["measures"], "others": others}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
-    return {"weights": None, "measures": {}}
+    return {"weights": None, "measures": {}, "others": {}}
 
 
 def number(entry: dict[str, Any]) -> float | None:

@@ -14,8 +14,8 @@ from fsbench.config.compose import compose_jobs
 from fsbench.config.primary import SHARPNESS
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.errors import FsbenchError
-from fsbench.measuring.measures import DEFAULT, MEASURES, chosen_measures, measure_of
-from fsbench.measuring.record import Record, recorded, settings_of
+from fsbench.measuring.measures import DEFAULT, MEASURES, NEIGHBOURHOODS, chosen_measures, measure_of
+from fsbench.measuring.record import Record, answers, recorded, settings_of
 from fsbench.runs.directory import RunDirectory
 
 VERSION = "1.2.3"
@@ -54,9 +54,10 @@ MATTERS = {
     "spectral": (["subset_size=5", "subsets=3", "seed=1"], ["samples=10", "logit_norm=25"]),
     "frobenius_fisher": (["subsets=3"], ["samples=10"]),
     "frobenius": (["samples=10"], ["subsets=3"]),
-    "worst_case": (["rho=0.1", "neighbourhood=asam", "ascent_steps=3", "neighbourhood=fsam eta=2"], ["probes=7"]),
+    "worst_case": (["rho=0.1", "neighbourhood=asam", "ascent_steps=3", "neighbourhood=fsam eta=2"],
+                   ["probes=7", "rho=0.05"]),
     "adversarial": (["alphas=[7]", "split=test"], ["alphas=[0.5,1]", "samples=10", "seed=1"]),
-    "eigenvalues": (["eigenvalues=2", "samples=10"], ["probes=7"]),
+    "eigenvalues": (["eigenvalues=2", "samples=10", "eigenvalue_tolerance=0.1"], ["probes=7", "tolerance=0.1"]),
 }  # fmt: skip
 
 
@@ -94,7 +95,14 @@ def test_every_measure_is_chosen_by_name_and_by_column() -> None:
     assert chosen_measures(["all", "trace"]) == list(MEASURES.values())
     names = [measure.name for measure in chosen_measures(["adversarial", "default", "minimum"])]
     assert names == ["adversarial", *DEFAULT]
-    assert measure_of("test_accuracy") is None
+    for column in ("test_accuracy", "adversarial", "adversarial_foo", "adversarial_loss_0.50", "hessian_eigenvalue_0"):
+        assert measure_of(column) is None
+
+
+def test_the_neighbourhoods_are_those_of_the_measure() -> None:
+    from fsbench.sharpness.worst_case import DEFAULTS
+
+    assert {name: (rho, eta or 0.0) for name, (rho, eta) in NEIGHBOURHOODS.items()} == DEFAULTS
 
 
 def source(path: Path, weights: str = "w") -> SimpleNamespace:
@@ -120,6 +128,49 @@ def test_other_weights_have_another_record(tmp_path) -> None:
     Record(source(tmp_path, "v")).add({"b": {"value": 1.0, "settings": {}}})
     assert list(Record(source(tmp_path, "v")).read()) == ["b"]
     assert Record(source(tmp_path)).read() == {}
+
+
+def one(samples: int, **more) -> dict:
+    return {"value": float(samples), "settings": {"samples": samples}, **more}
+
+
+REFUSED = {"refused": "no", "value": None}
+
+
+@pytest.mark.parametrize(
+    ("added", "kept"),
+    [
+        ([one(1), one(2)], [one(2), one(1)]),
+        ([one(1), one(2), one(1, note="again")], [one(1, note="again"), one(2)]),
+        ([one(1), one(2, **REFUSED)], [one(1), one(2, **REFUSED)]),
+        ([one(2, **REFUSED), one(1)], [one(1), one(2, **REFUSED)]),
+        ([one(1, **REFUSED), one(2, **REFUSED)], [one(2, **REFUSED), one(1, **REFUSED)]),
+        ([one(1), one(1, **REFUSED)], [one(1, **REFUSED)]),
+        ([one(1), one(2), one(2, **REFUSED)], [one(1), one(2, **REFUSED)]),
+        ([one(i) for i in range(30)], [one(i) for i in range(29, 9, -1)]),
+        ([one(99), *(one(i, **REFUSED) for i in range(30))],
+         [one(99), *(one(i, **REFUSED) for i in range(29, 10, -1))]),
+    ],
+    ids=["another", "again", "refused", "first-refused", "refused-twice", "refused-now", "refused-now-of-two",
+         "many", "many-refusals"],
+)  # fmt: skip
+def test_the_newest_value_is_current(tmp_path, added, kept) -> None:
+    record = Record(source(tmp_path))
+    for entry in added:
+        record.add({"b": one(7), "a": entry})
+    assert record.kept() == {"b": [one(7)], "a": kept}
+    assert record.read() == {"b": one(7), "a": kept[0]}
+    content = json.loads((tmp_path / "sharpness.json").read_text())
+    assert content["measures"] == record.read()
+    assert content.get("others", {}) == ({"a": kept[1:]} if kept[1:] else {})
+
+
+def test_any_of_the_settings_answers() -> None:
+    trace = MEASURES["trace"]
+    kept = {"hessian_trace": [*entries("trace", "samples=10").values(), *entries("trace").values()]}
+    assert answers(trace, config(), kept, VERSION) == entries("trace")
+    assert answers(trace, config("samples=10"), kept, VERSION) == entries("trace", "samples=10")
+    assert answers(trace, config("samples=11"), kept, VERSION) is None
 
 
 def test_weights_that_change_meanwhile(tmp_path) -> None:

@@ -29,10 +29,7 @@ def batch_augment(
     Raises UsageError for options that need image files, for AutoAugment on other than 1 or 3 channels, and for a
     Cutout larger than the images.
     """
-    for key in STREAMED_ONLY:
-        value = getattr(options, key)
-        if value:
-            raise UsageError(f"augment.{key}", value, "works on data sets that are streamed from image files only")
+    refuse_streamed(options)
     check_channels(options, mean)
     if size is not None:
         check_side(options.cutout, size)
@@ -44,6 +41,14 @@ def batch_augment(
         return cutout_(normalize(changed, mean, std), options.cutout, generator)
 
     return augment
+
+
+def refuse_streamed(options: AugmentOptions) -> None:
+    """Raise UsageError for options that need image files."""
+    for key in STREAMED_ONLY:
+        value = getattr(options, key)
+        if value:
+            raise UsageError(f"augment.{key}", value, "works on data sets that are streamed from image files only")
 
 
 def check_channels(options: AugmentOptions, mean: Sequence[float]) -> None:
