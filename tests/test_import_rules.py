@@ -21,11 +21,15 @@ ALLOWED = {
     "data": {"config", "errors"},
     "models": {"config", "errors"},
     "runs": {"errors"},
-    "report": {"errors"},
+    "papers": {"errors"},
+    "report": {"errors", "papers", "runs"},
     "training": {"config", "data", "errors", "models", "optim", "runs"},
     "sharpness": {"errors", "optim"},
     "measuring": {"config", "data", "errors", "models", "runs", "sharpness", "training"},
-    "cli": {"config", "errors", "measuring", "report", "runs", "training"},
+    "reproduce": {
+        "config", "data", "errors", "measuring", "models", "optim", "papers", "report", "runs", "sharpness", "training",
+    },
+    "cli": {"config", "errors", "measuring", "papers", "report", "reproduce", "runs", "training"},
 }
 
 
@@ -54,6 +58,10 @@ FREE_OF = [
     ("fsbench.measuring.source", {"hydra", "torch", "pandas", "fsbench.sharpness"}),
     ("fsbench.runs.records", {"hydra", "omegaconf", "torch", "pandas"}),
     ("fsbench.report.formats", {"hydra", "omegaconf", "torch"}),
+    ("fsbench.report.artefact", {"hydra", "omegaconf", "torch", "matplotlib"}),
+    ("fsbench.papers", {"hydra", "omegaconf", "torch", "pandas", "pydantic"}),
+    ("fsbench.reproduce.plan", {"hydra", "omegaconf", "torch", "pandas"}),
+    ("fsbench.cli.reproduce", {"torch", "pandas", "matplotlib"}),
     ("fsbench.config.load", {"hydra", "torch"}),
     ("fsbench.cli.main", {"hydra", "omegaconf", "torch", "pandas", "pydantic"}),
 ]

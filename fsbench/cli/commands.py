@@ -5,6 +5,7 @@ COMMANDS = {
     "train": ("fsbench.cli.train", "train a model, or a sweep of them with -m"),
     "table": ("fsbench.cli.table", "mean and standard deviation over seeds of finished runs"),
     "sharpness": ("fsbench.cli.sharpness", "measure how sharp the minimum of a trained network is"),
+    "reproduce": ("fsbench.cli.reproduce", "the papers' tables and figures, published numbers beside measured ones"),
     "list": ("fsbench.cli.list", "what there is: models, datasets, optimizers, experiments, ..."),
     "rerun": ("fsbench.cli.rerun", "train again what a run directory holds, with changes"),
 }

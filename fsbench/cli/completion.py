@@ -6,14 +6,23 @@ import os
 from collections.abc import Sequence
 
 from fsbench.cli.commands import COMMANDS
-from fsbench.cli.list import KINDS, MEASURES, described
+from fsbench.cli.list import ALL, described
 from fsbench.config.paths import conf_dir
-from fsbench.config.primary import SHARPNESS, TRAIN
+from fsbench.config.primary import REPRODUCE, SHARPNESS, TRAIN, Primary
 from fsbench.errors import UsageError
 from fsbench.measuring import measures
+from fsbench.papers import artefacts
+from fsbench.papers.artefact import SCALES
 
 # Commands whose arguments are Hydra overrides.
 _HYDRA = {primary.name: primary for primary in (TRAIN, SHARPNESS)}
+# Values of the keys of `fsbench reproduce`.
+_CHOICES = {
+    "scale": SCALES,
+    "device": ("auto", "cpu", "cuda"),
+    "executor": ("serial",),
+    **dict.fromkeys(("plan", "render", "measure", "progress"), ("true", "false")),
+}
 _SHELLS = ("bash", "zsh", "fish")
 
 
@@ -39,7 +48,12 @@ def complete(arguments: Sequence[str]) -> int:
         print(" ".join(name for name in COMMANDS if name.startswith(typed[0] if typed else "")))
         return 0
     command, current = typed[0], "" if before.endswith(" ") else typed[-1]
-    if command in _HYDRA:
+    if command == REPRODUCE.name and (found := _reproduce(current)):
+        print(" ".join(found))
+        return 0
+    # Other keys of reproduce are those of the runs it trains.
+    primary = TRAIN if command == REPRODUCE.name else _HYDRA.get(command)
+    if primary is not None:
         if current.startswith("experiment="):
             # Experiments lie in folders, which Hydra's completion does not look into.
             names = (f"experiment={name}" for name in described(conf_dir() / "experiment"))
@@ -52,12 +66,29 @@ def complete(arguments: Sequence[str]) -> int:
             return 0
         program = words[start]
         rest = before.split(None, start + 2)[start + 2] if len(typed) > 1 else ""
+        if command == REPRODUCE.name:
+            rest = current  # its artefacts are no overrides
         os.environ["COMP_LINE"] = f"{program} {rest}"
         os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
-        return hydra_main(["-sc", request], _HYDRA[command])
+        return hydra_main(["-sc", request], primary)
     if command == "list":
-        print(" ".join(kind for kind in [*KINDS, MEASURES] if kind.startswith(current)))
+        print(" ".join(kind for kind in ALL if kind.startswith(current)))
     return 0
+
+
+def _reproduce(current: str) -> list[str]:
+    """Artefacts, keys, and the values of keys that have few."""
+    key, equals, _ = current.partition("=")
+    if equals:
+        return [one for value in _CHOICES.get(key, ()) if (one := f"{key}={value}").startswith(current)]
+    keys = (f"{line.partition(':')[0]}=" for line in _options_of(REPRODUCE))
+    return [one for one in (*artefacts(), "list", *keys) if one.startswith(current)]
+
+
+def _options_of(primary: Primary) -> list[str]:
+    """The lines of a primary configuration that set a key."""
+    lines = (conf_dir() / f"{primary.name}.yaml").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line[:1].isalpha() and line.partition(":")[0] not in ("defaults", "hydra")]
 
 
 def _directories(typed: str) -> list[str]:

@@ -9,6 +9,7 @@ from fsbench.cli.flags import Parser
 from fsbench.config.paths import conf_dir
 from fsbench.errors import UsageError, did_you_mean
 from fsbench.measuring import measures
+from fsbench.papers import artefacts
 
 # what a person asks for: the config group
 KINDS = {
@@ -23,25 +24,30 @@ KINDS = {
     "loggers": "logger",
 }
 MEASURES = "measures"
+ARTEFACTS = "artefacts"
+ALL = (*KINDS, MEASURES, ARTEFACTS)
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(prog="fsbench list", description="What there is to choose from, a line each.")
-    parser.add_argument("kind", nargs="?", metavar="KIND", help=", ".join([*KINDS, MEASURES]))
+    parser.add_argument("kind", nargs="?", metavar="KIND", help=", ".join(ALL))
     parser.add_argument("-cd", "--config-dir", type=Path, help="config groups of your own, listed too")
     options = parser.parse_args(list(arguments))
     if options.kind is None:
         for kind, group in KINDS.items():
             print(f"{kind:14} {group}=")
         print(f"{MEASURES:14} measures=[...] of fsbench sharpness")
+        print(f"{ARTEFACTS:14} of fsbench reproduce")
         return 0
     if options.kind == MEASURES:
         _print_measures()
         return 0
+    if options.kind == ARTEFACTS:
+        _print_artefacts()
+        return 0
     group = KINDS.get(options.kind, options.kind)
     if group not in KINDS.values():
-        allowed = [*KINDS, MEASURES]
-        problem = f"no such kind{did_you_mean(options.kind, allowed)}; allowed: {', '.join(allowed)}"
+        problem = f"no such kind{did_you_mean(options.kind, ALL)}; allowed: {', '.join(ALL)}"
         raise UsageError("list", options.kind, problem)
     if options.config_dir and not options.config_dir.is_dir():
         raise UsageError("--config-dir", options.config_dir, "no such directory")
@@ -61,6 +67,13 @@ def _print_measures() -> None:
         star = "*" if one.name in measures.DEFAULT else " "
         print(f"{one.name:{name}} {star} {one.column:{column}}  {one.line} ({one.source})")
     print("* measured where measures= is not given; tables have the second column")
+
+
+def _print_artefacts() -> None:
+    known = artefacts()
+    width = max(map(len, known), default=0)
+    for one in known.values():
+        print(f"{one.name:{width}}  {one.title} ({one.source})")
 
 
 def described(group: Path) -> dict[str, str]:

@@ -19,11 +19,12 @@ usage: fsbench COMMAND ...
 
   fsbench train --help          keys, groups and examples
   fsbench sharpness --help      likewise; fsbench list measures shows the measures
+  fsbench reproduce list        the papers' tables and figures, what they cost and what is done
   fsbench list models           what can be put after model=
   fsbench --version
 
 Tab completion: eval "$(fsbench -sc install=bash)"     (also zsh, fish)
-Exit codes: 0 done, 1 failed, 2 bad input, 3 a sweep with failures, 4 diverged, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 bad input, 3 some runs failed, 4 diverged, 130 interrupted.
 """
 
 

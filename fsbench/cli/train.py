@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fsbench.cli.flags import parse_composed
 from fsbench.cli.train_help import HELP
 from fsbench.config.compose import Job, compose_jobs, compose_text
-from fsbench.errors import FsbenchError, Interrupted, UsageError, first_line
-from fsbench.runs.directory import RunDirectory
+from fsbench.errors import FsbenchError, UsageError
+from fsbench.training.attempt import Outcome, attempt, described, failed_line, finished, run
 from fsbench.training.stop_signal import StopSignal, stop_signal
 
 
@@ -59,43 +56,6 @@ def single(job: Job, stop: StopSignal) -> int:
     return 0
 
 
-def failed_line(directory: RunDirectory, failure: BaseException) -> str:
-    where = f"; the traceback is in {directory.traceback}" if directory.traceback.is_file() else ""
-    return f"{directory.path}: failed, {type(failure).__name__}: {first_line(failure)}{where}"
-
-
-def finished(job: Job) -> tuple[RunDirectory, dict[str, Any] | None]:
-    """The job's directory, and its results if it is finished and not to be overwritten. Needs no torch."""
-    config = job.config.model_dump(mode="json")
-    directory = RunDirectory.of(config, job.choices)
-    directory.refuse_other_config(config, overwrite=job.config.overwrite)
-    if job.config.overwrite or not directory.finished:
-        return directory, None
-    return directory, directory.read_results()
-
-
-def run(job: Job, stop: StopSignal) -> dict[str, Any]:
-    stop.check()
-    from fsbench.training.run import train
-
-    return train(job, stop)
-
-
-def described(results: dict[str, Any]) -> str:
-    return (
-        f"test accuracy {100 * results['test_accuracy']:.2f} % "
-        f"(train {100 * results['train_accuracy']:.2f} %), {results['seconds']:.1f} s"
-    )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one run of a sweep ended: `done`, `skipped` (was done before) or `failed`."""
-
-    status: str
-    line: str
-
-
 def sweep(jobs: list[Job], stop: StopSignal) -> int:
     """Train all that is missing, one after the other; a failed run does not stop the others.
 
@@ -106,7 +66,7 @@ def sweep(jobs: list[Job], stop: StopSignal) -> int:
     try:
         for job in unique:
             stop.check()
-            outcomes.append(_attempt(job, stop))
+            outcomes.append(attempt(job, stop))
             say(f"[{len(outcomes)}/{len(unique)}] {outcomes[-1].line}")
     finally:
         counts = {status: sum(o.status == status for o in outcomes) for status in ("done", "skipped", "failed")}
@@ -128,21 +88,3 @@ def distinct(jobs: list[Job]) -> list[Job]:
             raise UsageError("run_name", job.config.run_name, "several runs of the sweep would share this directory")
         unique[path] = job
     return list(unique.values())
-
-
-def _attempt(job: Job, stop: StopSignal) -> Outcome:
-    directory, results = finished(job)
-    if results is not None:
-        return Outcome("skipped", f"{directory.path}: already done, {described(results)}")
-    try:
-        return Outcome("done", f"{directory.path}: done, {described(run(job, stop))}")
-    except Interrupted:
-        raise
-    except FsbenchError as failure:
-        line = f"{directory.path}: failed, {failure}"
-    # A run must not end the sweep, not even by SystemExit.
-    except (Exception, SystemExit) as failure:
-        line = failed_line(directory, failure)
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            traceback.print_exc()
-    return Outcome("failed", line)

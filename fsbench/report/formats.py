@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from fsbench.report import grid
+
 
 def is_share(column: str) -> bool:
     """Whether a column lies in [0, 1] and is shown in percent."""
@@ -28,26 +30,11 @@ def cell(column: str, mean: float, std: float, plus_minus: str) -> str:
 
 
 def markdown(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> str:
-    head, lines = _texts(table, by, columns, "±")
-    # A rule needs three characters to be one everywhere.
-    widths = [max(3, *(len(line[i]) for line in [head, *lines])) for i in range(len(head))]
-    left = len(by)
-
-    def row(cells: Sequence[str]) -> str:
-        padded = (c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True)))
-        return f"| {' | '.join(padded)} |"
-
-    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    return "\n".join([row(head), f"| {' | '.join(rule)} |", *map(row, lines)]) + "\n"
+    return grid.markdown(_grid(table, by, columns))
 
 
 def latex(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> str:
-    head, lines = _texts(table, by, columns, r"$\pm$")
-    escaped = [[_escape(text) for text in line] for line in [head, *lines]]
-    rows = [" & ".join(line) + r" \\" for line in escaped]
-    alignment = "l" * len(by) + "r" * (len(head) - len(by))
-    body = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
-    return "\n".join([*body, r"\end{tabular}"]) + "\n"
+    return grid.tabular(_grid(table, by, columns))
 
 
 def csv(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> str:
@@ -62,19 +49,10 @@ FORMATS: dict[str, Callable[[pd.DataFrame, Sequence[str], Sequence[str]], str]] 
 }
 
 
-def _texts(
-    table: pd.DataFrame, by: Sequence[str], columns: Sequence[str], plus_minus: str
-) -> tuple[list[str], list[list[str]]]:
-    head = [*by, "n", *map(header, columns)]
+def _grid(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> grid.Grid:
     lines = [
         [*(str(row[name]) for name in by), str(row["n"])]
-        + [cell(c, row[f"{c}.mean"], row[f"{c}.std"], plus_minus) for c in columns]
+        + [cell(c, row[f"{c}.mean"], row[f"{c}.std"], "±") for c in columns]
         for row in table.to_dict("records")
     ]
-    return head, lines
-
-
-def _escape(text: str) -> str:
-    for character in "%_&#":
-        text = text.replace(character, "\\" + character)
-    return text
+    return grid.Grid([*by, "n", *map(header, columns)], lines, left=len(by))

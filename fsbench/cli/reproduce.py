@@ -1,0 +1,221 @@
+"""`fsbench reproduce`: the papers' tables and figures."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fsbench.cli.flags import Parser
+from fsbench.cli.reproduce_help import HELP
+from fsbench.cli.train import say
+from fsbench.config.compose import compose_text
+from fsbench.config.primary import REPRODUCE
+from fsbench.errors import Interrupted, UsageError
+from fsbench.papers import add_papers, artefacts
+from fsbench.papers.artefact import SCALES, Artefact, Computed
+from fsbench.reproduce.compositions import Compositions
+from fsbench.reproduce.computed_artefact import compute, computed_cuts, is_computed, options_of
+from fsbench.reproduce.cost import Estimator
+from fsbench.reproduce.executor import Outcome, SerialExecutor, Task, at_once, described
+from fsbench.reproduce.listing import list_lines, plan_lines, summary
+from fsbench.reproduce.plan import Plan, make_plan
+from fsbench.reproduce.provenance import refuse_smaller
+from fsbench.reproduce.request import Request, read_request
+from fsbench.reproduce.tasks import missing_tasks
+from fsbench.reproduce.write import write_artefact
+from fsbench.training.stop_signal import stop_signal
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_intermixed_args(list(arguments))
+    own = [word for word in options.words if "=" in word]
+    if options.help:
+        print(HELP + compose_text([], primary=REPRODUCE), end="")
+        return 0
+    if options.cfg:
+        print(compose_text(own, primary=REPRODUCE), end="")
+        return 0
+    for directory in options.papers:
+        add_papers(Path(directory))
+    known = artefacts()
+    if "list" in options.words:
+        return _list(known, [word for word in options.words if word != "list"])
+    request = read_request(options.words, known)
+    compositions = Compositions()
+    plans = [make_plan(one, request, compositions) for one in request.artefacts if isinstance(one, Artefact)]
+    command = shlex.join(["fsbench", "reproduce", *arguments])
+    if request.config.plan:
+        return _show(plans, request)
+    work = _Work(request, plans, command)
+    if request.config.render:
+        return work.render()
+    with stop_signal() as stop:
+        return work.run(SerialExecutor(stop))
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="fsbench reproduce", add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-c", "--cfg", choices=["job"])
+    parser.add_argument("--papers", action="append", default=[], metavar="DIR")
+    parser.add_argument("words", nargs="*")
+    return parser
+
+
+def _list(known: dict[str, Artefact | Computed], words: Sequence[str]) -> int:
+    named = [word for word in words if "=" not in word]
+    request = read_request(words if named else [*words, *known], known)
+    config = request.config
+    estimator = Estimator(config.device, Path(config.runs_dir))
+    scales = (config.scale,) if any(word.startswith("scale=") for word in words) else SCALES
+    for line in list_lines(request.artefacts, scales, request, Compositions(), estimator):
+        say(line)
+    return 0
+
+
+def _show(plans: Sequence[Plan], request: Request) -> int:
+    for artefact in request.artefacts:
+        if isinstance(artefact, Computed):
+            say(f"{artefact.name}, scale={request.config.scale}: {artefact.title}: computed, no training")
+            for sentence in computed_cuts(artefact, options_of(artefact, request)):
+                say(f"  {sentence}")
+    for line in plan_lines(plans, Estimator(request.config.device, Path(request.config.runs_dir))):
+        say(line)
+    return 0
+
+
+@dataclass
+class _Work:
+    """What was asked for, and what became of it."""
+
+    request: Request
+    plans: Sequence[Plan]
+    command: str
+    failed: int = 0
+    reasons: dict[Path, str] = field(default_factory=dict)
+
+    def directory(self, artefact: Artefact | Computed) -> Path:
+        return Path(self.request.config.results_dir).expanduser() / artefact.name
+
+    def render(self) -> int:
+        """Draw again what was asked for, from the runs that are there."""
+        self._refuse()
+        if not any(run.directory.finished for plan in self.plans for run in plan.runs):
+            names = ", ".join(artefact.name for artefact in self.request.artefacts)
+            raise UsageError("render", "true", f"no run of {names} is finished at scale={self.request.config.scale}")
+        for plan in self.plans:
+            self._write(plan)
+        for artefact in self.request.artefacts:
+            if isinstance(artefact, Computed):
+                say(f"{artefact.name}: computed, not drawn from runs; without render=true it is computed")
+        return 0
+
+    def run(self, executor: SerialExecutor) -> int:
+        """Compute, train and measure what is missing, and write each artefact as soon as its last run has ended."""
+        self._refuse()
+        for artefact in self.request.artefacts:
+            if isinstance(artefact, Computed):
+                self._compute(artefact)
+        tasks = missing_tasks(self.plans)
+        if tasks and self.request.config.device == "cuda":
+            self._refuse_absent_device()
+        open_runs = {id(plan): {task.directory.path for task in tasks} & _paths(plan) for plan in self.plans}
+        for plan in self.plans:
+            if not open_runs[id(plan)]:
+                self._write(plan)
+        outcomes: list[Outcome] = []
+        try:
+            for outcome in executor.run(tasks):
+                outcomes.append(outcome)
+                self._refuse_bad_input(outcomes, tasks)
+                _tell(f"[{len(outcomes)}/{len(tasks)}] {outcome.line}")
+                if outcome.reason:
+                    self.failed += 1
+                    self.reasons[outcome.task.directory.path] = outcome.reason
+                for plan in self.plans:
+                    if outcome.task.directory.path in open_runs[id(plan)]:
+                        open_runs[id(plan)].discard(outcome.task.directory.path)
+                        if not open_runs[id(plan)]:
+                            self._write(plan)
+        except Interrupted as failure:
+            raise Interrupted(f"{failure} ({summary(self.plans)})") from None
+        if not self.failed:
+            return 0
+        _tell(f"fsbench: {self.failed} failed; the same command goes on with what is missing")
+        return 3
+
+    def _refuse(self) -> None:
+        """See that captions can be written and nothing larger is overwritten, before anything is begun."""
+        for plan in self.plans:
+            _ = plan.cuts
+        for artefact in self.request.artefacts:
+            refuse_smaller(self.directory(artefact), artefact.name, self.request.config.scale)
+
+    def _refuse_absent_device(self) -> None:
+        """Raise UsageError where there is no CUDA device: no run could be trained."""
+        from fsbench.training.build import build_device
+
+        try:
+            build_device("cuda")
+        except UsageError as failure:
+            raise UsageError("device", failure.value, failure.problem) from None
+
+    def _refuse_bad_input(self, outcomes: Sequence[Outcome], tasks: Sequence[Task]) -> None:
+        """Raise UsageError where there is nothing to show but bad input: at once if no run has other images."""
+        failure = outcomes[0].untrained
+        last = len(outcomes) == len(tasks) or (outcomes[0].no_data and len({task.data for task in tasks}) == 1)
+        finished = any(run.directory.finished for plan in self.plans for run in plan.runs)
+        if last and not finished and isinstance(failure, UsageError):
+            raise failure
+
+    def _write(self, plan: Plan) -> None:
+        name = plan.artefact.name
+        done = sum(run.directory.finished for run in plan.runs)
+        if not done:
+            say(f"{name}: no run is finished, nothing to show")
+            return
+        paths = write_artefact(plan, self.directory(plan.artefact), self.command, self.reasons)
+        _say_written(name, f"{done} of {len(plan.runs)} runs", paths)
+
+    def _compute(self, artefact: Computed) -> None:
+        directory = self.directory(artefact)
+        if is_computed(artefact, options_of(artefact, self.request), directory):
+            say(f"{artefact.name}: already computed, in {directory} (without it, it is computed again)")
+            return
+
+        def progress(line: str) -> None:
+            if self.request.config.progress:
+                _tell(f"{artefact.name}: {line}")
+
+        try:
+            with at_once():
+                paths = compute(artefact, self.request, directory, progress, self.command)
+        except KeyboardInterrupt:
+            raise Interrupted(f"{artefact.name}: interrupted; the same command begins it again") from None
+        except UsageError:
+            raise
+        except Exception as failure:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                traceback.print_exc()
+            self.failed += 1
+            say(f"{artefact.name}: failed, {described(failure)}")
+            return
+        _say_written(artefact.name, "computed", paths)
+
+
+def _paths(plan: Plan) -> set[Path]:
+    return {run.directory.path for run in plan.runs}
+
+
+def _say_written(name: str, what: str, paths: Sequence[Path]) -> None:
+    shown = " ".join(path.name for path in paths)
+    say(f"{name}: {what}; {paths[0].parent}: {shown}")
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,34 @@
+"""The options of `fsbench reproduce`, checked."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fsbench.config.options import Options
+
+
+class ReproduceConfig(Options):
+    """What `conf/reproduce.yaml` composes to; artefacts, axes and changes of the runs stand beside it."""
+
+    scale: Literal["paper", "small", "tiny"]
+    plan: bool
+    render: bool
+    measure: bool
+    seeds: Annotated[int, Field(ge=1)] | None
+    stands_for: Annotated[str, Field(min_length=1)] | None
+    results_dir: Annotated[str, Field(min_length=1)]
+    runs_dir: Annotated[str, Field(min_length=1)]
+    data_dir: Annotated[str, Field(min_length=1)]
+    executor: Literal["serial", "ray", "slurm"]
+    device: Literal["auto", "cpu", "cuda"]
+    progress: bool
+
+    @model_validator(mode="after")
+    def _is_there(self) -> ReproduceConfig:
+        if self.executor != "serial":
+            raise ValueError(f"executor={self.executor}: is not there yet; use executor=serial")
+        if self.plan and self.render:
+            raise ValueError("plan=true: shows what would be run; with render=true nothing is")
+        return self

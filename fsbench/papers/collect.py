@@ -1,0 +1,81 @@
+"""All artefacts: the tuples `ARTEFACTS` of the files in a directory, one file for each paper."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+from fsbench.errors import UsageError, first_line
+from fsbench.papers.artefact import Artefact, Computed
+
+_OWN = Path(__file__).resolve().parent
+# The files of each directory that were read, in the order in which the directories were added.
+_papers: dict[Path, tuple[ModuleType, ...]] = {}
+
+
+def artefacts() -> dict[str, Artefact | Computed]:
+    """Every table and figure by its name (`kim2022/table1`): paper by paper, each in the order of the paper.
+
+    Raises:
+        UsageError: two have one name.
+    """
+    add_papers(_OWN)
+    found: dict[str, Artefact | Computed] = {}
+    for directory, papers in _papers.items():
+        for paper in papers:
+            for one in paper.ARTEFACTS:
+                if one.name in found:
+                    raise UsageError("papers", directory, f"{one.name} is there already")
+                found[one.name] = one
+    return found
+
+
+def directories() -> list[Path]:
+    """Where papers, and the numbers that they print, come from."""
+    return [_OWN, *(directory for directory in _papers if directory != _OWN)]
+
+
+def add_papers(directory: Path) -> None:
+    """Take the papers of one more directory: every `*.py` there with a tuple `ARTEFACTS`.
+
+    `abc2024.py` holds the artefacts `abc2024/...`; what they print lies in `numbers/*.csv` beside it.
+
+    Raises:
+        UsageError: there is no such directory, no paper in it, or one that can't be read.
+    """
+    place = Path(directory).expanduser().resolve()
+    if place in _papers:
+        return
+    if not place.is_dir():
+        raise UsageError("papers", directory, "no such directory")
+    papers = tuple(
+        module
+        for path in sorted(place.glob("*.py"))
+        if not path.stem.startswith("_") and "ARTEFACTS" in path.read_text(encoding="utf-8")
+        if hasattr(module := _module(path, place), "ARTEFACTS")
+    )
+    if not papers:
+        raise UsageError("papers", directory, "holds no paper: a .py file with a tuple ARTEFACTS")
+    _papers[place] = papers
+
+
+def _module(path: Path, place: Path) -> ModuleType:
+    if place == _OWN:
+        return importlib.import_module(f"fsbench.papers.{path.stem}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None  # of a .py file there is one
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as failure:  # whatever the file may raise
+        problem = f"{path.name} can't be read, {type(failure).__name__}: {first_line(failure)}"
+        raise UsageError("papers", place, problem) from failure
+    for one in getattr(module, "ARTEFACTS", ()):
+        if not isinstance(one, Artefact | Computed):
+            problem = f"{path.name}: ARTEFACTS holds a {type(one).__name__}, not an Artefact or Computed"
+            raise UsageError("papers", place, problem)
+        if not one.name.startswith(f"{path.stem}/"):
+            raise UsageError("papers", place, f"{path.name}: {one.name} has to be called {path.stem}/...")
+    return module

@@ -1,0 +1,89 @@
+"""Artefacts that need no training: their function called, once for the same options."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fsbench.papers.artefact import Computed
+from fsbench.reproduce.context import Context
+from fsbench.reproduce.plan import scale_of
+from fsbench.reproduce.provenance import FILE, command_provenance, write_provenance
+from fsbench.reproduce.request import Request
+
+
+def options_of(artefact: Computed, request: Request) -> dict[str, Any]:
+    """What its function is handed. Raises UsageError where the scale is not declared."""
+    scale_of(artefact, request.config.scale)
+    options = dict(artefact.options[request.config.scale])
+    if "seeds" in options and request.config.seeds is not None:
+        options["seeds"] = request.config.seeds
+    return options
+
+
+def computed_cuts(artefact: Computed, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """What differs from the options as published, a sentence each."""
+    published = artefact.options.get("paper", {})
+    return tuple(
+        f"{key[0].upper()}{key[1:]}: {_shown(value)} instead of {_shown(published[key])}."
+        for key, value in options.items()
+        if key in published and published[key] != value
+    )
+
+
+def is_computed(artefact: Computed, options: Mapping[str, Any], directory: Path) -> bool:
+    """Whether the directory holds it, computed with these options."""
+    try:
+        found = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        return found["function"] == artefact.function and found["options"] == json.loads(json.dumps(options))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def compute(
+    artefact: Computed, request: Request, directory: Path, say: Callable[[str], None], command: str
+) -> list[Path]:
+    """Call the function and record where its files come from.
+
+    Raises:
+        UsageError: there is no such device, or whatever the function says.
+    """
+    from fsbench.training.build import build_device
+
+    config, options = request.config, options_of(artefact, request)
+    module, _, name = artefact.function.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    device = build_device(config.device)
+    context = Context(Path(config.data_dir).expanduser(), device, say, computed_cuts(artefact, options))
+    begun = time.perf_counter()
+    directory.mkdir(parents=True, exist_ok=True)
+    part = directory / f".{os.getpid()}.part"
+    try:
+        part.mkdir()
+        written = [Path(path) for path in function(config.scale, options, part, context)]
+        paths = [path.replace(directory / path.relative_to(part)) for path in written]
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):
+            directory.rmdir()  # where it was made for nothing
+    record = command_provenance(artefact.name, config.scale, command) | {
+        "function": artefact.function,
+        "options": options,
+        "cuts": list(context.cuts),
+        "device": str(device),
+        "wall_time": {"computing": time.perf_counter() - begun},
+    }
+    return [*paths, write_provenance(directory, record)]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "all"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

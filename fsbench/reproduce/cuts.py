@@ -1,0 +1,191 @@
+"""What was cut from an artefact, in sentences for its caption: the configuration that was run against the published."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fsbench.config.compose import Job
+from fsbench.config.sharpness import SharpnessConfig
+from fsbench.config.train import TrainConfig
+from fsbench.papers.artefact import Artefact, Values
+from fsbench.reproduce.cells import Cell
+from fsbench.reproduce.image_counts import image_counts
+from fsbench.runs.identity import essential, flatten
+
+# What is said of a group whose choice differs; the keys below it then go without saying.
+_GROUPS = {
+    "model": "Network", "optimizer": "Method", "base": "Base optimizer", "schedule": "Schedule",
+    "augment": "Augmentation",
+}  # fmt: skip
+# These go without saying where the data set is named; the last two unless it is the same.
+_OF_THE_DATASET = ("name", "label", "root", "in_memory", "mean", "std")
+# Stands for the paper's value of a key that belongs to a choice of our own.
+_ITS_OWN = ""
+# They don't change the network that comes out.
+_SILENT = ("trainer.eval_every", "trainer.max_skipped", "seed", "dataset.seed")
+_MEASURED_WITH = ("run", "device", "data_dir", "progress", "memory", "workers", "out", "overwrite", "measures")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A cell as published and as it is run."""
+
+    cell: Cell
+    published: Job[TrainConfig]
+    run: Job[TrainConfig]
+
+
+def scope_cuts(artefact: Artefact, axes: Mapping[str, Values], compared: Sequence[Compared], seeds: int) -> list[str]:
+    """Cells that were left out or are not the paper's, and fewer (or more) seeds."""
+    said: list[str] = []
+    cells = [one.cell for one in compared]
+    names = {
+        value: f"{value} ({label(one.run.config)})"
+        for one in compared
+        if (value := one.cell.run.get("dataset")) == "folder"
+    }
+    left = {axis: [v for v in published if v not in _run(axis, cells)] for axis, published in artefact.axes.items()}
+    if any(left.values()):
+        said.append(f"Left out: {_listed(left)}.")
+    labels = {(extra.axis, extra.label) for extra in artefact.extras}
+    ours = {
+        axis: [names.get(v, v) for v in values if v not in artefact.axes[axis] and (axis, v) not in labels]
+        for axis, values in axes.items()
+    }
+    if any(ours.values()):
+        said.append(f"Not in the paper: {_listed(ours)}.")
+    if seeds != artefact.seeds:
+        said.append(f"{_count(seeds, 'seed')} instead of {artefact.seeds}.")
+    added = {cell.extra.label: cell.extra.why for cell in cells if cell.extra is not None}
+    return said + [f"Added to the paper's: {label}, {why.rstrip('.')}." for label, why in added.items()]
+
+
+def run_cuts(artefact: Artefact, compared: Sequence[Compared]) -> list[str]:
+    """How the training differs; a sentence for each key, with all pairs of values that the cells have."""
+    pairs: dict[str, dict[tuple[str, str], int]] = {}
+    for one in compared:
+        foreign = [axis for axis, value in one.cell.run.items() if value not in artefact.axes[axis]]
+        for key, here, there in _differences(one, foreign):
+            values = pairs.setdefault(key, {})
+            values[here, there] = values.get((here, there), 0) + 1
+    said = []
+    for key, found in pairs.items():
+        if all(there == _ITS_OWN for _, there in found):
+            said.append(f"{key}={' or '.join(_first(found))}.")
+            continue
+        first, *more = _first(found)
+        words = [f"{_sentence(key).format(first)} instead of {_there(found, first)}"]
+        words += [f"{here} instead of {_there(found, here)}" for here in more]
+        part = "" if sum(found.values()) == len(compared) else ", in some of the cells"
+        said.append(f"{' and '.join(words)}{part}.")
+    return said
+
+
+def settings_cuts(published: Job[SharpnessConfig] | None, run: Job[SharpnessConfig] | None) -> list[str]:
+    """How the measuring differs."""
+    if published is None:
+        return []
+    if run is None:
+        return ["Sharpness was not measured."]
+    theirs, ours = (job.config.model_dump(mode="json") for job in (published, run))
+    said = []
+    for key, value in ours.items():
+        if key in _MEASURED_WITH or key == "dataset" or theirs[key] == value:
+            continue
+        here, there = _shown(value), _shown(theirs[key])
+        if key == "samples":
+            here, there = (f"{n:,}" if n is not None else "all" for n in (value, theirs[key]))
+            said.append(f"Measured on {here} images instead of {there}.")
+        else:
+            said.append(f"Measured with {key} {here} instead of {there}.")
+    return said
+
+
+def _differences(one: Compared, foreign: Container[str]) -> Iterable[tuple[str, str, str]]:
+    """Key, value here and in the paper, of whatever differs.
+
+    Args:
+        foreign: groups whose choice is not the paper's, so that it has no value for the keys below.
+    """
+    theirs, ours = (essential(job.config.model_dump(mode="json")) for job in (one.published, one.run))
+    a, b = flatten(theirs), flatten(ours)
+    swapped = [
+        group for group in _GROUPS if group in a.keys() | ours.keys()
+        and one.published.choices.get(group) != one.run.choices.get(group)
+    ]  # fmt: skip
+    same_data = label(one.published.config) == label(one.run.config)
+    unsaid = _OF_THE_DATASET[: -2 if same_data and "dataset" not in foreign else None]
+    if not same_data:
+        yield "dataset", label(one.run.config), label(one.published.config)
+    for group in swapped:
+        yield group, one.run.choices.get(group, "null"), one.published.choices.get(group, "null")
+    for key in b:
+        group, _, name = key.partition(".")
+        if key in _SILENT or group in swapped or (group == "dataset" and name in unsaid):
+            continue
+        if b[key] != a.get(key):
+            here = _value(key, b[key], one.run.config)
+            there = _value(key, a.get(key), one.published.config)
+            yield key, here, _ITS_OWN if group in foreign and name != "subset" else there
+
+
+def label(config: TrainConfig) -> str:
+    """What captions call the data set."""
+    options = config.dataset
+    return options.label or (options.name if options.root is None else options.root.rstrip("/").rpartition("/")[2])
+
+
+def _value(key: str, value: Any, config: TrainConfig) -> str:
+    if key == "dataset.subset":
+        if value is not None:
+            return f"{value:,}"
+        counts = image_counts(config.dataset)
+        return "all" if counts is None else f"{counts.train - config.dataset.validation:,}"
+    if key == "trainer.max_steps" and value is None:
+        return "all"
+    return _shown(value)
+
+
+_SENTENCES = {
+    "dataset": "Data set: {}",
+    "trainer.epochs": "Trained for {} epochs",
+    "trainer.batch_size": "Batches of {} images",
+    "trainer.max_steps": "Training stopped after {} steps",
+    "dataset.subset": "Trained on {} images",
+    "dataset.validation": "{} images held out for validation",
+    **{group: f"{words}: {{}}" for group, words in _GROUPS.items()},
+}
+
+
+def _sentence(key: str) -> str:
+    return _SENTENCES.get(key, f"{key} {{}}")
+
+
+def _there(pairs: Iterable[tuple[str, str]], here: str) -> str:
+    return " or ".join(there for one, there in pairs if one == here)
+
+
+def _first(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    return list(dict.fromkeys(here for here, _ in pairs))
+
+
+def _run(axis: str, cells: Sequence[Cell]) -> set[str]:
+    return {cell.values[axis] for cell in cells if cell.extra is None or cell.extra.axis != axis}
+
+
+def _listed(by_axis: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{axis} {', '.join(values)}" for axis, values in by_axis.items() if values)
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

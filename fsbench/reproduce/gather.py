@@ -1,0 +1,84 @@
+"""The rows of an artefact: one for each planned run, with its results and measures as far as they are there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fsbench.papers.derived import derived
+from fsbench.reproduce.measure import answered
+from fsbench.reproduce.plan import Plan, PlannedRun
+from fsbench.runs.records import number, read_records
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DONE = "done"
+
+
+def gather(plan: Plan, reasons: Mapping[Path, str] = {}) -> pd.DataFrame:
+    """The frame that tables and figures are made of.
+
+    Columns: the axes, `seed`, `status` (`done`, or why something is missing), `run`, and the results by name.
+
+    Args:
+        reasons: why a run has no network or lacks a measure, where that is known from just now.
+    """
+    import pandas as pd
+
+    return pd.DataFrame([_row(plan, run, reasons.get(run.directory.path)) for run in plan.runs])
+
+
+def _row(plan: Plan, run: PlannedRun, reason: str | None) -> dict[str, Any]:
+    path = run.directory.path
+    row = {**run.cell.values, "seed": run.seed, "status": reason or _status(run), "run": str(path)}
+    found = read_records([path]).rows if path.is_dir() and run.directory.finished else []
+    if not found:
+        return row
+    (record,) = found
+    names = [name for name in run.directory.read_results() if _is_number(record[name])]
+    results = {name: float(record[name]) for name in names}
+    measures, lacks = _measures(plan, run)
+    results |= measures
+    row["status"] = reason or lacks or DONE
+    return {**derived(results), **results, **row}
+
+
+def _measures(plan: Plan, run: PlannedRun) -> tuple[dict[str, float], str]:
+    """Those of the artefact that were measured as it asks, and why others are missing."""
+    job = plan.measuring(run)
+    if job is None:
+        return {}, ""
+    values: dict[str, float] = {}
+    lacks: list[str] = []
+    for one, entries in answered(run.directory, job.config):
+        if entries is None:
+            lacks.append(f"{one.column}: not measured")
+            continue
+        for column, entry in entries.items():
+            value = number(entry)
+            if value is not None:
+                values[column] = float(value)
+            else:
+                lacks.append(f"{column}: {entry.get('refused', 'no value')}")
+    return values, "; ".join(lacks)
+
+
+def _status(run: PlannedRun) -> str:
+    """What became of a run that is not finished."""
+    if run.directory.finished:
+        return f"{run.directory.summary.name} can't be read"
+    if not run.directory.path.is_dir():
+        return "not run yet"
+    try:
+        said = json.loads(run.directory.status_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "not run yet"
+    message = str(said.get("message", "")).partition("\n")[0]
+    return f"{said.get('status', 'unknown')}: {message}" if message else str(said.get("status", "unknown"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

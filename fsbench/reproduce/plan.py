@@ -1,0 +1,221 @@
+"""The runs of an artefact at a scale: what `fsbench train` would be told, and where each of them lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from fsbench.config.compose import Job
+from fsbench.config.sharpness import SharpnessConfig
+from fsbench.config.train import TrainConfig
+from fsbench.errors import UsageError
+from fsbench.papers.artefact import Artefact, Computed, Scale, Values
+from fsbench.reproduce.cells import Cell, axis_values, cells
+from fsbench.reproduce.compositions import Compositions
+from fsbench.reproduce.cuts import Compared, run_cuts, scope_cuts, settings_cuts
+from fsbench.reproduce.request import Request
+from fsbench.runs.directory import RunDirectory
+from fsbench.runs.identity import flatten
+
+_DATASET = "dataset"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of an artefact: a cell and a seed."""
+
+    cell: Cell
+    seed: int
+    job: Job[TrainConfig]
+    directory: RunDirectory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of an artefact at a scale.
+
+    Args:
+        sharpness: what is measured of every run; None: nothing.
+        compare: what differs from the artefact as published, a sentence each.
+    """
+
+    artefact: Artefact
+    scale: str
+    runs: tuple[PlannedRun, ...]
+    sharpness: Job[SharpnessConfig] | None
+    compare: Callable[[], tuple[str, ...]]
+
+    @cached_property
+    def cuts(self) -> tuple[str, ...]:
+        """What differs from the artefact as published, a sentence each."""
+        return self.compare()
+
+    def measuring(self, run: PlannedRun) -> Job[SharpnessConfig] | None:
+        """`fsbench sharpness` of one run."""
+        if self.sharpness is None:
+            return None
+        config = self.sharpness.config.model_copy(update={"run": str(run.directory.path)})
+        return Job(config, self.sharpness.choices, self.sharpness.overrides)
+
+
+def scale_of(artefact: Artefact | Computed, name: str) -> Scale:
+    """The scale as declared; `paper` need not be. Raises UsageError where there is none."""
+    declared = artefact.scales if isinstance(artefact, Artefact) else artefact.options
+    if name not in declared and (name != "paper" or isinstance(artefact, Computed)):
+        raise UsageError("scale", name, f"{artefact.name} has none; its scales: {', '.join(declared)}")
+    return artefact.scales.get(name, Scale()) if isinstance(artefact, Artefact) else Scale()
+
+
+def make_plan(artefact: Artefact, request: Request, compositions: Compositions) -> Plan:
+    """Compose and check every run of an artefact.
+
+    Raises:
+        UsageError: what was asked for does not go with the artefact, or does not compose.
+    """
+    config = request.config
+    scale = scale_of(artefact, config.scale)
+    copied = _copied(artefact, request)
+    chosen = {key: values for key, values in request.chosen.items() if key in artefact.axes}
+    if copied:
+        chosen[_DATASET] = (copied,)
+    seeds = range(config.seeds or scale.seeds or artefact.seeds)
+    places = (
+        f"runs_dir={_quoted(config.runs_dir)}", f"data_dir={_quoted(config.data_dir)}",
+        f"trainer.device={config.device}", f"trainer.progress={str(config.progress).lower()}",
+    )  # fmt: skip
+    asked = _asked(artefact, request)
+    planned = cells(artefact, scale, chosen)
+    runs: list[PlannedRun] = []
+    for cell in planned:
+        run = {**cell.run, _DATASET: request.chosen[_DATASET][0]} if copied else cell.run
+        also = [word for where, words in scale.also if cell.has(where) for word in words]
+        line = [f"experiment={artefact.experiment}", *Cell(cell.values, run, cell.extra).overrides, *places]
+        if copied:
+            line += _tuned(compositions.job(_published(artefact, cell)), compositions.job([*line, *asked]))
+        line += [*scale.overrides, *also, *asked]
+        jobs = [compositions.job([*line, f"seed={seed}"]) for seed in seeds]
+        runs += [
+            PlannedRun(cell, seed, job, RunDirectory.of(job.config.model_dump(mode="json"), job.choices))
+            for seed, job in zip(seeds, jobs, strict=True)
+        ]
+    sharpness, as_published = _sharpness(artefact, scale, request, compositions)
+
+    def compare() -> tuple[str, ...]:
+        compared = [
+            Compared(cell, compositions.job([*_published(artefact, cell), *_needed(cell, asked)]), run.job)
+            for cell, run in zip(planned, runs[:: len(seeds)], strict=True)
+        ]
+        return (
+            *scope_cuts(artefact, axis_values(artefact, scale, chosen), compared, len(seeds)),
+            *run_cuts(artefact, compared),
+            *settings_cuts(as_published, sharpness),
+        )
+
+    return Plan(artefact, config.scale, tuple(runs), sharpness, compare)
+
+
+def distinct(plans: Sequence[Plan]) -> dict[Path, list[tuple[Plan, PlannedRun]]]:
+    """The runs by directory: one that several artefacts have is there once."""
+    found: dict[Path, list[tuple[Plan, PlannedRun]]] = {}
+    for plan in plans:
+        for run in plan.runs:
+            found.setdefault(run.directory.path, []).append((plan, run))
+    return found
+
+
+def _asked(artefact: Artefact, request: Request) -> Values:
+    """What the command line sets in every cell of this artefact."""
+    words = []
+    for key, values in request.chosen.items():
+        if key in artefact.axes:
+            continue
+        if len(values) > 1:
+            shown = ", ".join(artefact.axes) or "none"
+            problem = f"{artefact.name} takes one value of it; its axes, which take several: {shown}"
+            raise UsageError(key, ",".join(values), problem)
+        words.append(f"{key}={values[0]}")
+    return tuple(words)
+
+
+def _copied(artefact: Artefact, request: Request) -> str | None:
+    """The value of the artefact's data set axis that the data set given stands for, if it stands for one."""
+    meant = request.config.stands_for
+    if meant is None:
+        return None
+    given = request.chosen.get(_DATASET, ())
+    if len(given) != 1:
+        raise UsageError("stands_for", meant, "goes with one data set: dataset=NAME")
+    if _DATASET not in artefact.axes:
+        return None
+    if meant not in artefact.axes[_DATASET]:
+        allowed = ", ".join(artefact.axes[_DATASET])
+        raise UsageError("stands_for", meant, f"{artefact.name} has no such data set; it has {allowed}")
+    return meant
+
+
+def _published(artefact: Artefact, cell: Cell) -> Values:
+    """The command line of a cell, nothing cut."""
+    return (f"experiment={artefact.experiment}", *cell.overrides)
+
+
+def _tuned(theirs: Job[TrainConfig], ours: Job[TrainConfig]) -> list[str]:
+    """What recipes set for the data set that ours stands for, and would not for ours."""
+    a, b = (flatten(job.config.model_dump(mode="json")) for job in (theirs, ours))
+    groups = ("optimizer", "base", "schedule", "trainer", "augment", "loss")
+    incidental = ("trainer.device", "trainer.progress")
+    return [
+        f"{key}={_text(value)}"
+        for key, value in a.items()
+        if key.partition(".")[0] in groups and key not in incidental and key in b and b[key] != value
+    ]
+
+
+def _needed(cell: Cell, asked: Sequence[str]) -> list[str]:
+    """What the command line adds to a data set that is an axis's value, without which that would not compose."""
+    if cell.run.get(_DATASET) != "folder":
+        return []
+    return [word for word in asked if word.startswith(("dataset.root=", "dataset.label="))]
+
+
+def _sharpness(
+    artefact: Artefact, scale: Scale, request: Request, compositions: Compositions
+) -> tuple[Job[SharpnessConfig] | None, Job[SharpnessConfig] | None]:
+    """What is measured, and what would be as published."""
+    if not artefact.measures:
+        return None, None
+    config = request.config
+    base = ["run=planned", f"measures=[{','.join(artefact.measures)}]"]
+    places = [
+        f"device={config.device}", f"data_dir={_quoted(config.data_dir)}",
+        f"progress={str(config.progress).lower()}",
+    ]  # fmt: skip
+    published = [*base, *artefact.measure]
+    ours = compositions.measuring([*published, *scale.measure, *places, *request.sharpness])
+    return ours if config.measure else None, compositions.measuring(published)
+
+
+def _text(value: object) -> str:
+    """A value as an override has it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
+    return str(value)
+
+
+def _quoted(text: str) -> str:
+    """Text as a quoted string of the override grammar."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def states(plan: Plan) -> Mapping[str, int]:
+    """How many of the runs are in which state (`done`, `failed`, `not begun`, ...)."""
+    counts: dict[str, int] = {}
+    for run in plan.runs:
+        status = run.directory.status if run.directory.path.is_dir() else "not begun"
+        counts[status] = counts.get(status, 0) + 1
+    return counts

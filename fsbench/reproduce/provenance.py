@@ -1,0 +1,96 @@
+"""provenance.json beside a table or figure: where every number in it comes from."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fsbench.errors import UsageError
+from fsbench.papers.artefact import SCALES
+from fsbench.reproduce.measure import answered
+from fsbench.reproduce.plan import Plan, PlannedRun
+from fsbench.runs.atomic import write_json
+from fsbench.runs.identity import identity
+from fsbench.runs.provenance import provenance
+
+FILE = "provenance.json"
+
+
+def command_provenance(artefact: str, scale: str, command: str) -> dict[str, Any]:
+    """What every artefact has: its scale, the command, and code, versions and hardware that it was written with."""
+    written = provenance()
+    del written["started"]
+    date = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    return {"artefact": artefact, "scale": scale, "command": command, "written": date, **written}
+
+
+def runs_provenance(plan: Plan) -> dict[str, Any]:
+    """The runs, what they were trained on and with, and how long that took."""
+    runs = [_run(run) for run in plan.runs]
+    trained = [_read(run.directory.provenance) for run in plan.runs if run.directory.finished]
+    return {
+        "cuts": list(plan.cuts),
+        "wall_time": {
+            "training": sum(run["seconds"] for run in runs if "seconds" in run),
+            "measuring": sum(_measuring_seconds(plan, run) for run in plan.runs),
+        },
+        "trained_with": _distinct(trained, ("fsbench", "git_commit", "python", "versions", "hardware")),
+        "data": _distinct([one.get("data", {}) for one in trained], None),
+        "runs": runs,
+    }
+
+
+def refuse_smaller(directory: Path, artefact: str, scale: str) -> None:
+    """Raise UsageError where the directory holds the artefact at a larger scale, which must not be lost to a trial."""
+    found = _read(directory / FILE).get("scale")
+    if found in SCALES and SCALES.index(found) < SCALES.index(scale):
+        problem = f"{directory} holds {artefact} at scale={found}; give another directory: results_dir=DIR"
+        raise UsageError("scale", scale, problem)
+
+
+def write_provenance(directory: Path, record: dict[str, Any]) -> Path:
+    """Written last: it is there if and only if the files beside it are whole."""
+    write_json(directory / FILE, record)
+    return directory / FILE
+
+
+def _run(run: PlannedRun) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "run": run.directory.path.name,
+        "identity": identity(run.job.config.model_dump(mode="json")),
+        "cell": dict(run.cell.values),
+        "seed": run.seed,
+        "overrides": list(run.job.overrides),
+        "status": run.directory.status if run.directory.path.is_dir() else "not run",
+    }
+    results = _read(run.directory.summary).get("results", {})
+    return row | ({"seconds": results["seconds"]} if "seconds" in results else {})
+
+
+def _measuring_seconds(plan: Plan, run: PlannedRun) -> float:
+    """Of what the artefact shows; the columns of one measure have its time each."""
+    if (job := plan.measuring(run)) is None:
+        return 0.0
+    found = answered(run.directory, job.config)
+    return sum(next(iter(entries.values()))["seconds"] for _, entries in found if entries)
+
+
+def _distinct(records: Sequence[dict[str, Any]], keys: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Each different record once, and how many runs have it."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in records:
+        kept = record if keys is None else {key: record.get(key) for key in keys}
+        entry = found.setdefault(json.dumps(kept, sort_keys=True), {**kept, "runs": 0})
+        entry["runs"] += 1
+    return list(found.values())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,38 @@
+"""What is missing for the artefacts asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fsbench.errors import FsbenchError
+from fsbench.reproduce.executor import Task
+from fsbench.reproduce.measure import lacking
+from fsbench.reproduce.plan import Plan, PlannedRun, distinct
+
+
+def missing_tasks(plans: Sequence[Plan]) -> list[Task]:
+    """A task for each run that is not finished, or was not measured as an artefact asks; a shared run is there once."""
+    tasks = []
+    for shared in distinct(plans).values():
+        (_, run), *_ = shared
+        measuring = {}
+        for plan, planned in shared:
+            if (job := plan.measuring(planned)) is not None and not (trained(run) and is_measured(plan, planned)):
+                measuring[job.config.model_dump_json()] = job
+        if not trained(run) or measuring:
+            tasks.append(Task(run.directory, run.job, tuple(measuring.values())))
+    return tasks
+
+
+def trained(run: PlannedRun) -> bool:
+    return run.directory.finished
+
+
+def is_measured(plan: Plan, run: PlannedRun) -> bool:
+    """Whether all that is asked was measured; False where that can't be told."""
+    if (job := plan.measuring(run)) is None:
+        return True
+    try:
+        return not lacking(job)[2]
+    except FsbenchError:
+        return False

@@ -1,0 +1,70 @@
+"""A run from outside: whether it is finished, how it ended, in a line. Needs no torch until something is trained."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from fsbench.config.compose import Job
+from fsbench.errors import FsbenchError, Interrupted, first_line
+from fsbench.runs.directory import RunDirectory
+from fsbench.training.stop_signal import StopSignal
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one of several runs ended: `done`, `skipped` (was done before) or `failed`; a line for a reader."""
+
+    status: str
+    line: str
+    failure: BaseException | None = None
+
+
+def finished(job: Job) -> tuple[RunDirectory, dict[str, Any] | None]:
+    """The job's directory, and its results if it is finished and not to be overwritten."""
+    config = job.config.model_dump(mode="json")
+    directory = RunDirectory.of(config, job.choices)
+    directory.refuse_other_config(config, overwrite=job.config.overwrite)
+    if job.config.overwrite or not directory.finished:
+        return directory, None
+    return directory, directory.read_results()
+
+
+def run(job: Job, stop: StopSignal) -> dict[str, Any]:
+    """Train; returns the results."""
+    stop.check()
+    from fsbench.training.run import train
+
+    return train(job, stop)
+
+
+def attempt(job: Job, stop: StopSignal) -> Outcome:
+    """Train unless it is done; a failure is an outcome. Raises Interrupted."""
+    directory, results = finished(job)
+    if results is not None:
+        return Outcome("skipped", f"{directory.path}: already done, {described(results)}")
+    try:
+        return Outcome("done", f"{directory.path}: done, {described(run(job, stop))}")
+    except Interrupted:
+        raise
+    except FsbenchError as failure:
+        return Outcome("failed", f"{directory.path}: failed, {failure}", failure)
+    # A run must not end the others, not even by SystemExit.
+    except (Exception, SystemExit) as failure:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exc()
+        return Outcome("failed", failed_line(directory, failure), failure)
+
+
+def failed_line(directory: RunDirectory, failure: BaseException) -> str:
+    where = f"; the traceback is in {directory.traceback}" if directory.traceback.is_file() else ""
+    return f"{directory.path}: failed, {type(failure).__name__}: {first_line(failure)}{where}"
+
+
+def described(results: dict[str, Any]) -> str:
+    return (
+        f"test accuracy {100 * results['test_accuracy']:.2f} % "
+        f"(train {100 * results['train_accuracy']:.2f} %), {results['seconds']:.1f} s"
+    )
