@@ -24,7 +24,7 @@ from fsbench.reproduce.cost import Estimator
 from fsbench.reproduce.executor import Outcome, SerialExecutor, Task, at_once, described
 from fsbench.reproduce.listing import list_lines, plan_lines, summary
 from fsbench.reproduce.plan import Plan, make_plan
-from fsbench.reproduce.provenance import refuse_smaller
+from fsbench.reproduce.provenance import refuse_smaller, without_places
 from fsbench.reproduce.request import Request, read_request
 from fsbench.reproduce.tasks import missing_tasks
 from fsbench.reproduce.write import write_artefact
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     request = read_request(options.words, known)
     compositions = Compositions()
     plans = [make_plan(one, request, compositions) for one in request.artefacts if isinstance(one, Artefact)]
-    command = shlex.join(["fsbench", "reproduce", *arguments])
+    command = shlex.join(["fsbench", "reproduce", *without_places(options.words)])
     if request.config.plan:
         return _show(plans, request)
     work = _Work(request, plans, command)

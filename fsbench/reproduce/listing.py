@@ -28,7 +28,7 @@ def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
             name = str(run.directory.path)
             cost = estimator.training(run.job.config)
             measuring = _measuring(plan, run, estimator)
-            assumed |= not cost.measured
+            assumed |= not cost.measured and not math.isnan(cost.seconds)
             state = _state(plan, run)
             rows.append(
                 (
@@ -47,7 +47,7 @@ def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
         yield from _aligned(rows)
     if runs:
         hours = duration(total(left)) if left else "0 s"
-        unknown = " and those of which nothing is known" if any(map(math.isnan, left)) else ""
+        unknown = ", without those whose images are not there" if any(map(math.isnan, left)) else ""
         yield (
             f"{runs} runs, {to_train} to train ({steps_left:,} steps), {to_measure} to measure: about {hours}{unknown}"
         )

@@ -17,6 +17,8 @@ from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
 
 FILE = "provenance.json"
+_PLACES = ("runs_dir", "data_dir", "results_dir", "trainer.device", "trainer.progress")
+_FILES = ("dataset.root", "model.checkpoint")
 
 
 def command_provenance(artefact: str, scale: str, command: str) -> dict[str, Any]:
@@ -57,13 +59,25 @@ def write_provenance(directory: Path, record: dict[str, Any]) -> Path:
     return directory / FILE
 
 
+def without_places(words: Sequence[str]) -> list[str]:
+    """A command line without what names places of this machine: directories go, images go by their folder's name."""
+    kept = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in _PLACES:
+            continue
+        name = value.strip("'\"").rstrip("/").rpartition("/")[2]
+        kept.append(f"{key}={name}" if key in _FILES else word)
+    return kept
+
+
 def _run(run: PlannedRun) -> dict[str, Any]:
     row: dict[str, Any] = {
         "run": run.directory.path.name,
         "identity": identity(run.job.config.model_dump(mode="json")),
         "cell": dict(run.cell.values),
         "seed": run.seed,
-        "overrides": list(run.job.overrides),
+        "overrides": without_places(run.job.overrides),
         "status": run.directory.status if run.directory.path.is_dir() else "not run",
     }
     results = _read(run.directory.summary).get("results", {})
