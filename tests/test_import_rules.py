@@ -27,7 +27,17 @@ ALLOWED = {
     "sharpness": {"errors", "optim"},
     "measuring": {"config", "data", "errors", "models", "runs", "sharpness", "training"},
     "reproduce": {
-        "config", "data", "errors", "measuring", "models", "optim", "papers", "report", "runs", "sharpness", "training",
+        "config",
+        "data",
+        "errors",
+        "measuring",
+        "models",
+        "optim",
+        "papers",
+        "report",
+        "runs",
+        "sharpness",
+        "training",
     },
     "cli": {"config", "errors", "measuring", "papers", "report", "reproduce", "runs", "training"},
 }
