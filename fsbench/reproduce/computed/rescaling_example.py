@@ -59,7 +59,7 @@ def compute(scale: str, options: Mapping[str, Any], directory: Path, context: Co
     caption = [
         "Norms of the running example before and after rescaling rows and columns, which changes no output "
         "(Tsuzuku et al. 2019, appendix A.1).",
-        "Three printed norms do not follow from the printed entries: 5.48 for the spectral norm of W(1) is its Frobenius "
-        "norm; eq. 44 and 45 should read sqrt(7401.0) = 86.03 and 86.03.",
+        "Three printed norms do not follow from the printed entries: 5.48 for the spectral norm of W(1) is its "
+        "Frobenius norm; eq. 44 and 45 should read sqrt(7401.0) = 86.03 and 86.03.",
     ]
     return write_frame(norms(), directory, "appA", caption)
