@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pytest
@@ -50,10 +51,17 @@ def by_hand(j: Tensor, w: Tensor) -> dict[str, Tensor]:
 WHOLE = {"subset_size": 21, "subsets": 2}
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1], ids=["plain", "smoothed"])
+LOSSES = {
+    "plain": CE,
+    "smoothed": nn.CrossEntropyLoss(label_smoothing=0.1),
+    "partial": functools.partial(CE, label_smoothing=0.2),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("name", ALL)
-def test_equals_gradients_written_out(name, smoothing) -> None:
-    risk = risk_of(name, nn.CrossEntropyLoss(label_smoothing=smoothing))
+def test_equals_gradients_written_out(name, loss) -> None:
+    risk = risk_of(name, LOSSES[loss])
     expected = by_hand(rows(risk), torch.cat([p.detach().flatten() for p in risk.weights]))
     found = {
         "trace": fisher_trace(risk),
@@ -152,6 +160,15 @@ def test_a_duplicate_makes_the_determinant_vanish() -> None:
     # Rounding may leave the smallest eigenvalue a little above zero.
     assert found.value == -math.inf or "near rounding" in found.notes[0]
     assert found.notes
+
+
+def test_a_gradient_that_vanishes_makes_the_determinant_vanish() -> None:
+    x, y = whole(batches())
+    model = nn.Sequential(nn.Flatten(), nn.Linear(72, 4, bias=False)).double()
+    risk = Risk(model, CE, [(torch.cat([x[:3], torch.zeros_like(x[:1])]), y[:4])])
+    found = fisher_log_determinant(risk, subset_size=4, subsets=2)
+    assert found.value == -math.inf
+    assert math.isnan(found.stderr)
 
 
 REFUSED = {

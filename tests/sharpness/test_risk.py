@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import nn
 
 from fsbench.sharpness import Refused, Risk
+from fsbench.sharpness.logit_hessian import is_cross_entropy
 from sharpness.networks import NETWORKS, batches, loss_at, risk_of, whole
 
 CE = nn.functional.cross_entropy
@@ -108,6 +111,28 @@ def test_refused_is_a_value_error() -> None:
 
 def test_train_mode_that_makes_no_difference_is_fine() -> None:
     assert Risk(plain().double().train(), CE, batches()).examples == 21
+
+
+def test_dropout_of_nothing_is_fine() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(72, 4), nn.Dropout(0.0)).double().train()
+    assert Risk(model, CE, batches(), memory=1).value() > 0
+
+
+@pytest.mark.parametrize(
+    ("loss", "known"),
+    [
+        (CE, True),
+        (nn.CrossEntropyLoss(label_smoothing=0.1), True),
+        (functools.partial(CE, label_smoothing=0.1), True),
+        (functools.partial(CE, reduction="sum"), False),
+        (nn.CrossEntropyLoss(reduction="sum"), False),
+        (nn.CrossEntropyLoss(weight=torch.ones(4)), False),
+        (nn.functional.nll_loss, False),
+    ],
+    ids=str,
+)
+def test_what_counts_as_plain_cross_entropy(loss, known) -> None:
+    assert is_cross_entropy(loss) == known
 
 
 def test_switched_to_train_mode_afterwards() -> None:
