@@ -46,6 +46,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
+def one_line(failure: BaseException) -> str:
+    """What is said of a failure: our own message, or the type and the first line of another's."""
+    if isinstance(failure, FsbenchError):
+        return " ".join(str(failure).split())
+    return f"{type(failure).__name__}: {first_line(failure)}"
+
+
 def first_line(failure: BaseException) -> str:
     """The first line of an exception's message, or its type where it has none."""
     lines = [line.strip() for line in str(failure).splitlines() if line.strip()]

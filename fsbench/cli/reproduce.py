@@ -15,20 +15,20 @@ from fsbench.cli.reproduce_help import HELP
 from fsbench.cli.train import say
 from fsbench.config.compose import compose_text
 from fsbench.config.primary import REPRODUCE
-from fsbench.errors import Interrupted, UsageError
+from fsbench.errors import Interrupted, UsageError, one_line
 from fsbench.papers import add_papers, artefacts
 from fsbench.papers.artefact import SCALES, Artefact, Computed
 from fsbench.reproduce.compositions import Compositions
 from fsbench.reproduce.computed_artefact import compute, computed_cuts, is_computed, options_of
 from fsbench.reproduce.cost import Estimator
-from fsbench.reproduce.executor import Outcome, SerialExecutor, Task, at_once, described
+from fsbench.reproduce.executor import Outcome, SerialExecutor, Task
 from fsbench.reproduce.listing import list_lines, plan_lines, summary
 from fsbench.reproduce.plan import Plan, make_plan
 from fsbench.reproduce.provenance import refuse_smaller, without_places
 from fsbench.reproduce.request import Request, read_request
 from fsbench.reproduce.tasks import missing_tasks
 from fsbench.reproduce.write import write_artefact
-from fsbench.training.stop_signal import stop_signal
+from fsbench.training.stop_signal import at_once, stop_signal
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -203,7 +203,7 @@ class _Work:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 traceback.print_exc()
             self.failed += 1
-            say(f"{artefact.name}: failed, {described(failure)}")
+            say(f"{artefact.name}: failed, {one_line(failure)}")
             return
         _say_written(artefact.name, "computed", paths)
 

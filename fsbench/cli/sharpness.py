@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +17,9 @@ from fsbench.cli.sharpness_help import HELP
 from fsbench.cli.train import say
 from fsbench.config.compose import Job, compose_jobs, compose_text
 from fsbench.config.primary import SHARPNESS
-from fsbench.errors import FsbenchError, Interrupted, UsageError, first_line
+from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line
 from fsbench.measuring.measures import Measure, chosen_measures
+from fsbench.training.stop_signal import at_once
 
 if TYPE_CHECKING:
     from fsbench.config.sharpness import SharpnessConfig
@@ -57,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     )  # fmt: skip
     for job in jobs:
         chosen_measures(job.config.measures)
-    with _stopped_by_signals():
+    with at_once():
         return _sweep(jobs) if options.multirun else _single(jobs[0])
 
 
@@ -72,7 +70,7 @@ def _single(job: Job[SharpnessConfig]) -> int:
     except Exception as failure:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        raise FsbenchError(f"{source.title}: failed, {type(failure).__name__}: {first_line(failure)}") from failure
+        raise FsbenchError(f"{source.title}: failed, {one_line(failure)}") from failure
     say("\n".join(outcome.lines))
     return 1 if outcome.status in ("refused", "failed") else 0
 
@@ -144,8 +142,7 @@ def _attempt(source: Source | UsageError, config: SharpnessConfig) -> Outcome:
     except Exception as failure:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
-        what = str(failure) if isinstance(failure, FsbenchError) else f"{type(failure).__name__}: {first_line(failure)}"
-        return Outcome("failed", [f"{source.title}: failed, {what}"])
+        return Outcome("failed", [f"{source.title}: failed, {one_line(failure)}"])
 
 
 def _measured(source: Source, config: SharpnessConfig) -> Outcome:
@@ -216,18 +213,3 @@ def _lines(source: Source, entries: dict[str, Entry], chosen: int, missing: int)
     parts = [shown.images(entries)] if entries else []
     parts += [already] if missing < chosen else []
     return [f"{source.title}: {', '.join(parts) or 'nothing measured'}", *shown.lines(entries)]
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and SLURM's SIGUSR2 end the work as Ctrl-C does: at once, for what is measured is recorded."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGTERM, signal.SIGUSR2)
-    previous = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -34,7 +34,7 @@ class Record:
         found = read_measures(self._directory.sharpness)
         if found["weights"] != self._weights:
             return {}
-        return {column: [entry, *found["others"].get(column, ())] for column, entry in found["measures"].items()}
+        return kept_in(found)
 
     def add(self, entries: dict[str, Entry]) -> None:
         """Put entries into the file, each in the place of one with equal settings, and make them the current ones.
@@ -56,6 +56,11 @@ class Record:
             others = {column: those[1:] for column, those in kept.items() if len(those) > 1}
             content = {"weights": self._weights, "measures": current} | ({"others": others} if others else {})
             write_json(self._directory.sharpness, content)
+
+
+def kept_in(found: dict[str, Any]) -> dict[str, list[Entry]]:
+    """By column, all entries of what `read_measures` gives, the current one first."""
+    return {column: [entry, *found["others"].get(column, ())] for column, entry in found["measures"].items()}
 
 
 def answers(

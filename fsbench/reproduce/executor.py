@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from os import environ
 from typing import Protocol
@@ -14,11 +11,11 @@ from typing import Protocol
 from fsbench.config.compose import Job
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
-from fsbench.errors import FsbenchError, Interrupted, UsageError, first_line
+from fsbench.errors import Interrupted, UsageError, one_line
 from fsbench.reproduce.measure import measure_lacking
 from fsbench.runs.directory import RunDirectory
 from fsbench.training.attempt import attempt
-from fsbench.training.stop_signal import StopSignal
+from fsbench.training.stop_signal import StopSignal, at_once
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Outcome:
     def reason(self) -> str:
         """What failed, in a line; empty where nothing did."""
         if self.untrained is not None:
-            return described(self.untrained)
+            return one_line(self.untrained)
         return "; ".join(f"{name}: {what}" for name, what in self.unmeasured)
 
     @property
@@ -126,26 +123,4 @@ def _measured(task: Task, job: Job[SharpnessConfig]) -> tuple[int, dict[str, str
     except Exception as failure:
         if environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
-        return 0, dict.fromkeys(job.config.measures or (), described(failure))
-
-
-def described(failure: BaseException) -> str:
-    """One line."""
-    if isinstance(failure, FsbenchError):
-        return " ".join(str(failure).split())
-    return f"{type(failure).__name__}: {first_line(failure)}"
-
-
-@contextmanager
-def at_once() -> Iterator[None]:
-    """Within, a signal ends the work at once, for what was finished is recorded; raises KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-    previous = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        return 0, dict.fromkeys(job.config.measures or (), one_line(failure))

@@ -7,7 +7,7 @@ from fsbench.config.compose import Job
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.errors import FsbenchError
 from fsbench.measuring.measures import Measure, chosen_measures
-from fsbench.measuring.record import Entry, Record, answers
+from fsbench.measuring.record import Entry, Record, answers, kept_in
 from fsbench.measuring.source import Source, find_source
 from fsbench.runs.directory import RunDirectory
 from fsbench.runs.records import read_measures
@@ -28,8 +28,7 @@ def lacking(job: Job[SharpnessConfig]) -> tuple[Source, Record, list[Measure]]:
 
 def answered(directory: RunDirectory, config: SharpnessConfig) -> list[tuple[Measure, dict[str, Entry] | None]]:
     """What a run's record says to what is asked: each measure's entries by column, None where it was not measured."""
-    found = read_measures(directory.sharpness)
-    kept = {column: [entry, *found["others"].get(column, ())] for column, entry in found["measures"].items()}
+    kept = kept_in(read_measures(directory.sharpness))
     return [(one, answers(one, config, kept, __version__)) for one in chosen_measures(config.measures)]
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fsbench.optim.sharpness_aware import displaced
+from fsbench.sharpness.norm import norm
 from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.risk import Batch, Risk
 
@@ -59,12 +60,12 @@ def adversarial_perturbation(
     if evaluate_on is not None:
         seen = Risk(risk.model, risk.loss_fn, evaluate_on, memory=risk.memory, progress=risk.progress)
     _, gradient = risk.gradient()
-    norm = float(torch.stack([g.double().square().sum() for g in gradient]).sum().sqrt())
-    if not (math.isfinite(norm) and norm > 0):
-        raise Refused(f"the gradient has no direction: its norm is {norm}")
+    length = norm(gradient)
+    if not (math.isfinite(length) and length > 0):
+        raise Refused(f"the gradient has no direction: its norm is {length}")
     found = []
     for alpha in lengths:
-        with torch.no_grad(), displaced(risk.weights, torch._foreach_mul(gradient, alpha / norm)):
+        with torch.no_grad(), displaced(risk.weights, torch._foreach_mul(gradient, alpha / length)):
             found.append(Perturbed(alpha, *_loss_and_accuracy(seen)))
     return found
 
@@ -72,7 +73,7 @@ def adversarial_perturbation(
 def _loss_and_accuracy(risk: Risk) -> tuple[float, float]:
     def sums(x: Tensor, y: Tensor) -> list[Tensor]:
         output = risk.model(x)
-        return [risk.loss_fn(output, y).double() * len(y), _right(output, y).sum()]
+        return [risk.loss(output, y).double() * len(y), _right(output, y).sum()]
 
     with torch.no_grad():
         loss, accuracy = risk.mean(sums, risk.piece(2 * risk.activation_bytes), "perturbed network")

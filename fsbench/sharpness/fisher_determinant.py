@@ -35,7 +35,7 @@ def fisher_log_determinant(
     values, smallest = [], math.inf
     for gram in subset_grams(risk, subset_size, subsets, seed, "Fisher determinant", logit_norm):
         values.append(gram.log_determinant())
-        smallest = min(smallest, float(gram.smallest_first()[0]))
+        smallest = min(smallest, float(gram.eigenvalues[0]))
     value = math.fsum(values) / len(values) if all(map(math.isfinite, values)) else -math.inf
     notes = []
     if not math.isfinite(value):

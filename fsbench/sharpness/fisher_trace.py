@@ -47,7 +47,7 @@ def _of_sub_batches(risk: Risk, size: int) -> Estimate:
         if len(y) < size:
             continue
         with torch.enable_grad():
-            loss = risk.loss_fn(risk.model(x), y)
+            loss = risk.loss(risk.model(x), y)
             gradient = torch.autograd.grad(loss, risk.weights, materialize_grads=True)
         rows.append(torch.stack([part.square().sum() for part in gradient]).double().cpu())
     norms = torch.stack(rows)  # (groups, tensors)

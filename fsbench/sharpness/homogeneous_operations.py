@@ -53,7 +53,7 @@ def inhomogeneous_operations(risk: Risk) -> list[str]:
     activation functions and whatever is unknown do not. What lies before the first or after the last trained weight
     does not matter.
     """
-    x = risk.sample[0]
+    x = risk.probe[:1]
     if x.is_floating_point():
         x = x.detach().clone().requires_grad_()
     modules: dict[Node, tuple[str, str]] = {}

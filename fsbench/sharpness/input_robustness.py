@@ -19,7 +19,7 @@ def input_robustness(risk: Risk) -> Estimate:
         Refused: the output is not (n, K).
     """
     classes = risk.classes
-    x = risk.sample[0]
+    x = risk.probe[:1]
     size = risk.piece(classes * (2 * x.numel() * x.element_size() + 2 * risk.activation_bytes))
     norms = [_squared_norms(risk, x, classes) for x, _ in risk.pieces(size, "input robustness")]
     squared = torch.cat(norms)

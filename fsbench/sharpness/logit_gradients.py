@@ -140,8 +140,12 @@ def _one_by_one(risk: Risk, x: Tensor, v: Tensor) -> Iterator[tuple[str, LayerGr
     for i in range(len(x)):
         with torch.enable_grad():
             logits = risk.model(x[i : i + 1])
+        found = _backward(logits, tensors, v[:, i : i + 1], batched=risk.weight_uses.batched)
         rows.append(
-            torch.autograd.grad(logits, tensors, v[:, i : i + 1], is_grads_batched=True, materialize_grads=True)
+            [
+                tensor.new_zeros(len(v), *tensor.shape) if part is None else part
+                for tensor, part in zip(tensors, found, strict=True)
+            ]
         )
     for name, parts in zip(names, zip(*rows, strict=True), strict=True):
         yield name, Dense(torch.stack(parts, dim=1))

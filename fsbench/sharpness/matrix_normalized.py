@@ -6,7 +6,7 @@ import math
 
 from fsbench.sharpness.estimate import Diagonal, Estimate
 from fsbench.sharpness.homogeneous_operations import scale_notes
-from fsbench.sharpness.normalized import surrogate_diagonal
+from fsbench.sharpness.normalized import sum_of_matrices, surrogate_diagonal
 from fsbench.sharpness.risk import Risk
 from fsbench.sharpness.weight_matrices import weight_matrices
 
@@ -49,17 +49,4 @@ def matrix_normalized_sharpness(risk: Risk, *, diagonal: Diagonal | None = None)
             stderr += math.sqrt(squares) * error / (2 * math.sqrt(max(curvature, error))) if error else 0.0
     if negative:
         notes += (f"the sum over the diagonal is negative, and counts as 0, for: {', '.join(negative)}",)
-    if diagonal.stderr is not None:
-        notes += ("the standard error is an upper bound: errors of the entries were taken as fully correlated",)
-    return Estimate(
-        value=math.fsum(per_layer.values()),
-        # A Gauss-Newton diagonal is not exact, but nothing in it was drawn.
-        stderr=math.nan if diagonal.stderr is None and diagonal.seed is not None else stderr,
-        samples=diagonal.samples,
-        exact=diagonal.exact,
-        per_layer=per_layer,
-        seed=diagonal.seed,
-        method=diagonal.method,
-        notes=(which, *notes, *diagonal.notes),
-        details={"negative_matrices": len(negative)},
-    )
+    return sum_of_matrices(diagonal, per_layer, stderr, (which, *notes), {"negative_matrices": len(negative)})

@@ -68,6 +68,14 @@ def normalized_sharpness(risk: Risk, *, diagonal: Diagonal | None = None) -> Est
             f"{negative} of {entries} entries of the diagonal are negative, {share:.2g} of its absolute sum; "
             "clipped at 0 (algorithm 1)",
         )
+    details = {"negative_entries": negative, "negative_share": share, "gap": gap}
+    return sum_of_matrices(diagonal, per_layer, stderr, (which, *notes), details)
+
+
+def sum_of_matrices(
+    diagonal: Diagonal, per_layer: dict[str, float], stderr: float, notes: tuple[str, ...], details: dict[str, float]
+) -> Estimate:
+    """The sum over the matrices, as exact as the diagonal; `stderr`: what the diagonal's own error makes of it."""
     if diagonal.stderr is not None:
         notes += ("the standard error is an upper bound: errors of the entries were taken as fully correlated",)
     return Estimate(
@@ -79,8 +87,8 @@ def normalized_sharpness(risk: Risk, *, diagonal: Diagonal | None = None) -> Est
         per_layer=per_layer,
         seed=diagonal.seed,
         method=diagonal.method,
-        notes=(which, *notes, *diagonal.notes),
-        details={"negative_entries": negative, "negative_share": share, "gap": gap},
+        notes=(*notes, *diagonal.notes),
+        details=details,
     )
 
 

@@ -61,15 +61,14 @@ class Risk:
         }
         if not self.parameters:
             raise Refused("the network has no trained weights: requires_grad is False for all of them")
-        self._refuse_train_mode()
         self._ignored = ignored_label(loss_fn)
         self._seen: Tensor | None = None
         self._examples = examples
         x, y = self._first_batch()
         self.probe = varied_examples(x)
-        self._refuse_network()
-        self._refuse_loss(y)
-        self.sample: Batch = x[:1], y[:1]
+        output = self._tried_output()
+        self._refuse_loss(output, y)
+        self._output_axes = tuple(output.shape[1:])
 
     @property
     def names(self) -> list[str]:
@@ -88,14 +87,12 @@ class Risk:
                 pass
         return self._examples
 
-    @cached_property
+    @property
     def classes(self) -> int:
         """K. Raises Refused where the network's output is not (n, K)."""
-        with torch.no_grad():
-            shape = tuple(self.model(self.sample[0]).shape)
-        if len(shape) != 2:
-            raise Refused(f"the network's output has shape {shape}; (examples, classes) is needed")
-        return shape[1]
+        if len(self._output_axes) != 1:
+            raise Refused(f"the network's output has shape {(1, *self._output_axes)}; (examples, classes) is needed")
+        return self._output_axes[0]
 
     @cached_property
     def activation_bytes(self) -> int:
@@ -108,7 +105,7 @@ class Risk:
 
         own = {p.untyped_storage().data_ptr() for p in (*self.model.parameters(), *self.model.buffers())}
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            self.model(self.sample[0])
+            self.model(self.probe[:1].clone())
         return max(1, sum(size for place, size in kept.items() if place not in own))
 
     @cached_property
@@ -243,8 +240,7 @@ class Risk:
             yield bar
 
     def _first_batch(self) -> Batch:
-        first = iter(self.batches)
-        if first is self.batches:
+        if isinstance(self.batches, Iterator):
             raise Refused("batches can be iterated only once; hand in a list or a DataLoader, not a generator")
         for x, y in self._whole():
             if len(y):
@@ -260,7 +256,8 @@ class Risk:
                 raise Refused(f"{name} ({type(module).__name__}) is in train mode; call model.eval() first")
 
     @torch.no_grad()
-    def _refuse_network(self) -> None:
+    def _tried_output(self) -> Tensor:
+        """Of the probe; Refused where the network's output is of no use, or not the examples' own."""
         x = self.probe
         given = x.clone()
         output = self.model(given)
@@ -281,11 +278,10 @@ class Risk:
         ):
             if alone.shape != together.shape or not torch.allclose(alone, together, rtol=0, atol=close):
                 raise Refused("what the network says of one example depends on the others in its batch")
+        return output
 
-    def _refuse_loss(self, labels: Tensor) -> None:
+    def _refuse_loss(self, output: Tensor, labels: Tensor) -> None:
         """Tried out on outputs and labels that differ; a weight of some class would only show where that is met."""
-        with torch.no_grad():
-            output = self.model(self.probe.clone())
         y = labels[: len(output)]
         if labels.dim() == 1 and not labels.is_floating_point() and output.dim() == 2:
             # Every class, and one twice.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,13 +31,13 @@ class Gram:
 
     def log_determinant(self) -> float:
         """ln det J J'; -inf where it is singular."""
-        eigenvalues = self.smallest_first()
-        if float(eigenvalues[0]) <= 0 or bool((self.lengths == 0).any()):
+        if float(self.eigenvalues[0]) <= 0 or bool((self.lengths == 0).any()):
             return float("-inf")
-        return float(2 * self.lengths.log().sum() + eigenvalues.log().sum())
+        return float(2 * self.lengths.log().sum() + self.eigenvalues.log().sum())
 
-    def smallest_first(self) -> Tensor:
-        """Eigenvalues of the cosines."""
+    @cached_property
+    def eigenvalues(self) -> Tensor:
+        """Of the cosines, the smallest first."""
         return torch.linalg.eigvalsh(self.cosines)
 
     def dense(self) -> Tensor:
@@ -75,7 +76,7 @@ def _drawn(risk: Risk, size: int, subsets: int, seed: int) -> Iterator[Batch]:
     """The subsets, collected in as few passes over the data as memory allows."""
     generator = torch.Generator().manual_seed(seed)
     chosen = [torch.randperm(risk.examples, generator=generator)[:size] for _ in range(subsets)]
-    x = risk.sample[0]
+    x = risk.probe[:1]
     together = max(1, int(risk.memory / 2 / (size * x.numel() * x.element_size())))
     for first in range(0, subsets, together):
         some = chosen[first : first + together]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(ABC):
     """A layer with the names of its trained tensors; None for one that is absent or frozen."""
 
     module: nn.Module
@@ -43,8 +44,9 @@ class Layer:
     def names(self) -> list[str]:
         return [name for name in (self.weight, self.bias) if name is not None]
 
+    @abstractmethod
     def gradients(self, x: Tensor, of_output: Tensor) -> Iterator[tuple[str, LayerGradients]]:
-        raise NotImplementedError
+        """Per-example gradients of the trained tensors from those of the output, (S, n, ...)."""
 
     def explains(self, x: Tensor, output: Tensor) -> bool:
         """Whether the output is what this description says: a subclass, a hook or an autocast may do otherwise."""
@@ -58,8 +60,9 @@ class Layer:
         tolerance = torch.finfo(output.dtype).eps ** 0.5 * max(1.0, float(output.abs().max()))
         return torch.allclose(expected, output, rtol=0, atol=tolerance)
 
+    @abstractmethod
     def output(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What the layer should give for x, by this description."""
 
 
 class MatrixLayer(Layer):

@@ -11,6 +11,7 @@ from torch import Tensor
 from fsbench.optim import geometry
 from fsbench.optim.sharpness_aware import displaced
 from fsbench.sharpness.estimate import Estimate
+from fsbench.sharpness.norm import norm
 from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.risk import Risk
 
@@ -94,7 +95,7 @@ def worst_case_sharpness(
         if direction is None:
             break
         tried = torch._foreach_add(u, direction)
-        if _norm(tried) > rho:
+        if norm(tried) > rho:
             tried = _onto_ball(tried, rho)
         rise = _loss_at(risk, _scaled(axes, tried))
         if rise > best:
@@ -103,7 +104,7 @@ def worst_case_sharpness(
             step /= 2
     eps = _scaled(axes, u)
     notes = ["A lower bound of the maximum over the neighbourhood."]
-    if rho > 0 and _norm(gradient) == 0:
+    if rho > 0 and norm(gradient) == 0:
         notes.append("The gradient at w is zero, so no direction was tried.")
     if not math.isfinite(best):
         notes.append("The loss is not finite there.")
@@ -118,8 +119,8 @@ def worst_case_sharpness(
             "loss": loss,
             "perturbed loss": best,
             "one step": first - loss,
-            "length": _norm(eps),
-            "radius": _norm(u),
+            "length": norm(eps),
+            "radius": norm(u),
             "rho": rho,
             "eta": eta,
         },
@@ -144,16 +145,12 @@ def _scaled(axes: list[Tensor] | None, tensors: list[Tensor]) -> list[Tensor]:
     return list(tensors) if axes is None else torch._foreach_mul(axes, tensors)
 
 
-def _norm(tensors: list[Tensor]) -> float:
-    return float(torch.stack([t.double().square().sum() for t in tensors]).sum().sqrt())
-
-
 def _onto_ball(tensors: list[Tensor], radius: float) -> list[Tensor] | None:
     """The vector of that length in their direction (zeros for zeros); None where they are not finite."""
-    norm = _norm(tensors)
-    if not math.isfinite(norm):
+    length = norm(tensors)
+    if not math.isfinite(length):
         return None
-    return torch._foreach_mul(tensors, radius / norm if norm > 0 else 0.0)
+    return torch._foreach_mul(tensors, radius / length if length > 0 else 0.0)
 
 
 def _loss_at(risk: Risk, eps: list[Tensor]) -> float:

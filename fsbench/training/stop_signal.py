@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SLURM's SIGUSR2 as a wish that is looked at between steps and between runs."""
+"""Ctrl-C, SIGTERM and SLURM's SIGUSR2: a wish that is looked at between steps and between runs, or the end at once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from fsbench.errors import Interrupted
 
@@ -38,9 +39,26 @@ def stop_signal() -> Iterator[StopSignal]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
-    try:
+    with _handled_by(stop):
         yield stop
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Within, a signal ends the work at once, for what was finished is recorded; raises KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _handled_by(signal.default_int_handler):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SLURM's SIGUSR2."""
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -80,6 +80,44 @@ def linear() -> nn.Module:
     return flat(nn.Linear(72, 4))
 
 
+class _NoRule(torch.autograd.Function):
+    """An operation whose backward pass can't be batched: it looks at a number."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 1.0 if float(gradient.detach().sum()) > -1e9 else gradient
+
+
+class Unbatchable(nn.Module):
+    """Such an operation, between a layer and a bare parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.shift, self.head = nn.Linear(72, 5), nn.Parameter(torch.ones(5)), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.head(torch.relu(_NoRule.apply(self.first(x.flatten(1)) + self.shift)))
+
+
+def test_an_operation_without_a_batched_backward_pass() -> None:
+    """A Python function is not trusted to be linear, so the value is called Gauss-Newton; it is the same one here."""
+    risk = Risk(Unbatchable().double(), CE, batches())
+    assert not risk.weight_uses.batched
+    assert risk.weight_uses.loose == ["shift"]
+    with pytest.warns(GaussNewtonWarning, match="a function of Python"):
+        found = hessian_diagonal(risk).values
+    x, y = whole(batches())
+    for name, p in risk.parameters.items():
+        (gradient,) = torch.autograd.grad(CE(risk.model(x), y), p, create_graph=True)
+        rows = [torch.autograd.grad(g, p, retain_graph=True)[0].flatten()[i] for i, g in enumerate(gradient.flatten())]
+        torch.testing.assert_close(found[name].flatten(), torch.stack(rows), rtol=1e-9, atol=1e-13, msg=name)
+
+
 EXACT = {
     "pruned by a mask": lambda: flat(Masked(72, 5), nn.ReLU(), nn.Linear(5, 4)),
     "activation inside": lambda: flat(Activated(72, 5), nn.Linear(5, 4)),
