@@ -12,12 +12,20 @@ _INCIDENTAL_OF = {
     "trainer": {"device", "workers", "checkpoint_every", "progress", "compare_every"},
     "dataset": {"label"},
 }
+# Keys that came later, with the value at which a run is what it was before them: left out there, so that runs keep
+# their identity.
+_ADDED: dict[str, dict[str, Any]] = {}
 
 
 def essential(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that determines the result."""
+
+    def counts(group: str, key: str, value: Any) -> bool:
+        added = _ADDED.get(group, {})
+        return key not in _INCIDENTAL_OF.get(group, ()) and not (key in added and value == added[key])
+
     return {
-        group: {key: value for key, value in values.items() if key not in _INCIDENTAL_OF.get(group, ())}
+        group: {key: value for key, value in values.items() if counts(group, key, value)}
         if isinstance(values, dict)
         else values
         for group, values in config.items()
