@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from fsbench.cli.reproduce_help import HELP
 from fsbench.cli.train import say
 from fsbench.config.compose import compose_text
 from fsbench.config.primary import REPRODUCE
-from fsbench.errors import Interrupted, UsageError, one_line
+from fsbench.errors import Diverged, Interrupted, UsageError, one_line
 from fsbench.papers import add_papers, artefacts
 from fsbench.papers.artefact import SCALES, Artefact, Computed
 from fsbench.reproduce.compositions import Compositions
@@ -23,7 +23,7 @@ from fsbench.reproduce.computed_artefact import compute, computed_cuts, is_compu
 from fsbench.reproduce.cost import Estimator
 from fsbench.reproduce.executor import Outcome, SerialExecutor, Task
 from fsbench.reproduce.listing import list_lines, plan_lines, summary
-from fsbench.reproduce.plan import Plan, make_plan
+from fsbench.reproduce.plan import Plan, deciding, make_plan
 from fsbench.reproduce.provenance import refuse_smaller, without_places
 from fsbench.reproduce.request import Request, read_request
 from fsbench.reproduce.tasks import missing_tasks
@@ -47,11 +47,14 @@ def main(arguments: Sequence[str]) -> int:
         return _list(known, [word for word in options.words if word != "list"])
     request = read_request(options.words, known)
     compositions = Compositions()
-    plans = [make_plan(one, request, compositions) for one in request.artefacts if isinstance(one, Artefact)]
+
+    def plan() -> list[Plan]:
+        return [make_plan(one, request, compositions) for one in request.artefacts if isinstance(one, Artefact)]
+
     command = shlex.join(["fsbench", "reproduce", *without_places(options.words)])
     if request.config.plan:
-        return _show(plans, request)
-    work = _Work(request, plans, command)
+        return _show(plan(), request)
+    work = _Work(request, plan, command)
     if request.config.render:
         return work.render()
     with stop_signal() as stop:
@@ -91,13 +94,20 @@ def _show(plans: Sequence[Plan], request: Request) -> int:
 
 @dataclass
 class _Work:
-    """What was asked for, and what became of it."""
+    """What was asked for, and what became of it.
+
+    Args:
+        plan: makes the plans, anew once the runs that decide on values of others have ended.
+    """
 
     request: Request
-    plans: Sequence[Plan]
+    plan: Callable[[], list[Plan]]
     command: str
     failed: int = 0
     reasons: dict[Path, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.plans = self.plan()
 
     def directory(self, artefact: Artefact | Computed) -> Path:
         return Path(self.request.config.results_dir).expanduser() / artefact.name
@@ -121,33 +131,42 @@ class _Work:
         for artefact in self.request.artefacts:
             if isinstance(artefact, Computed):
                 self._compute(artefact)
-        tasks = missing_tasks(self.plans)
-        if tasks and self.request.config.device == "cuda":
+        if self.request.config.device == "cuda" and missing_tasks(self.plans):
             self._refuse_absent_device()
-        open_runs = {id(plan): {task.directory.path for task in tasks} & _paths(plan) for plan in self.plans}
-        for plan in self.plans:
-            if not open_runs[id(plan)]:
-                self._write(plan)
-        outcomes: list[Outcome] = []
-        try:
-            for outcome in executor.run(tasks):
-                outcomes.append(outcome)
-                self._refuse_bad_input(outcomes, tasks)
-                _tell(f"[{len(outcomes)}/{len(tasks)}] {outcome.line}")
-                if outcome.reason:
-                    self.failed += 1
-                    self.reasons[outcome.task.directory.path] = outcome.reason
-                for plan in self.plans:
-                    if outcome.task.directory.path in open_runs[id(plan)]:
-                        open_runs[id(plan)].discard(outcome.task.directory.path)
-                        if not open_runs[id(plan)]:
-                            self._write(plan)
-        except Interrupted as failure:
-            raise Interrupted(f"{failure} ({summary(self.plans)})") from None
+        self._carry_out(executor, [plan for plan in self.plans if not plan.waits])
+        if waiting := {plan.artefact.name for plan in self.plans if plan.waits}:
+            self.plans = self.plan()
+            self._carry_out(executor, [plan for plan in self.plans if plan.artefact.name in waiting])
         if not self.failed:
             return 0
         _tell(f"fsbench: {self.failed} failed; the same command goes on with what is missing")
         return 3
+
+    def _carry_out(self, executor: SerialExecutor, written: Sequence[Plan]) -> None:
+        """Run what is missing; each of the plans `written` is written as soon as its last run has ended."""
+        tasks = [task for task in missing_tasks(self.plans) if task.directory.path not in self.reasons]
+        open_runs = {id(plan): {task.directory.path for task in tasks} & _paths(plan) for plan in written}
+        for plan in written:
+            if not open_runs[id(plan)]:
+                self._write(plan)
+        candidates = deciding(self.plans)
+        outcomes: list[Outcome] = []
+        try:
+            for outcome in executor.run(tasks):
+                path = outcome.task.directory.path
+                outcomes.append(outcome)
+                self._refuse_bad_input(outcomes, tasks)
+                _tell(f"[{len(outcomes)}/{len(tasks)}] {outcome.line}")
+                if outcome.reason and not (path in candidates and isinstance(outcome.untrained, Diverged)):
+                    self.failed += 1
+                    self.reasons[path] = outcome.reason
+                for plan in written:
+                    if path in open_runs[id(plan)]:
+                        open_runs[id(plan)].discard(path)
+                        if not open_runs[id(plan)]:
+                            self._write(plan)
+        except Interrupted as failure:
+            raise Interrupted(f"{failure} ({summary(self.plans)})") from None
 
     def _refuse(self) -> None:
         """See that captions can be written and nothing larger is overwritten, before anything is begun."""
@@ -185,7 +204,7 @@ class _Work:
     def _compute(self, artefact: Computed) -> None:
         directory = self.directory(artefact)
         if is_computed(artefact, options_of(artefact, self.request), directory):
-            say(f"{artefact.name}: already computed, in {directory} (without it, it is computed again)")
+            say(f"{artefact.name}: already computed, in {directory} (remove that directory to compute it again)")
             return
 
         def progress(line: str) -> None:
@@ -209,7 +228,7 @@ class _Work:
 
 
 def _paths(plan: Plan) -> set[Path]:
-    return {run.directory.path for run in plan.runs}
+    return {run.directory.path for run in (*plan.runs, *plan.deciding)}
 
 
 def _say_written(name: str, what: str, paths: Sequence[Path]) -> None:

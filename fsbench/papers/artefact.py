@@ -26,6 +26,7 @@ class Scale:
             (({"optimizer": "sgd"}, ("trainer.epochs=20",)),).
         seeds: how many, 0, 1, ...; None: as published.
         measure: keys of `fsbench sharpness` that differ (`samples=1000`).
+        candidates, held_out: of the artefact's choice; None: as published.
     """
 
     axes: Mapping[str, Values] = field(default_factory=dict)
@@ -33,6 +34,28 @@ class Scale:
     also: tuple[tuple[Mapping[str, str], Values], ...] = ()
     seeds: int | None = None
     measure: Values = ()
+    candidates: Values | None = None
+    held_out: int | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value that each cell chooses for itself, by the final accuracy on training images set aside.
+
+    Each candidate is one run (seed 0) without those images; the cell's own runs have the value of the best, and all
+    images. Where the command line names a value, nothing is chosen.
+
+    Args:
+        key: of the command line.
+        values: the candidates.
+        held_out: how many images are set aside.
+        where: axis values of the cells that it is chosen for, as items of a mapping.
+    """
+
+    key: str
+    values: Values
+    held_out: int
+    where: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -148,6 +171,7 @@ class Artefact:
         seeds: how many.
         measures: what is measured of every run, by its name in `fsbench list measures`.
         measure: keys of `fsbench sharpness` for it.
+        choice: a value that is chosen, not printed.
         published: the paper's numbers, if it prints any.
         scales: how it is cut at `small` and `tiny`; `paper` cuts nothing.
         notes: what a reader must know, a sentence each.
@@ -165,6 +189,7 @@ class Artefact:
     extras: tuple[Extra, ...] = ()
     measures: Values = ()
     measure: Values = ()
+    choice: Choice | None = None
     published: tuple[Published, ...] = ()
     notes: Values = ()
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from fsbench.papers.derived import derived
 from fsbench.reproduce.measure import answered
-from fsbench.reproduce.plan import Plan, PlannedRun
+from fsbench.reproduce.plan import Plan
+from fsbench.reproduce.planned_run import PlannedRun
 from fsbench.runs.records import number, read_records
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def gather(plan: Plan, reasons: Mapping[Path, str] = {}) -> pd.DataFrame:
 
 def _row(plan: Plan, run: PlannedRun, reason: str | None) -> dict[str, Any]:
     path = run.directory.path
+    if run.waits_for:
+        return {**run.cell.values, "seed": run.seed, "status": f"{run.waits_for} is not chosen yet", "run": ""}
     row = {**run.cell.values, "seed": run.seed, "status": reason or _status(run), "run": str(path)}
     found = read_records([path]).rows if path.is_dir() and run.directory.finished else []
     if not found:

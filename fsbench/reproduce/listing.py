@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from fsbench.errors import UsageError
 from fsbench.papers.artefact import Artefact, Computed
 from fsbench.reproduce.compositions import Compositions
 from fsbench.reproduce.cost import Estimator, duration, total
-from fsbench.reproduce.plan import Plan, PlannedRun, distinct, make_plan, states
+from fsbench.reproduce.plan import Plan, deciding, distinct, make_plan, states
+from fsbench.reproduce.planned_run import PlannedRun
 from fsbench.reproduce.request import Request
 from fsbench.reproduce.tasks import is_measured, trained
 
 
 def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
     """Every run of the plans, what is cut, and the hours that are left."""
-    seen: set[str] = set()
+    seen: set[tuple[Path, str | None]] = set()
     left: list[float] = []
     runs = steps_left = to_train = to_measure = 0
     assumed = False
@@ -24,26 +26,28 @@ def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
         yield f"{plan.artefact.name}, scale={plan.scale}: {plan.artefact.title}"
         yield from (f"  {sentence}" for sentence in plan.cuts)
         rows = [("cell", "seed", "steps", "training", "measuring", "state", "run")]
-        for run in plan.runs:
-            name = str(run.directory.path)
+        for name, run, decides in _named(plan):
+            directory = "-" if run.waits_for else str(run.directory.path)
             cost = estimator.training(run.job.config)
-            measuring = _measuring(plan, run, estimator)
+            measuring = 0.0 if decides else _measuring(plan, run, estimator)
             assumed |= not cost.measured and not math.isnan(cost.seconds)
-            state = _state(plan, run)
+            state = _state(plan, run, decides)
             rows.append(
                 (
-                    " ".join(f"{axis}={value}" for axis, value in run.cell.values.items()), str(run.seed),
-                    f"{cost.steps:,}", duration(cost.seconds), duration(measuring) if measuring else "-", state, name,
+                    name, str(run.seed), f"{cost.steps:,}", duration(cost.seconds),
+                    duration(measuring) if measuring else "-", state, directory,
                 )
             )  # fmt: skip
-            runs += name not in seen
-            if name not in seen and not trained(run):
+            # Runs that wait for a value are the same runs in all artefacts that have them.
+            key = (run.directory.path, run.waits_for)
+            runs += key not in seen
+            if key not in seen and (run.waits_for or not trained(run)):
                 left.append(cost.seconds)
                 to_train, steps_left = to_train + 1, steps_left + cost.steps
             if state != "done" and measuring:
                 left.append(measuring)
                 to_measure += 1
-            seen.add(name)
+            seen.add(key)
         yield from _aligned(rows)
     if runs:
         hours = duration(total(left)) if left else "0 s"
@@ -76,29 +80,42 @@ def list_lines(
             except UsageError as failure:
                 parts.append(f"{scale}: {failure.problem}")
                 continue
-            hours = total([_whole(plan, run, estimator) for run in plan.runs])
+            seconds = [estimator.training(run.job.config).seconds for run in (*plan.deciding, *plan.runs)]
+            hours = total([*seconds, *(_measuring(plan, run, estimator) for run in plan.runs)])
             done = states(plan).get("done", 0)
-            parts.append(f"{scale} {len(plan.runs)} runs, {duration(hours)}, {done} done")
+            parts.append(f"{scale} {len(plan.deciding) + len(plan.runs)} runs, {duration(hours)}, {done} done")
         yield f"{artefact.name:{width}}  {artefact.title}: {'; '.join(parts)}"
 
 
 def summary(plans: Sequence[Plan]) -> str:
     """`12 runs, 4 finished`, of what was asked for."""
-    runs = [shared[0][1] for shared in distinct(plans).values()]
-    return f"{len(runs)} runs, {sum(map(trained, runs))} finished"
+    runs = [*deciding(plans).values(), *(shared[0][1] for shared in distinct(plans).values())]
+    waiting = sum(run.waits_for is not None for plan in plans for run in plan.runs)
+    return f"{len(runs) + waiting} runs, {sum(map(trained, runs))} finished"
 
 
-def _whole(plan: Plan, run: PlannedRun, estimator: Estimator) -> float:
-    return estimator.training(run.job.config).seconds + _measuring(plan, run, estimator)
+def _named(plan: Plan) -> Iterator[tuple[str, PlannedRun, bool]]:
+    """Each run with its cell as text, and whether it decides on a value of others: those first."""
+    for one in plan.choosing:
+        for value, run in one.runs:
+            yield f"{_cell(run)} {one.choice.key}={value} (candidate)", run, True
+    for run in plan.runs:
+        yield _cell(run), run, False
+
+
+def _cell(run: PlannedRun) -> str:
+    return " ".join(f"{axis}={value}" for axis, value in run.cell.values.items())
 
 
 def _measuring(plan: Plan, run: PlannedRun, estimator: Estimator) -> float:
     return 0.0 if plan.sharpness is None else estimator.measuring(run.job.config, plan.sharpness.config)
 
 
-def _state(plan: Plan, run: PlannedRun) -> str:
+def _state(plan: Plan, run: PlannedRun, decides: bool) -> str:
+    if run.waits_for:
+        return f"waits for {run.waits_for}"
     if trained(run):
-        return "done" if is_measured(plan, run) else "to measure"
+        return "done" if decides or is_measured(plan, run) else "to measure"
     return run.directory.status if run.directory.path.is_dir() else "to train"
 
 

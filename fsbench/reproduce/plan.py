@@ -13,23 +13,14 @@ from fsbench.config.train import TrainConfig
 from fsbench.errors import UsageError
 from fsbench.papers.artefact import Artefact, Computed, Scale, Values
 from fsbench.reproduce.cells import Cell, axis_values, cells
+from fsbench.reproduce.choices import Candidates, candidates, choice_cuts
 from fsbench.reproduce.compositions import Compositions
 from fsbench.reproduce.cuts import Compared, run_cuts, scope_cuts, settings_cuts
+from fsbench.reproduce.planned_run import PlannedRun, planned_run
 from fsbench.reproduce.request import Request
-from fsbench.runs.directory import RunDirectory
 from fsbench.runs.identity import flatten
 
 _DATASET = "dataset"
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run of an artefact: a cell and a seed."""
-
-    cell: Cell
-    seed: int
-    job: Job[TrainConfig]
-    directory: RunDirectory
 
 
 @dataclass(frozen=True)
@@ -37,6 +28,7 @@ class Plan:
     """All runs of an artefact at a scale.
 
     Args:
+        choosing: the runs that decide on values of the others.
         sharpness: what is measured of every run; None: nothing.
         compare: what differs from the artefact as published, a sentence each.
     """
@@ -44,6 +36,7 @@ class Plan:
     artefact: Artefact
     scale: str
     runs: tuple[PlannedRun, ...]
+    choosing: tuple[Candidates, ...]
     sharpness: Job[SharpnessConfig] | None
     compare: Callable[[], tuple[str, ...]]
 
@@ -51,6 +44,16 @@ class Plan:
     def cuts(self) -> tuple[str, ...]:
         """What differs from the artefact as published, a sentence each."""
         return self.compare()
+
+    @property
+    def waits(self) -> bool:
+        """Whether a value is not chosen yet."""
+        return any(run.waits_for for run in self.runs)
+
+    @property
+    def deciding(self) -> tuple[PlannedRun, ...]:
+        """The runs that decide on values of the others."""
+        return tuple(run for one in self.choosing for _, run in one.runs)
 
     def measuring(self, run: PlannedRun) -> Job[SharpnessConfig] | None:
         """`fsbench sharpness` of one run."""
@@ -88,32 +91,37 @@ def make_plan(artefact: Artefact, request: Request, compositions: Compositions) 
     asked = _asked(artefact, request)
     planned = cells(artefact, scale, chosen)
     runs: list[PlannedRun] = []
+    choosing: list[Candidates] = []
+    values: list[Values] = []
     for cell in planned:
         run = {**cell.run, _DATASET: request.chosen[_DATASET][0]} if copied else cell.run
         also = [word for where, words in scale.also if cell.has(where) for word in words]
         line = [f"experiment={artefact.experiment}", *Cell(cell.values, run, cell.extra).overrides, *places]
         if copied:
             line += _tuned(compositions.job(_published(artefact, cell)), compositions.job([*line, *asked]))
-        line += [*scale.overrides, *also, *asked]
-        jobs = [compositions.job([*line, f"seed={seed}"]) for seed in seeds]
-        runs += [
-            PlannedRun(cell, seed, job, RunDirectory.of(job.config.model_dump(mode="json"), job.choices))
-            for seed, job in zip(seeds, jobs, strict=True)
-        ]
+        line += [*scale.overrides, *also, *_of_cell(artefact, cell, asked)]
+        waits_for, value = None, ()
+        if (found := candidates(artefact, scale, cell, line, asked, compositions)) is not None:
+            choosing.append(found)
+            waits_for = None if found.value else found.choice.key
+            value = (f"{found.choice.key}={found.value}",) if found.value else ()
+        values.append(value)
+        runs += [planned_run(cell, seed, [*line, *value], compositions, waits_for) for seed in seeds]
     sharpness, as_published = _sharpness(artefact, scale, request, compositions)
 
     def compare() -> tuple[str, ...]:
         compared = [
-            Compared(cell, compositions.job([*_published(artefact, cell), *_needed(cell, asked)]), run.job)
-            for cell, run in zip(planned, runs[:: len(seeds)], strict=True)
+            Compared(cell, compositions.job([*_published(artefact, cell), *_needed(cell, asked), *value]), run.job)
+            for cell, value, run in zip(planned, values, runs[:: len(seeds)], strict=True)
         ]
         return (
             *scope_cuts(artefact, axis_values(artefact, scale, chosen), compared, len(seeds)),
             *run_cuts(artefact, compared),
+            *choice_cuts(choosing),
             *settings_cuts(as_published, sharpness),
         )
 
-    return Plan(artefact, config.scale, tuple(runs), sharpness, compare)
+    return Plan(artefact, config.scale, tuple(runs), tuple(choosing), sharpness, compare)
 
 
 def distinct(plans: Sequence[Plan]) -> dict[Path, list[tuple[Plan, PlannedRun]]]:
@@ -121,8 +129,14 @@ def distinct(plans: Sequence[Plan]) -> dict[Path, list[tuple[Plan, PlannedRun]]]
     found: dict[Path, list[tuple[Plan, PlannedRun]]] = {}
     for plan in plans:
         for run in plan.runs:
-            found.setdefault(run.directory.path, []).append((plan, run))
+            if not run.waits_for:
+                found.setdefault(run.directory.path, []).append((plan, run))
     return found
+
+
+def deciding(plans: Sequence[Plan]) -> dict[Path, PlannedRun]:
+    """The runs by directory that decide on values of others."""
+    return {run.directory.path: run for plan in plans for run in plan.deciding}
 
 
 def _asked(artefact: Artefact, request: Request) -> Values:
@@ -137,6 +151,14 @@ def _asked(artefact: Artefact, request: Request) -> Values:
             raise UsageError(key, ",".join(values), problem)
         words.append(f"{key}={values[0]}")
     return tuple(words)
+
+
+def _of_cell(artefact: Artefact, cell: Cell, asked: Values) -> Values:
+    """A value that other cells would choose, and this one does not have, is not for it."""
+    choice = artefact.choice
+    if choice is None or cell.has(dict(choice.where)):
+        return asked
+    return tuple(word for word in asked if word.partition("=")[0] != choice.key)
 
 
 def _copied(artefact: Artefact, request: Request) -> str | None:
@@ -216,6 +238,8 @@ def states(plan: Plan) -> Mapping[str, int]:
     """How many of the runs are in which state (`done`, `failed`, `not begun`, ...)."""
     counts: dict[str, int] = {}
     for run in plan.runs:
+        if run.waits_for:
+            continue
         status = run.directory.status if run.directory.path.is_dir() else "not begun"
         counts[status] = counts.get(status, 0) + 1
     return counts

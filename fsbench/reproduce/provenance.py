@@ -11,7 +11,8 @@ from typing import Any
 from fsbench.errors import UsageError
 from fsbench.papers.artefact import SCALES
 from fsbench.reproduce.measure import answered
-from fsbench.reproduce.plan import Plan, PlannedRun
+from fsbench.reproduce.plan import Plan
+from fsbench.reproduce.planned_run import PlannedRun
 from fsbench.runs.atomic import write_json
 from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
@@ -31,17 +32,20 @@ def command_provenance(artefact: str, scale: str, command: str) -> dict[str, Any
 
 def runs_provenance(plan: Plan) -> dict[str, Any]:
     """The runs, what they were trained on and with, and how long that took."""
-    runs = [_run(run) for run in plan.runs]
-    trained = [_read(run.directory.provenance) for run in plan.runs if run.directory.finished]
+    planned = [run for run in plan.runs if not run.waits_for]
+    runs = [_run(run) for run in planned]
+    chosen = [_run(run) for run in plan.deciding]
+    trained = [_read(run.directory.provenance) for run in (*planned, *plan.deciding) if run.directory.finished]
     return {
         "cuts": list(plan.cuts),
         "wall_time": {
-            "training": sum(run["seconds"] for run in runs if "seconds" in run),
-            "measuring": sum(_measuring_seconds(plan, run) for run in plan.runs),
+            "training": sum(run["seconds"] for run in (*runs, *chosen) if "seconds" in run),
+            "measuring": sum(_measuring_seconds(plan, run) for run in planned),
         },
         "trained_with": _distinct(trained, ("fsbench", "git_commit", "python", "versions", "hardware")),
         "data": _distinct([one.get("data", {}) for one in trained], None),
         "runs": runs,
+        **({"chosen_from": chosen} if chosen else {}),
     }
 
 
@@ -81,7 +85,7 @@ def _run(run: PlannedRun) -> dict[str, Any]:
         "status": run.directory.status if run.directory.path.is_dir() else "not run",
     }
     results = _read(run.directory.summary).get("results", {})
-    return row | ({"seconds": results["seconds"]} if "seconds" in results else {})
+    return row | {key: results[key] for key in ("seconds", "validation_accuracy") if key in results}
 
 
 def _measuring_seconds(plan: Plan, run: PlannedRun) -> float:

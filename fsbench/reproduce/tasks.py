@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from fsbench.errors import FsbenchError
 from fsbench.reproduce.executor import Task
 from fsbench.reproduce.measure import lacking
-from fsbench.reproduce.plan import Plan, PlannedRun, distinct
+from fsbench.reproduce.plan import Plan, deciding, distinct
+from fsbench.reproduce.planned_run import PlannedRun
 
 
 def missing_tasks(plans: Sequence[Plan]) -> list[Task]:
     """A task for each run that is not finished, or was not measured as an artefact asks; a shared run is there once."""
-    tasks = []
+    # What decides comes first: other runs wait for it. That a candidate diverges is an answer too.
+    tasks = [Task(run.directory, run.job) for run in deciding(plans).values() if _open(run)]
     for shared in distinct(plans).values():
         (_, run), *_ = shared
         measuring = {}
@@ -22,6 +24,11 @@ def missing_tasks(plans: Sequence[Plan]) -> list[Task]:
         if not trained(run) or measuring:
             tasks.append(Task(run.directory, run.job, tuple(measuring.values())))
     return tasks
+
+
+def _open(candidate: PlannedRun) -> bool:
+    directory = candidate.directory
+    return not trained(candidate) and not (directory.path.is_dir() and directory.status == "diverged")
 
 
 def trained(run: PlannedRun) -> bool:

@@ -1,0 +1,35 @@
+"""One run of an artefact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fsbench.config.compose import Job
+from fsbench.config.train import TrainConfig
+from fsbench.reproduce.cells import Cell
+from fsbench.reproduce.compositions import Compositions
+from fsbench.runs.directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A cell and a seed.
+
+    Args:
+        waits_for: a key whose value is not chosen yet; the configuration then has the default, and is not run.
+    """
+
+    cell: Cell
+    seed: int
+    job: Job[TrainConfig]
+    directory: RunDirectory
+    waits_for: str | None = None
+
+
+def planned_run(
+    cell: Cell, seed: int, line: Sequence[str], compositions: Compositions, waits_for: str | None = None
+) -> PlannedRun:
+    """The run of a command line. Raises UsageError for whatever does not compose or check."""
+    job = compositions.job([*line, f"seed={seed}"])
+    return PlannedRun(cell, seed, job, RunDirectory.of(job.config.model_dump(mode="json"), job.choices), waits_for)
