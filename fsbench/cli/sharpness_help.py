@@ -7,8 +7,8 @@ What to measure: a finished run, or any network on any data set
   run=runs/<id>
   model= dataset=            with model.checkpoint=FILE, or model=timm model.name=NAME model.pretrained=true
 Keys people reach for (`fsbench list measures` shows the measures with a line each):
-  measures=[...]  samples=N|null  split=train|test  seed=  dtype=float32|float64  device=auto|cpu|cuda  memory=GIB
-  data_dir=  dataset.root=  out=DIR  overwrite=true
+  measures=[...]  samples=N|null  split=train|subset|test  seed=  dtype=float32|float64  device=auto|cpu|cuda
+  memory=GIB  data_dir=  dataset.root=  out=DIR  overwrite=true
 Options of single measures
   classes=N (trace: so many sampled classes an image, with a standard error)  probes= tolerance= (trace_hutchinson)
   subset_size= subsets= (fisher_determinant, spectral, frobenius_fisher)  logit_norm= (fisher_determinant)

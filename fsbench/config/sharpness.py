@@ -37,7 +37,7 @@ class SharpnessConfig(Options):
     augment: AugmentOptions | None = None
     measures: list[str] | None
     samples: Count | None
-    split: Literal["train", "test"]
+    split: Literal["train", "subset", "test"]
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     dtype: Literal["float32", "float64"]
     device: Literal["auto", "cpu", "cuda"]

@@ -19,7 +19,8 @@ class Images:
     """Batches of a source's images.
 
     Args:
-        split: `train`, with the labels that were trained on, or `test`.
+        split: `train`, with the labels that were trained on, `subset`, those without the confusion set (jia2020,
+            scenario I), or `test`.
         samples: how many are drawn, without replacement; None, or more than there are: all.
         seed: of the draw; a smaller draw is part of a larger one.
 
@@ -39,7 +40,9 @@ class Images:
         if isinstance(self.data.train, MemorySplit):
             refuse_streamed(source.augment)
         self._source, self._device, self._dtype = source, device, dtype
-        self._split = self.data.train if split == "train" else self.data.test
+        self._split = self.data.test if split == "test" else self.data.train
+        if split == "subset":
+            self._split = self._split.take(torch.arange(len(self._split) - source.dataset.confusion))
         self.available = len(self._split)
         self.used = self.available if samples is None else min(samples, self.available)
         self._seed = seed

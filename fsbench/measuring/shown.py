@@ -58,7 +58,7 @@ def images(entries: dict[str, Entry]) -> str:
     """`1000 of 60000 training images`; of the measures that take the images drawn, if there are any."""
     found = [entry["images"] for entry in entries.values()]
     one = min(found, key=lambda image: image["used"])
-    kind = "training" if one["split"] == "train" else "test"
+    kind = "test" if one["split"] == "test" else "training"
     return f"{one['used']} of {one['of']} {kind} images"
 
 

@@ -42,7 +42,8 @@ FIGURE_2 = Artefact(
     axes={"dataset.confusion": ("0", "1000", "2000", "3000", "4000", "5000")},
     seeds=MODELS,
     measures=METRICS,
-    measure=EXACT,
+    # "We calculate all metrics based on the sampled 10000 training images"
+    measure=("split=subset", *EXACT),
     scales={
         "small": Scale(overrides=("trainer.epochs=60",), seeds=3, measure=QUICK_METRICS),
         "tiny": Scale(
@@ -52,10 +53,7 @@ FIGURE_2 = Artefact(
             measure=TINY_METRICS,
         ),
     },
-    notes=(
-        "The metrics are of all images trained on, the confusion set among them; the paper's are of the 10,000 alone",
-        *METRIC_NOTES,
-    ),
+    notes=METRIC_NOTES,
 )
 
 ALL_IMAGES = (

@@ -100,7 +100,8 @@ class Estimator:
         if counts is None:
             return math.nan
         seconds, _ = self._pass(config, counts)
-        images = trained_on(config.dataset, counts) if sharpness.split == "train" else counts.test
+        confusion = config.dataset.confusion if sharpness.split == "subset" else 0
+        images = counts.test if sharpness.split == "test" else trained_on(config.dataset, counts) - confusion
         total = sum(_image_passes(one, sharpness, images, counts) for one in chosen_measures(sharpness.measures))
         return total * seconds / config.trainer.batch_size
 

@@ -101,6 +101,29 @@ def test_the_images_and_labels_of_the_run(fsbench, quick, loss_as_fisher_trace, 
     assert entry(run, "fisher_trace")["value"] == pytest.approx(results[f"{split}_loss"], rel=1e-5)
 
 
+def test_the_subset_is_without_the_confusion_set(fsbench, quick, loss_as_fisher_trace) -> None:
+    subset = ["dataset.validation=100", "dataset.subset=500"]
+    fsbench("train", *quick, *subset, "dataset.confusion=200", "setup=standard")
+    (run,) = Path("runs").iterdir()
+    network = [
+        "model=mlp",
+        *(word for word in quick if word.startswith("model.")),
+        f"model.checkpoint={run}/model.safetensors",
+    ]
+    values = []
+    for source, images in (
+        ([f"run={run}", "split=train"], "700 of 700"),
+        ([f"run={run}", "split=subset"], "500 of 500"),
+        # The same draw of 500 images, of which no more is known.
+        ([*network, "dataset=digits", *subset, "out=other"], "500 of 500"),
+    ):
+        ended = fsbench("sharpness", *source, "measures=[fisher_trace]", "samples=null")
+        assert f"{images} training images" in ended.out, ended.err
+        values.append(entry(Path("other") if "out=other" in source else run, "fisher_trace")["value"])
+    assert values[1] == pytest.approx(values[2], rel=1e-6)
+    assert values[0] != pytest.approx(values[1], rel=1e-3)
+
+
 def test_a_sample_is_drawn_by_its_seed(fsbench, run, loss_as_fisher_trace) -> None:
     values = []
     for options in (["samples=100"], ["samples=100", "seed=1"], ["samples=100", "seed=0"], ["samples=101"]):
