@@ -73,6 +73,9 @@ def render(artefact: Artefact, cells: pd.DataFrame, caption: Sequence[str]) -> t
     return texts, parts.figure
 
 
+_FITTED = ("train_accuracy", "test_accuracy")
+
+
 def _file(artefact: Artefact) -> str:
     return artefact.name.rpartition("/")[2]
 
@@ -80,9 +83,11 @@ def _file(artefact: Artefact) -> str:
 def _columns(frame: pd.DataFrame, values: Sequence[str], unfolded: bool) -> list[str]:
     """Columns of the results, at all strengths where they were measured at several."""
     columns = list(map(str, frame.columns))
-    if not unfolded:
-        return [value for value in values if value in columns]
-    return [column for column in columns if any(column.startswith(f"{value}_") for value in values)]
+    wanted = [value for value in values if value in columns]
+    if unfolded:
+        wanted = [column for column in columns if any(column.startswith(f"{value}_") for value in values)]
+    # How well a run was fitted belongs to every measure of it.
+    return [*wanted, *(name for name in _FITTED if name in columns and name not in wanted)]
 
 
 def _markdown(name: str, caption: str, picture: str, parts: Parts, missing: Sequence[str]) -> str:
