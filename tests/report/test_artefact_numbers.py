@@ -328,6 +328,16 @@ def test_a_published_correlation_stands_in_the_caption() -> None:
     assert math.isnan(table.loc["trace", "published_r"])
 
 
+def test_a_scatter_says_how_well_its_runs_are_fitted() -> None:
+    frame = runs(SCATTER, lambda where, seed: scatter_results(where, seed) | {"train_accuracy": 0.9 + seed / 100})
+    texts, _ = render(SCATTER, frame, [])
+    done = frame["train_accuracy"].dropna() * 100
+    said = f"Training accuracy of the runs: {done.min():.1f} % at least, {done.median():.1f} % in the median."
+    assert said in texts["fig3.md"]
+    kept = pd.read_csv(StringIO(texts["fig3_runs.csv"]))["train_accuracy"].dropna()
+    assert list(kept) == pytest.approx(list(frame["train_accuracy"].dropna()))
+
+
 def test_a_table_that_means_an_infinity() -> None:
     shows = Lines("dataset.confusion", "confusion set (images)", (("fisher_determinant", "ln det"),))
     artefact = dataclasses.replace(PANELS, shows=shows)
