@@ -46,6 +46,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
+def portable(failure: BaseException | None) -> BaseException | None:
+    """The failure as it can be sent to another process; where it can't, our own with the same line."""
+    import pickle
+
+    try:
+        pickle.loads(pickle.dumps(failure))
+    except Exception:
+        return None if failure is None else FsbenchError(one_line(failure))
+    return failure
+
+
 def one_line(failure: BaseException) -> str:
     """What is said of a failure: our own message, or the type and the first line of another's."""
     if isinstance(failure, FsbenchError):

@@ -25,11 +25,13 @@ ALLOWED = {
     "report": {"errors", "papers", "runs"},
     "training": {"config", "data", "errors", "models", "optim", "runs"},
     "sharpness": {"errors", "optim"},
+    "executors": {"config", "errors", "runs", "training"},
     "measuring": {"config", "data", "errors", "models", "runs", "sharpness", "training"},
     "reproduce": {
         "config",
         "data",
         "errors",
+        "executors",
         "measuring",
         "models",
         "optim",
@@ -39,7 +41,7 @@ ALLOWED = {
         "sharpness",
         "training",
     },
-    "cli": {"config", "errors", "measuring", "papers", "report", "reproduce", "runs", "training"},
+    "cli": {"config", "errors", "executors", "measuring", "papers", "report", "reproduce", "runs", "training"},
 }
 
 
@@ -73,6 +75,7 @@ FREE_OF = [
     ("fsbench.reproduce.plan", {"hydra", "omegaconf", "torch", "pandas"}),
     ("fsbench.cli.reproduce", {"torch", "pandas", "matplotlib"}),
     ("fsbench.config.load", {"hydra", "torch"}),
+    ("fsbench.executors.worker", {"hydra", "torch", "ray", "submitit"}),
     ("fsbench.cli.main", {"hydra", "omegaconf", "torch", "pandas", "pydantic"}),
 ]
 

@@ -20,7 +20,7 @@ _HYDRA = {primary.name: primary for primary in (TRAIN, SHARPNESS)}
 _CHOICES = {
     "scale": SCALES,
     "device": ("auto", "cpu", "cuda"),
-    "executor": ("serial",),
+    "executor": ("serial", "ray", "slurm"),
     **dict.fromkeys(("plan", "render", "measure", "progress"), ("true", "false")),
 }
 _SHELLS = ("bash", "zsh", "fish")
@@ -82,7 +82,7 @@ def _reproduce(current: str) -> list[str]:
     if equals:
         return [one for value in _CHOICES.get(key, ()) if (one := f"{key}={value}").startswith(current)]
     keys = (f"{line.partition(':')[0]}=" for line in _options_of(REPRODUCE))
-    return [one for one in (*artefacts(), "list", *keys) if one.startswith(current)]
+    return [one for one in (*artefacts(), "list", *keys, "executor=") if one.startswith(current)]
 
 
 def _options_of(primary: Primary) -> list[str]:

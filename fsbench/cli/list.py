@@ -22,6 +22,7 @@ KINDS = {
     "augmentations": "augment",
     "schedules": "schedule",
     "loggers": "logger",
+    "executors": "executor",
 }
 MEASURES = "measures"
 ARTEFACTS = "artefacts"

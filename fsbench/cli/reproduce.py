@@ -16,12 +16,14 @@ from fsbench.cli.train import say
 from fsbench.config.compose import compose_text
 from fsbench.config.primary import REPRODUCE
 from fsbench.errors import Diverged, Interrupted, UsageError, one_line
+from fsbench.executors.build import build_executor
+from fsbench.executors.executor import Executor
 from fsbench.papers import add_papers, artefacts
 from fsbench.papers.artefact import SCALES, Artefact, Computed
 from fsbench.reproduce.compositions import Compositions
 from fsbench.reproduce.computed_artefact import compute, computed_cuts, is_computed, options_of
 from fsbench.reproduce.cost import Estimator
-from fsbench.reproduce.executor import Outcome, SerialExecutor, Task
+from fsbench.reproduce.executor import Outcome, Task
 from fsbench.reproduce.listing import list_lines, plan_lines, summary
 from fsbench.reproduce.plan import Plan, deciding, make_plan
 from fsbench.reproduce.provenance import refuse_smaller, without_places
@@ -58,7 +60,10 @@ def main(arguments: Sequence[str]) -> int:
     if request.config.render:
         return work.render()
     with stop_signal() as stop:
-        return work.run(SerialExecutor(stop))
+        config = request.config
+        return work.run(
+            build_executor(config.executor, device=config.device, runs_dir=Path(config.runs_dir), stop=stop)
+        )
 
 
 def _parser() -> Parser:
@@ -125,13 +130,14 @@ class _Work:
                 say(f"{artefact.name}: computed, not drawn from runs; without render=true it is computed")
         return 0
 
-    def run(self, executor: SerialExecutor) -> int:
+    def run(self, executor: Executor) -> int:
         """Compute, train and measure what is missing, and write each artefact as soon as its last run has ended."""
         self._refuse()
         for artefact in self.request.artefacts:
             if isinstance(artefact, Computed):
                 self._compute(artefact)
-        if self.request.config.device == "cuda" and missing_tasks(self.plans):
+        here = self.request.config.executor.name == "serial"
+        if here and self.request.config.device == "cuda" and missing_tasks(self.plans):
             self._refuse_absent_device()
         self._carry_out(executor, [plan for plan in self.plans if not plan.waits])
         if waiting := {plan.artefact.name for plan in self.plans if plan.waits}:
@@ -142,7 +148,7 @@ class _Work:
         _tell(f"fsbench: {self.failed} failed; the same command goes on with what is missing")
         return 3
 
-    def _carry_out(self, executor: SerialExecutor, written: Sequence[Plan]) -> None:
+    def _carry_out(self, executor: Executor, written: Sequence[Plan]) -> None:
         """Run what is missing; each of the plans `written` is written as soon as its last run has ended."""
         tasks = [task for task in missing_tasks(self.plans) if task.directory.path not in self.reasons]
         open_runs = {id(plan): {task.directory.path for task in tasks} & _paths(plan) for plan in written}

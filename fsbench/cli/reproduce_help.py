@@ -15,6 +15,7 @@ Beside the options below:
   dataset=NAME       other images; stands_for=NAME keeps the paper's numbers beside them, and its tuned settings
   GROUP=NAME, GROUP.KEY=VALUE (trainer.epochs=3)  change every run
   sharpness.KEY=VALUE (sharpness.samples=100)     change how it is measured
+  executor=ray|slurm, executor.KEY=VALUE         runs side by side; fsbench train executor=ray --help shows the keys
   --papers DIR       tables and figures of your own: DIR/<paper>.py with a tuple ARTEFACTS
 
 Runs are those of `fsbench train`, in runs_dir; what is finished and measured is not done again, and the same command

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fsbench.cli.flags import Parser
-from fsbench.cli.train import single, sweep
+from fsbench.cli.train import train
 from fsbench.config.compose import compose_jobs
 from fsbench.errors import UsageError
 from fsbench.training.stop_signal import stop_signal
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     kept = [o for o in overrides if _key(o) not in forgotten and _key(o).partition(".")[0] not in changed]
     with stop_signal() as stop:
         jobs = compose_jobs([*kept, *options.overrides], multirun=options.multirun, config_dir=options.config_dir)
-        return sweep(jobs, stop) if options.multirun else single(jobs[0], stop)
+        return train(jobs, options.multirun, stop)
 
 
 def _key(override: str) -> str:

@@ -11,7 +11,7 @@ from fsbench.cli.flags import parse_composed
 from fsbench.cli.train_help import HELP
 from fsbench.config.compose import Job, compose_jobs, compose_text
 from fsbench.errors import FsbenchError, UsageError
-from fsbench.training.attempt import Outcome, attempt, described, failed_line, finished, run
+from fsbench.training.attempt import Outcome, TrainingTask, described, failed_line, finished, run
 from fsbench.training.stop_signal import StopSignal, stop_signal
 
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError("WORLD_SIZE", os.environ["WORLD_SIZE"], "a run is trained by one process so far")
     with stop_signal() as stop:
         jobs = compose_jobs(options.overrides, multirun=options.multirun, config_dir=options.config_dir)
-        return sweep(jobs, stop) if options.multirun else single(jobs[0], stop)
+        return train(jobs, options.multirun, stop)
 
 
 def say(line: str) -> None:
@@ -37,6 +37,12 @@ def say(line: str) -> None:
         print(line, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def train(jobs: list[Job], multirun: bool, stop: StopSignal) -> int:
+    """Train one run here, or what is more or elsewhere as a sweep."""
+    alone = not multirun and jobs[0].config.executor.name == "serial"
+    return single(jobs[0], stop) if alone else sweep(jobs, stop)
 
 
 def single(job: Job, stop: StopSignal) -> int:
@@ -57,16 +63,24 @@ def single(job: Job, stop: StopSignal) -> int:
 
 
 def sweep(jobs: list[Job], stop: StopSignal) -> int:
-    """Train all that is missing, one after the other; a failed run does not stop the others.
+    """Train all that is missing, on the executor asked for; a failed run does not stop the others.
 
     Returns 0, or 3 if any run failed.
     """
+    # Its options need pydantic, and help needs none of it.
+    from fsbench.executors.build import build_executor
+
     unique = distinct(jobs)
+    config = unique[0].config
+    if any(job.config.executor != config.executor for job in unique):
+        raise UsageError("executor", "...", "a sweep is carried out by one executor")
+    executor = build_executor(
+        config.executor, device=config.trainer.device, runs_dir=Path(config.runs_dir), stop=stop
+    )  # fmt: skip
     outcomes: list[Outcome] = []
     try:
-        for job in unique:
-            stop.check()
-            outcomes.append(attempt(job, stop))
+        for outcome in executor.run([TrainingTask(job) for job in unique]):
+            outcomes.append(outcome)
             say(f"[{len(outcomes)}/{len(unique)}] {outcomes[-1].line}")
     finally:
         counts = {status: sum(o.status == status for o in outcomes) for status in ("done", "skipped", "failed")}

@@ -196,11 +196,11 @@ def _job(overrides: list[str], primary: Primary) -> Job:
     choices = {
         group: choice
         for group, choice in composed.hydra.runtime.choices.items()
-        if not group.startswith(("hydra", "recipe")) and choice not in (None, "null")
+        if not group.startswith(("hydra", "recipe", "executor")) and choice not in (None, "null")
     }
     try:
         values: Any = OmegaConf.to_container(_without_hydra(composed), resolve=True)
     except OmegaConfBaseException as failure:
         raise UsageError("", "", first_line(failure)) from None
-    own = tuple(override for override in overrides if not override.startswith("hydra."))
+    own = tuple(override for override in overrides if not override.startswith(("hydra.", "executor=", "executor.")))
     return Job(load(values, primary.kind()), choices, own)

@@ -45,4 +45,4 @@ SHARPNESS = Primary(
     directories={"run": "config.yaml"},
     lists=("measures", "alphas"),
 )
-REPRODUCE = Primary("reproduce", ("fsbench.config.reproduce", "ReproduceConfig"), groups=())
+REPRODUCE = Primary("reproduce", ("fsbench.config.reproduce", "ReproduceConfig"), groups=("executor",))

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from fsbench.config.executor import AnyExecutor
 from fsbench.config.options import Options
 
 
@@ -21,14 +22,12 @@ class ReproduceConfig(Options):
     results_dir: Annotated[str, Field(min_length=1)]
     runs_dir: Annotated[str, Field(min_length=1)]
     data_dir: Annotated[str, Field(min_length=1)]
-    executor: Literal["serial", "ray", "slurm"]
+    executor: AnyExecutor
     device: Literal["auto", "cpu", "cuda"]
     progress: bool
 
     @model_validator(mode="after")
     def _is_there(self) -> ReproduceConfig:
-        if self.executor != "serial":
-            raise ValueError(f"executor={self.executor}: is not there yet; use executor=serial")
         if self.plan and self.render:
             raise ValueError("plan=true: shows what would be run; with render=true nothing is")
         return self

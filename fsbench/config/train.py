@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from fsbench.config.augment import AugmentOptions
 from fsbench.config.dataset import DatasetOptions
+from fsbench.config.executor import AnyExecutor, SerialOptions
 from fsbench.config.model import ModelOptions
 from fsbench.config.optimizer import BaseOptions, FisherTraceOptions, OptimizerOptions, PlainOptions
 from fsbench.config.options import Options
@@ -60,6 +61,8 @@ class TrainConfig(Options):
     schedule: AnySchedule
     trainer: TrainerOptions
     logger: LoggerOptions
+    # Where a run is carried out is no part of its record, nor of its identity.
+    executor: AnyExecutor = Field(default_factory=SerialOptions, exclude=True)
 
     @model_validator(mode="after")
     def _plain_is_its_base(self) -> TrainConfig:

@@ -90,7 +90,7 @@ def _compose(choices: _Choices) -> _Composed | None:
     chosen = {
         group: choice
         for group, choice in composed.hydra.runtime.choices.items()
-        if not group.startswith(("hydra", "recipe")) and choice not in (None, "null")
+        if not group.startswith(("hydra", "recipe", "executor")) and choice not in (None, "null")
     }
     references: dict[_Path, _Path] = {}
     for path, text in _texts(written):

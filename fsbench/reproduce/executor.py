@@ -1,20 +1,19 @@
-"""Carrying out what is missing: tasks, how each ended, and the executor that runs them one after the other."""
+"""Carrying out what is missing: a task for an executor, and how it ended."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import environ
-from typing import Protocol
+from typing import Any
 
 from fsbench.config.compose import Job
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
-from fsbench.errors import Interrupted, UsageError, one_line
+from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line, portable
 from fsbench.reproduce.measure import measure_lacking
 from fsbench.runs.directory import RunDirectory
-from fsbench.training.attempt import attempt
+from fsbench.training.attempt import attempt, missing_images
 from fsbench.training.stop_signal import StopSignal, at_once
 
 
@@ -31,6 +30,15 @@ class Task:
         """Where its images come from."""
         config = self.job.config
         return config.data_dir, config.dataset.name, config.dataset.root
+
+    def known(self) -> None:
+        """There is something to do, or it would not be a task."""
+
+    def perform(self, stop: StopSignal) -> Outcome:
+        return perform(self, stop)
+
+    def failed(self, failure: FsbenchError) -> Outcome:
+        return Outcome(self, f"{self.directory.path}: failed, {failure}", untrained=failure)
 
 
 @dataclass(frozen=True)
@@ -57,37 +65,10 @@ class Outcome:
     @property
     def no_data(self) -> UsageError | None:
         """What is wrong with the images, if that is why."""
-        failure = self.untrained
-        return failure if isinstance(failure, UsageError) and failure.key in ("data_dir", "dataset.root") else None
+        return missing_images(self.untrained)
 
-
-class Executor(Protocol):
-    """Whatever carries out tasks, here or elsewhere, and yields each as it ends, in any order."""
-
-    def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
-        """A task that fails is an outcome; Interrupted is raised where a signal came."""
-        ...
-
-
-class SerialExecutor:
-    """One task after the other, in this process."""
-
-    def __init__(self, stop: StopSignal) -> None:
-        self._stop = stop
-
-    def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
-        absent: dict[str, UsageError] = {}
-        for task in tasks:
-            self._stop.check()
-            data = task.data
-            if data in absent:
-                # It is not looked for, or downloaded, again for every run.
-                yield Outcome(task, f"{task.directory.path}: failed, {absent[data]}", untrained=absent[data])
-                continue
-            outcome = perform(task, self._stop)
-            if outcome.no_data:
-                absent[data] = outcome.no_data
-            yield outcome
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Outcome, (self.task, self.line, portable(self.untrained), self.unmeasured)
 
 
 def perform(task: Task, stop: StopSignal) -> Outcome:
@@ -95,7 +76,7 @@ def perform(task: Task, stop: StopSignal) -> Outcome:
     try:
         trained = attempt(task.job, stop)
     except UsageError as failure:
-        return Outcome(task, f"{task.directory.path}: failed, {failure}", untrained=failure)
+        return task.failed(failure)
     if trained.failure is not None:
         return Outcome(task, trained.line, untrained=trained.failure)
     computed, unmeasured = 0, {}

@@ -68,7 +68,7 @@ def without_places(words: Sequence[str]) -> list[str]:
     kept = []
     for word in words:
         key, _, value = word.partition("=")
-        if key in _PLACES:
+        if key in _PLACES or key.partition(".")[0] == "executor":
             continue
         name = value.strip("'\"").rstrip("/").rpartition("/")[2]
         kept.append(f"{key}={name}" if key in _FILES else word)

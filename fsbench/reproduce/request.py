@@ -59,7 +59,7 @@ def read_request(words: Sequence[str], known: Mapping[str, Artefact | Computed])
         key, equals, value = word.partition("=")
         if not equals:
             continue
-        if key in KEYS:
+        if key in KEYS or key.startswith("executor."):
             own.append(word)
         elif key in _SETTLED:
             raise UsageError(key, value, f"can't be given, {_SETTLED[key]}")

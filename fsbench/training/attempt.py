@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import traceback
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from fsbench.config.compose import Job
-from fsbench.errors import FsbenchError, Interrupted, first_line
+from fsbench.errors import FsbenchError, Interrupted, UsageError, first_line, portable
 from fsbench.runs.directory import RunDirectory
 from fsbench.training.stop_signal import StopSignal
 
@@ -20,6 +21,50 @@ class Outcome:
     status: str
     line: str
     failure: BaseException | None = None
+
+    @property
+    def no_data(self) -> UsageError | None:
+        """What is wrong with the images, if that is why it failed."""
+        return missing_images(self.failure)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Outcome, (self.status, self.line, portable(self.failure))
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """One run of a sweep, for an executor."""
+
+    job: Job
+
+    @cached_property
+    def directory(self) -> RunDirectory:
+        return RunDirectory.of(self.job.config.model_dump(mode="json"), self.job.choices)
+
+    @property
+    def data(self) -> tuple[str, str, str | None]:
+        """Where its images come from."""
+        config = self.job.config
+        return config.data_dir, config.dataset.name, config.dataset.root
+
+    def known(self) -> Outcome | None:
+        """Whether it was done before, or can't be begun."""
+        try:
+            directory, results = finished(self.job)
+        except FsbenchError as failure:
+            return self.failed(failure)
+        return None if results is None else skipped(directory, results)
+
+    def perform(self, stop: StopSignal) -> Outcome:
+        return attempt(self.job, stop)
+
+    def failed(self, failure: FsbenchError) -> Outcome:
+        return Outcome("failed", f"{self.directory.path}: failed, {failure}", failure)
+
+
+def missing_images(failure: BaseException | None) -> UsageError | None:
+    """The failure, if it is that the images are not there."""
+    return failure if isinstance(failure, UsageError) and failure.key in ("data_dir", "dataset.root") else None
 
 
 def finished(job: Job) -> tuple[RunDirectory, dict[str, Any] | None]:
@@ -44,7 +89,7 @@ def attempt(job: Job, stop: StopSignal) -> Outcome:
     """Train unless it is done; a failure is an outcome. Raises Interrupted."""
     directory, results = finished(job)
     if results is not None:
-        return Outcome("skipped", f"{directory.path}: already done, {described(results)}")
+        return skipped(directory, results)
     try:
         return Outcome("done", f"{directory.path}: done, {described(run(job, stop))}")
     except Interrupted:
@@ -56,6 +101,11 @@ def attempt(job: Job, stop: StopSignal) -> Outcome:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         return Outcome("failed", failed_line(directory, failure), failure)
+
+
+def skipped(directory: RunDirectory, results: dict[str, Any]) -> Outcome:
+    """The outcome of a run that was finished before."""
+    return Outcome("skipped", f"{directory.path}: already done, {described(results)}")
 
 
 def failed_line(directory: RunDirectory, failure: BaseException) -> str:

@@ -34,8 +34,9 @@ class StopSignal:
 
 
 @contextmanager
-def stop_signal() -> Iterator[StopSignal]:
-    stop = StopSignal()
+def stop_signal(stop: StopSignal | None = None) -> Iterator[StopSignal]:
+    """Within, signals go to `stop`; a new one where none is given."""
+    stop = stop or StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

@@ -24,7 +24,7 @@ BAD = {
     "seed": ([TABLE, "seed=1"], "seed=1: can't be given, seeds=N takes the first N"),
     "seeds": ([TABLE, "seeds=0"], "seeds=0: must be >= 1"),
     "experiment": ([TABLE, "experiment=x"], "experiment=x: can't be given, the artefact names its own"),
-    "executor": ([TABLE, "executor=ray"], "executor=ray: is not there yet; use executor=serial"),
+    "executor": ([TABLE, "executor=dask"], "executor=dask: no such executor; allowed: ray, serial, slurm"),
     "plan-and-render": ([TABLE, "plan=true", "render=true"], "plan=true: shows what would be run"),
     "choice": ([TABLE, "scale=tiny", "optimizer=sgd,foo"], "optimizer=foo: no such optimizer; allowed: adam"),
     "value": ([TABLE, "scale=tiny", "trainer.epochs=x"], "trainer.epochs=x: must be a whole number"),

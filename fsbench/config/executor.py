@@ -1,0 +1,59 @@
+"""Options of the executors (`executor=`): where the runs of a sweep or a reproduction are carried out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fsbench.config.options import Options
+
+
+class SerialOptions(Options):
+    """One run after the other, in this process."""
+
+    name: Literal["serial"] = "serial"
+
+
+class PooledOptions(Options):
+    """What each run is given, and how often one that lost its worker is tried again."""
+
+    workers: Annotated[int, Field(ge=1)] | None
+    cpus: Annotated[int, Field(ge=1)]
+    gpus: Annotated[float, Field(ge=0)] | None
+    memory: Annotated[float, Field(gt=0)] | None
+    retries: Annotated[int, Field(ge=0)]
+
+
+class RayOptions(PooledOptions):
+    """Workers of Ray; `address=null` starts it on this machine."""
+
+    name: Literal["ray"]
+    address: Annotated[str, Field(min_length=1)] | None
+
+    @model_validator(mode="after")
+    def _whole_cards_above_one(self) -> RayOptions:
+        if self.gpus is not None and self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"executor.gpus={self.gpus:g}: must be a fraction below 1, or a whole number")
+        return self
+
+
+class SlurmOptions(PooledOptions):
+    """Jobs of SLURM, or processes of this machine, through submitit."""
+
+    name: Literal["slurm"]
+    cluster: Literal["slurm", "local"]
+    partition: Annotated[str, Field(min_length=1)] | None
+    time_limit: Annotated[int, Field(ge=1)]
+    sbatch: dict[str, str | int | float | bool] | None
+
+    @model_validator(mode="after")
+    def _whole_cards(self) -> SlurmOptions:
+        if self.gpus is not None and self.gpus != int(self.gpus):
+            raise ValueError(
+                f"executor.gpus={self.gpus:g}: SLURM gives whole cards; executor=ray shares one by fractions"
+            )
+        return self
+
+
+AnyExecutor = Annotated[SerialOptions | RayOptions | SlurmOptions, Field(discriminator="name")]
