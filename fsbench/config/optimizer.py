@@ -59,6 +59,7 @@ class FisherTraceOptions(Options):
     beta: NonNegative
     sub_batches: Annotated[int, Field(ge=1)]
     start: Literal["first_drop", "immediately"]
+    full_batch: Literal["own", "mean"] = "own"  # records of runs from before it load without it
 
 
 OptimizerOptions = Annotated[

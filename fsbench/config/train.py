@@ -36,6 +36,10 @@ class TrainerOptions(Options):
     max_steps: Annotated[int, Field(ge=1)] | None
     fast_dev_run: bool
     progress: bool
+    # Later than the first records of runs, which load without them.
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    compile: bool = False
+    fused: bool = False
 
 
 class LoggerOptions(Options):

@@ -98,6 +98,8 @@ class Descent(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load this method's state, or one of its base optimizer alone: options missing there take the defaults."""
         self.base.load_state_dict(state_dict)
+        for p, state in self.base.state.items():
+            state.update({key: _as_laid_out(value, p) for key, value in state.items() if torch.is_tensor(value)})
         for group in self.base.param_groups:
             for key, value in self._own_defaults.items():
                 group.setdefault(key, value)
@@ -136,6 +138,8 @@ class Descent(torch.optim.Optimizer):
                 self.skipped += 1
                 self.skipped_in_a_row += 1
                 return failure.loss
+        for p in self.trained():
+            p.grad = _as_laid_out(p.grad, p)
         self.base.step()
         self.skipped_in_a_row = 0
         return loss
@@ -166,3 +170,10 @@ class Descent(torch.optim.Optimizer):
             raise NonFiniteGradient(loss)
         if self.max_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(params, self.max_norm, norm)
+
+
+def _as_laid_out(value: Tensor, p: Tensor) -> Tensor:
+    """`value` in p's memory format; torch's fused optimizers read both as they lie, and check nothing."""
+    if value.shape != p.shape or value.stride() == p.stride() or value.layout != torch.strided:
+        return value
+    return torch.empty_like(p, dtype=value.dtype).copy_(value)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fsbench.optim.beside import Beside
 from fsbench.optim.descent import Closure, Descent
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.running_statistics import mixes_examples, unmoved_statistics
-from fsbench.optim.sharpness_aware import displaced
-from fsbench.optim.sub_batches import Part, sub_batches
+from fsbench.optim.sub_batches import Part, batch_size, sub_batches
 
 
 class FisherTrace(Descent):
@@ -27,17 +27,24 @@ class FisherTrace(Descent):
 
     Where M does not divide the batch, sub-batches differ by one example and 1/M becomes their share n_i/N.
     Dropout draws the same mask at w and at w - alpha g_i; else the difference would be its noise, not the
-    curvature. BatchNorm: sub-batches use their own statistics, running ones move with the full batch only.
+    curvature.
 
     A step is three passes over the batch: the full batch at w, the sub-batches at w and at w - alpha g_i. It is
     two, grad L(B) being the mean of the g_i, where `model` is handed in, mixes no examples (no BatchNorm), and
     `step(closure, size=N)` tells the batch size. Without the size sub-batch i is rows i, i + M, i + 2M, ...
+
+    BatchNorm: sub-batches use their own statistics, so that the mean of the g_i is not grad L(B). `full_batch`
+    says what stands for it: "own", the gradient of the full batch under the full batch's statistics, as in
+    algorithm 1; running statistics move in that pass only. Or "mean", the mean of the g_i, in two passes: the loss
+    that is descended along, and reported, is the mean of the sub-batches' losses under their own statistics (what is
+    known as ghost batch normalisation), and running statistics move once for each sub-batch at w.
 
     Args:
         alpha: finite-difference step, > 0 (paper: 1e-4). The difference is of order alpha ||g||^2, so
             weights stay in fp32.
         beta: strength, >= 0; 0 is the base optimizer.
         sub_batches: M (paper: 8).
+        full_batch: "own" or "mean", as above; they are one for networks that mix no examples.
         start: "first_drop": active once the learning rate has fallen below its peak, as in the paper
             (section 7.2.1; with a rate that falls in every step, from the second step on); "immediately": always.
         max_norm, model: as for `Descent`.
@@ -54,6 +61,7 @@ class FisherTrace(Descent):
         alpha: float = 1e-4,
         beta: float = 10.0,
         sub_batches: int = 8,
+        full_batch: str = "own",
         start: str = "first_drop",
         **options: Any,
     ) -> None:
@@ -63,10 +71,14 @@ class FisherTrace(Descent):
             raise ValueError(f"beta must be a finite number >= 0, got {beta}")
         if sub_batches < 1:
             raise ValueError(f"sub_batches must be >= 1, got {sub_batches}")
+        if full_batch not in ("own", "mean"):
+            raise ValueError(f"full_batch must be 'own' or 'mean', got {full_batch!r}")
         if start not in ("first_drop", "immediately"):
             raise ValueError(f"start must be 'first_drop' or 'immediately', got {start!r}")
         self.alpha, self.beta, self.parts, self.start = alpha, beta, sub_batches, start
+        self.full_batch = full_batch
         self.penalty: Tensor | None = None
+        self._beside = Beside()
         # The peak lives in the groups, so that state_dict carries it.
         super().__init__(params, base, defaults={"peak_lr": 0.0}, **options)
         self._separable = self.model is not None and not mixes_examples(self.model)
@@ -85,22 +97,24 @@ class FisherTrace(Descent):
         if not self.active:
             return self.one_pass(closure)
 
-        if self._separable and size is not None:
+        if self.full_batch == "mean":
+            batch_size(size, "FisherTrace with full_batch='mean'")
+        if self.full_batch == "mean" or (self._separable and size is not None):
             loss, gradient, regulariser = self._over_sub_batches(closure, size)
         else:
             loss = self.one_pass(closure)
             gradient = {p: p.grad for p in self.trained()}
             with unmoved_statistics(self.model):
-                _, _, regulariser = self._over_sub_batches(closure, size)
+                _, _, regulariser = self._over_sub_batches(closure, size, means=False)
         self.zero_grad()
         for p, g in gradient.items():
             p.grad = g.add_(regulariser[p], alpha=self.beta) if p in regulariser else g
         return loss
 
     def _over_sub_batches(
-        self, closure: Closure, size: int | None
+        self, closure: Closure, size: int | None, means: bool = True
     ) -> tuple[Tensor | float, dict[Tensor, Tensor], dict[Tensor, Tensor]]:
-        """Mean loss, sum of n_i/N g_i, and sum of n_i/N [g_i - gradient at w - alpha g_i]; stores R."""
+        """Mean loss, sum of n_i/N g_i (if `means`), sum of n_i/N [g_i - gradient at w - alpha g_i]; stores R."""
         loss: Tensor | float = 0.0
         penalty = torch.zeros(())
         gradient: dict[Tensor, Tensor] = {}
@@ -114,13 +128,15 @@ class FisherTrace(Descent):
             filled += 1
             params = self.trained()
             g = [p.grad for p in params]
-            with displaced(params, torch._foreach_mul(g, -self.alpha)), replay.again():
+            beside = self._beside.displaced(params, g, [-self.alpha] * len(params))
+            with beside, unmoved_statistics(self.model), replay.again():
                 below = self.one_pass(closure, rows)
-                below_g = [p.grad for p in params]
-            difference = torch._foreach_sub(g, below_g)
-            for total, values in ((gradient, g), (regulariser, difference)):
-                for p, value in zip(params, values, strict=True):
-                    total[p] = total[p].add_(value, alpha=share) if p in total else value * share
+                opposite = [p.grad for p in params]
+            # Exact where both are near each other, so before either is scaled.
+            torch._foreach_sub_(opposite, g)
+            _accumulate(regulariser, params, opposite, -share)
+            if means:
+                _accumulate(gradient, params, g, share)
             loss = loss + share * at_w
             penalty = penalty.to(at_w) + share * (at_w - below)
         if size is None and 0 < filled < self.parts:
@@ -133,3 +149,13 @@ class FisherTrace(Descent):
         if size is None:
             return [(slice(i, None, self.parts), 1 / self.parts) for i in range(self.parts)]
         return sub_batches(size, self.parts)
+
+
+def _accumulate(total: dict[Tensor, Tensor], params: list[Tensor], values: list[Tensor], share: float) -> None:
+    """total += share values, where a parameter that is new keeps its values' memory."""
+    torch._foreach_mul_(values, share)
+    known = [(total[p], value) for p, value in zip(params, values, strict=True) if p in total]
+    if known:
+        torch._foreach_add_([t for t, _ in known], [value for _, value in known])
+    for p, value in zip(params, values, strict=True):
+        total.setdefault(p, value)

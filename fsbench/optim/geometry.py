@@ -22,25 +22,84 @@ def euclidean(weights: Tensors) -> list[Tensor] | None:
     return None
 
 
-def adaptive(weights: Tensors, scaled: Sequence[bool], eta: float) -> list[Tensor]:
+def adaptive(
+    weights: Tensors, scaled: Sequence[bool], eta: float | Sequence[float], out: Tensors | None = None
+) -> list[Tensor]:
     """D = T^2, T = |w| + eta where `scaled`, else 1: ASAM (Kwon et al. 2021, eq. 3 and section 5).
 
-    Three perturbations go by the name of ASAM; this is T^2 g / ||T g||, the paper's.
+    Three perturbations go by the name of ASAM; this is T^2 g / ||T g||, the paper's. `eta` is one for all or
+    one for each tensor; `out` is the memory for D.
     """
-    return [
-        (w.abs() + eta).square_() if scale else torch.ones_like(w) for w, scale in zip(weights, scaled, strict=True)
-    ]
+    if out is None:
+        t = torch._foreach_abs(list(weights))
+    else:
+        t = [torch.abs(w, out=o) for w, o in zip(weights, out, strict=True)]
+    torch._foreach_add_(t, eta)
+    torch._foreach_mul_(t, t)
+    for d, scale in zip(t, scaled, strict=True):
+        if not scale:
+            d.fill_(1)
+    return t
 
 
-def inverse_fisher(fisher: Tensors, eta: float, form: str = "multiplicative") -> list[Tensor]:
+def squared(gradients: Tensors, out: Tensors | None = None) -> list[Tensor]:
+    """g * g, the Fisher information of a mini-batch by its mean gradient (kim2022, eq. 12)."""
+    if out is None:
+        return torch._foreach_mul(list(gradients), list(gradients))
+    return [torch.mul(g, g, out=f) for g, f in zip(gradients, out, strict=True)]
+
+
+def inverse_fisher(fisher: Tensors, eta: float | Sequence[float], form: str = "multiplicative") -> list[Tensor]:
     """D = F^-1 for a diagonal Fisher information f: FSAM (kim2022, sections 3 and 5).
 
     `multiplicative`: 1/(1 + eta f), the form of the paper's experiments; eta = 0 is SAM.
-    `additive`: 1/(f + eta), the form of its section 3.
+    `additive`: 1/(f + eta), the form of its section 3. `eta` is one for all or one for each tensor.
     """
+    return inverse_fisher_(torch._foreach_clone(list(fisher)), eta, form)
+
+
+def inverse_fisher_(fisher: Tensors, eta: float | Sequence[float], form: str) -> list[Tensor]:
+    """`inverse_fisher` in the memory of f."""
+    d = list(fisher)
     if form == "additive":
-        return [(f + eta).reciprocal_() for f in fisher]
-    return [(1 + eta * f).reciprocal_() for f in fisher]
+        torch._foreach_add_(d, eta)
+    else:
+        torch._foreach_mul_(d, eta)
+        torch._foreach_add_(d, 1)
+    torch._foreach_reciprocal_(d)
+    return d
+
+
+def direction(gradients: Tensors, inverse_metric: Tensors | None) -> tuple[list[Tensor], Tensor]:
+    """D g, and sqrt(g' D g) as a scalar tensor over all tensors; D = 1 where `inverse_metric` is None."""
+    if inverse_metric is None:
+        return list(gradients), torch.nn.utils.get_total_norm(list(gradients))
+    found = torch._foreach_mul(list(inverse_metric), list(gradients))
+    return found, torch.stack([inner(g, d) for g, d in zip(gradients, found, strict=True)]).sum().sqrt()
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of a * b, in one sweep where both lie alike in memory."""
+    dense = a.is_contiguous() or a.is_contiguous(memory_format=_DENSE.get(a.ndim, torch.contiguous_format))
+    if dense and a.stride() == b.stride() and a.dtype in (torch.float32, torch.float64):
+        return torch.dot(a.as_strided((a.numel(),), (1,)), b.as_strided((b.numel(),), (1,)))
+    return torch.sum(a * b)
+
+
+_DENSE = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def inverse_or_zero(norm: Tensor) -> Tensor:
+    return torch.where(norm > 0, 1 / norm, torch.zeros_like(norm))
+
+
+def scaled(direction: Tensors, norm: Tensor | None, radii: Sequence[float]) -> list[Tensor]:
+    """radius direction / norm, 0 where the norm is; a norm of None is 1."""
+    if norm is None:
+        return torch._foreach_mul(list(direction), list(radii))
+    eps = torch._foreach_mul(list(direction), inverse_or_zero(norm))
+    torch._foreach_mul_(eps, list(radii))
+    return eps
 
 
 def perturbation(
@@ -56,16 +115,8 @@ def perturbation(
     Returns:
         eps, and the norm sqrt(g' D g) as a scalar tensor: not finite where the gradient is not.
     """
-    if inverse_metric is None:
-        direction = list(gradients)
-        norm = torch.nn.utils.get_total_norm(direction)
-    else:
-        direction = torch._foreach_mul(list(inverse_metric), list(gradients))
-        norm = torch.stack([torch.sum(g * d) for g, d in zip(gradients, direction, strict=True)]).sum().sqrt()
-    scale = torch.where(norm > 0, 1 / norm, torch.zeros_like(norm))
-    eps = torch._foreach_mul(direction, scale)
-    torch._foreach_mul_(eps, list(radii))
-    return eps, norm
+    along, norm = direction(gradients, inverse_metric)
+    return scaled(along, norm, radii), norm
 
 
 def alignment(eps: Tensors, gradients: Tensors, radii: Sequence[float]) -> tuple[Tensor, Tensor]:

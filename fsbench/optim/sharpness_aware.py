@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fsbench.optim import geometry
+from fsbench.optim.beside import Beside, InverseMetric
 from fsbench.optim.descent import Closure, Descent, NonFiniteGradient
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.running_statistics import frozen_statistics, unmoved_statistics
@@ -21,7 +21,7 @@ from fsbench.optim.sub_batches import batch_size, groups_of
 class SharpnessAware(Descent):
     """w <- base(w, gradient at w + eps), eps = rho D g / sqrt(g' D g), both passes on the same mini-batch.
 
-    Weight decay and momentum act at w; saved weights are copied back, never recomputed; running
+    Weight decay and momentum act at w; weights come back exactly, never recomputed; running
     statistics (BatchNorm) move in the first pass only; dropout draws the same mask in both; the loss returned
     is the one at w. rho = 0 is the base optimizer, in one pass. Subclasses give D by `inverse_metric`.
 
@@ -57,6 +57,7 @@ class SharpnessAware(Descent):
         self.natural = natural
         self.m = m
         self.compare = False
+        self._beside = Beside()
         self.alignment: tuple[Tensor, Tensor] | None = None
         super().__init__(params, base, defaults={"rho": rho, **(defaults or {})}, **options)
 
@@ -66,8 +67,11 @@ class SharpnessAware(Descent):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{key} must be a finite number >= 0, got {value}")
 
-    def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> list[Tensor] | None:
-        """D at w for the parameters of `trained()`, whose `.grad` holds g; None for D = 1."""
+    def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> InverseMetric | None:
+        """D at w as a function of parameters out of `trained()`, whose `.grad` holds g; None for D = 1.
+
+        Called as f(params, out) with one of them or all: D in the memory `out`, in new memory where that is None.
+        """
         raise NotImplementedError
 
     def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
@@ -85,10 +89,9 @@ class SharpnessAware(Descent):
             p.grad = gradient
         return loss
 
-    def group_option(self, key: str, params: list[Tensor]) -> list[float]:
+    def group_values(self, key: str) -> dict[Tensor, float]:
         """An option's value for each parameter, that of its group."""
-        values = {p: group[key] for group in self.param_groups for p in group["params"]}
-        return [values[p] for p in params]
+        return {p: group[key] for group in self.param_groups for p in group["params"]}
 
     def _two_passes(self, closure: Closure, rows: slice | None, size: int | None) -> Tensor:
         arguments = () if rows is None else (rows,)
@@ -97,42 +100,33 @@ class SharpnessAware(Descent):
         params = self.trained()
         if not params:
             return loss
-        gradients = [p.grad for p in params]
         with replay.again():
             inverse_metric = self.inverse_metric(closure, rows, size)
-        radii = self.group_option("rho", params)
-        eps, norm = geometry.perturbation(gradients, inverse_metric, radii)
+        axes = inverse_metric(params, None) if self.natural and inverse_metric is not None else None
+        rho = self.group_values("rho")
+        radii = [rho[p] for p in params]
+        direction, norm = self._beside.direction(params, inverse_metric)
         if not math.isfinite(norm):
             raise NonFiniteGradient(loss)
         if self.compare:
-            self.alignment = geometry.alignment(eps, gradients, radii)
+            eps = geometry.scaled(direction, norm, radii)
+            self.alignment = geometry.alignment(eps, [p.grad for p in params], radii)
             self.compare = False
-        with displaced(params, eps), unmoved_statistics(self.model), replay.again():
+        beside = self._beside.displaced(params, direction, radii, norm)
+        with beside, unmoved_statistics(self.model), replay.again():
             self.one_pass(closure, *arguments)
-        if self.natural and inverse_metric is not None:
-            for p, d in zip(params, inverse_metric, strict=True):
+        if axes is not None:
+            for p, d in zip(params, axes, strict=True):
                 if p.grad is not None:
                     p.grad.mul_(d)
         return loss
 
 
-@contextmanager
-def displaced(params: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
-    """Weights at w + eps inside, at exactly w after, also when the pass inside fails."""
-    saved = [p.detach().clone() for p in params]
-    torch._foreach_add_(params, eps)
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            torch._foreach_copy_(params, saved)
-
-
 class SAM(SharpnessAware):
     """Sharpness-aware minimisation: D = 1 (Foret et al. 2021; kim2022 eq. 1-3)."""
 
-    def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> list[Tensor] | None:
-        return geometry.euclidean(self.trained())
+    def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> InverseMetric | None:
+        return None
 
 
 class ASAM(SharpnessAware):
@@ -167,14 +161,17 @@ class ASAM(SharpnessAware):
                 stacklevel=2,
             )
 
-    def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> list[Tensor]:
-        metric: list[Tensor] = []
+    def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> InverseMetric:
+        scaled: dict[Tensor, bool] = {}
         for group in self.param_groups:
             names = group.get("param_names") or [""] * len(group["params"])
-            pairs = [(p, name) for p, name in zip(group["params"], names, strict=True) if p.grad is not None]
-            scaled = [self._scales(p, name) for p, name in pairs]
-            metric += geometry.adaptive([p for p, _ in pairs], scaled, group["eta"])
-        return metric
+            scaled |= {p: self._scales(p, name) for p, name in zip(group["params"], names, strict=True)}
+        eta = self.group_values("eta")
+
+        def axes(params: list[Tensor], out: list[Tensor] | None) -> list[Tensor]:
+            return geometry.adaptive(params, [scaled[p] for p in params], [eta[p] for p in params], out)
+
+        return axes
 
     def _scales(self, p: Tensor, name: str) -> bool:
         if self.scale == "all":
@@ -221,20 +218,24 @@ class FSAM(SharpnessAware):
         if self.form == "additive" and group["eta"] == 0:
             raise ValueError("eta must be > 0 in the additive form 1/(f + eta), got 0")
 
-    def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> list[Tensor]:
-        params = self.trained()
-        if self.fisher == "batch":
-            information = [p.grad.square() for p in params]
-        else:
-            information = self._mean_of_squares(closure, rows, size, params)
-        etas = self.group_option("eta", params)
-        return [
-            d for f, eta in zip(information, etas, strict=True) for d in geometry.inverse_fisher([f], eta, self.form)
-        ]
+    def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> InverseMetric:
+        eta = self.group_values("eta")
+        known = None if self.fisher == "batch" else self._mean_of_squares(closure, rows, size, self.trained())
+
+        def axes(params: list[Tensor], out: list[Tensor] | None) -> list[Tensor]:
+            if known is None:
+                information = geometry.squared([p.grad for p in params], out)
+            else:
+                out = [torch.empty_like(p) for p in params] if out is None else out
+                torch._foreach_copy_(out, [known[p] for p in params])
+                information = out
+            return geometry.inverse_fisher_(information, [eta[p] for p in params], self.form)
+
+        return axes
 
     def _mean_of_squares(
         self, closure: Closure, rows: slice | None, size: int | None, params: list[Tensor]
-    ) -> list[Tensor]:
+    ) -> dict[Tensor, Tensor]:
         if rows is None:
             rows = slice(0, batch_size(size, f"FSAM with fisher={self.fisher!r}"))
         sampled = {"sample_labels": True} if self.fisher == "true" else {}
@@ -250,4 +251,4 @@ class FSAM(SharpnessAware):
         self.zero_grad()
         for p, gradient in zip(params, kept, strict=True):
             p.grad = gradient
-        return total
+        return dict(zip(params, total, strict=True))

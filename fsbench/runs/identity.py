@@ -9,12 +9,21 @@ from typing import Any
 # Where and how a run is carried out, but not what comes out of it.
 _INCIDENTAL = {"runs_dir", "data_dir", "run_name", "overwrite", "logger"}
 _INCIDENTAL_OF = {
-    "trainer": {"device", "workers", "checkpoint_every", "progress", "compare_every"},
+    "trainer": {
+        "device",
+        "workers",
+        "checkpoint_every",
+        "progress",
+        "compare_every",
+        "memory_format",
+        "compile",
+        "fused",
+    },
     "dataset": {"label"},
 }
 # Keys that came later, with the value at which a run is what it was before them: left out there, so that runs keep
 # their identity.
-_ADDED: dict[str, dict[str, Any]] = {}
+_ADDED: dict[str, dict[str, Any]] = {"optimizer": {"full_batch": "own"}}
 
 
 def essential(config: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fsbench.optim.sharpness_aware import displaced
+from fsbench.optim.beside import displaced
 from fsbench.sharpness.norm import norm
 from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.risk import Batch, Risk

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from fsbench.optim.sharpness_aware import displaced
+from fsbench.optim.beside import displaced
 from fsbench.sharpness.estimate import Diagonal
 from fsbench.sharpness.hessian_operator import HessianOperator
 from fsbench.sharpness.hutchinson import signs

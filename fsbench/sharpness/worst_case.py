@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fsbench.optim import geometry
-from fsbench.optim.sharpness_aware import displaced
+from fsbench.optim.beside import displaced
 from fsbench.sharpness.estimate import Estimate
 from fsbench.sharpness.norm import norm
 from fsbench.sharpness.refused import Refused

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fsbench.training.memory_format import memory_format_of
 from fsbench.training.precision import Precision
 
 
@@ -24,11 +25,12 @@ class BatchClosure:
         self.loss = loss
         self.precision = precision
         self.micro_batch_size = micro_batch_size
+        self.memory_format = memory_format_of(model)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
 
     def load(self, x: Tensor, y: Tensor) -> None:
         """Take the next mini-batch."""
-        self.x, self.y = x, y
+        self.x, self.y = x.contiguous(memory_format=self.memory_format), y
         self._answers = torch.full_like(y, -1)
 
     @property

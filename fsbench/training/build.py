@@ -30,12 +30,16 @@ def build_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def build_optimizer(model: nn.Module, options: OptimizerOptions, base: BaseOptions, max_norm: float | None) -> Descent:
-    """The method over its base optimizer, on the named parameters that are trained."""
+def build_optimizer(
+    model: nn.Module, options: OptimizerOptions, base: BaseOptions, max_norm: float | None, fused: bool = False
+) -> Descent:
+    """The method over its base optimizer (torch's fused one if `fused`), on the named parameters that are trained."""
     params = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     below: dict[str, Any] = base.model_dump(exclude={"name"})
     if isinstance(base, AdamOptions):
         below["betas"] = tuple(base.betas)
+    if fused:
+        below["fused"] = True
     own = options.model_dump(exclude={"name", "lr"})
     return _METHODS[options.name](
         params, _BASES[base.name], lr=options.lr, max_norm=max_norm, model=model, **own, **below

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fsbench.training.memory_format import memory_format_of
 from fsbench.training.precision import Precision
 
 _TOP5_FROM = 100
@@ -24,11 +25,12 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
+    memory_format = memory_format_of(model)
     loss = hits = top5 = seen = 0
     try:
         for x, y in islice(batches, limit):
             with precision.autocast():
-                logits = model(x)
+                logits = model(x.contiguous(memory_format=memory_format))
             logits = logits.float()
             loss = loss + functional.cross_entropy(logits, y, reduction="sum").double()
             hits = hits + (logits.argmax(-1) == y).sum()

@@ -98,6 +98,7 @@ def fit(
     options: TrainerOptions,
     loss: nn.Module,
     *,
+    forward: nn.Module,
     save: Callable[[], None],
     on_step: Callable[[], None],
     on_epoch: Callable[[dict[str, Any]], None],
@@ -107,6 +108,7 @@ def fit(
 
     Args:
         evaluations: splits to evaluate, by the prefix of their metrics ("test", "validation").
+        forward: the network as the steps run it: itself, or compiled.
         save: writes a checkpoint; called every `checkpoint_every` epochs, at the end and when interrupted.
 
     Raises:
@@ -114,7 +116,7 @@ def fit(
         Interrupted: a signal asked to stop; a checkpoint was saved.
     """
     model, optimizer, schedule, precision = state.model, state.optimizer, state.schedule, state.precision
-    closure = BatchClosure(model, loss, precision, options.micro_batch_size)
+    closure = BatchClosure(forward, loss, precision, options.micro_batch_size)
     max_steps = FAST_DEV_STEPS if options.fast_dev_run else options.max_steps or math.inf
     total_steps = min(options.epochs * len(batches), max_steps)
     eval_limit = FAST_DEV_STEPS if options.fast_dev_run else None

@@ -24,9 +24,11 @@ from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
 from fsbench.training.build import build_device, build_optimizer
 from fsbench.training.checkpoint import load_checkpoint, restore_random_state, save_checkpoint
+from fsbench.training.compiled import compiled
 from fsbench.training.evaluate import evaluate
 from fsbench.training.fit import FAST_DEV_STEPS, TrainingState, fit
 from fsbench.training.loggers import build_logger
+from fsbench.training.memory_format import chosen_memory_format
 from fsbench.training.peak_memory import peak_memory, reset_peak_memory
 from fsbench.training.precision import Precision
 from fsbench.training.progress import Progress
@@ -68,9 +70,13 @@ def train(job: Job, stop: StopSignal) -> dict[str, Any]:
     # A cropping augmentation may have the network see less than the data set's own size.
     side = options.augment.image_size(None)
     shape = data.shape if side is None else (data.shape[0], side, side)
-    model = build_model(options.model, shape, data.classes).to(device)
-    optimizer = build_optimizer(model, options.optimizer, options.base, options.trainer.max_norm)
     precision = Precision(options.trainer.precision, device)
+    model = build_model(options.model, shape, data.classes)
+    model.to(device, memory_format=chosen_memory_format(options.trainer.memory_format, model, precision))
+    forward = compiled(model, device) if options.trainer.compile else model
+    optimizer = build_optimizer(
+        model, options.optimizer, options.base, options.trainer.max_norm, fused=options.trainer.fused
+    )
     schedule = Schedule(options.schedule, optimizer, options.trainer.epochs, len(batches))
     state = TrainingState(model, optimizer, schedule, precision)
     loss = nn.CrossEntropyLoss(label_smoothing=options.loss.label_smoothing)
@@ -102,7 +108,7 @@ def train(job: Job, stop: StopSignal) -> dict[str, Any]:
         try:
             fit(
                 state, batches, evaluations, options.trainer, loss,
-                save=save, on_step=progress.step, on_epoch=on_epoch, stop=stop,
+                forward=forward, save=save, on_step=progress.step, on_epoch=on_epoch, stop=stop,
             )  # fmt: skip
         finally:
             progress.close()

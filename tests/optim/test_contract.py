@@ -246,6 +246,9 @@ BAD = [
     pytest.param(FisherTrace, {"alpha": 0.0}, "alpha must be a finite number > 0, got 0.0", id="alpha"),
     pytest.param(FisherTrace, {"beta": -1.0}, "beta must be a finite number >= 0, got -1.0", id="beta"),
     pytest.param(FisherTrace, {"sub_batches": 0}, "sub_batches must be >= 1, got 0", id="sub_batches"),
+    pytest.param(
+        FisherTrace, {"full_batch": "other"}, "full_batch must be 'own' or 'mean', got 'other'", id="full_batch"
+    ),
     pytest.param(SAM, {"rho": 0.1, "max_norm": 0.0}, "max_norm must be > 0 or None, got 0.0", id="max_norm"),
 ]
 
@@ -270,6 +273,9 @@ def test_a_missing_closure_or_size_is_explained() -> None:
     sliced = SAM(model.parameters(), torch.optim.SGD, rho=0.1, m=2, lr=0.1)
     with pytest.raises(ValueError, match=r"call optimizer.step\(closure, size=len\(x\)\)"):
         sliced.step(Closure(model, x, y))
+    of_means = FisherTrace(model.parameters(), full_batch="mean", start="immediately", lr=0.1)
+    with pytest.raises(ValueError, match=r"FisherTrace with full_batch='mean' slices the mini-batch"):
+        of_means.step(Closure(model, x, y))
 
 
 def test_asam_says_what_it_takes_for_a_bias_without_names() -> None:

@@ -25,7 +25,8 @@ def test_on_the_ellipsoid_and_maximal_there(method, options) -> None:
     params = optimizer.trained()
     g = torch.cat([p.grad.flatten() for p in params])
     with torch.no_grad():
-        metric = optimizer.inverse_metric(closure, None, len(x))
+        inverse_metric = optimizer.inverse_metric(closure, None, len(x))
+        metric = None if inverse_metric is None else inverse_metric(params, None)
     d = torch.ones_like(g) if metric is None else torch.cat([m.flatten() for m in metric])
     rho = options["rho"]
     eps, _ = geometry.perturbation([p.grad for p in params], metric, [rho] * len(params))

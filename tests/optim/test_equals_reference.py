@@ -13,7 +13,7 @@ from oracles import Oracle, ellipsoid_maximiser
 from problems import NETWORKS, Closure, batches
 from torch import Tensor, nn
 
-from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
+from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace, beside
 
 SGD = {"lr": 0.3, "momentum": 0.9, "weight_decay": 0.01}
 
@@ -96,6 +96,14 @@ def sharpness_aware_gradient(oracle: Oracle, case: Case, x: Tensor, y: Tensor, s
     return loss, total, eps
 
 
+@pytest.fixture(params=["parameters-point-elsewhere", "parameters-move-in-place"])
+def both_ways_there(request, monkeypatch) -> None:
+    """The way of a CPU, and that of every other device, which works on a CPU too."""
+    if request.param == "parameters-move-in-place":
+        monkeypatch.setattr(beside, "_swaps", lambda params: False)
+
+
+@pytest.mark.usefixtures("both_ways_there")
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_three_steps_of_a_sharpness_aware_method(case: Case, network: str) -> None:
@@ -122,31 +130,63 @@ def assert_same(model: nn.Module, oracle: Oracle) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.mark.usefixtures("both_ways_there")
+@pytest.mark.parametrize("full_batch", ["own", "mean"])
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("parts", [1, 3, 8], ids="M{}".format)
-def test_three_steps_of_the_regulariser(network: str, parts: int) -> None:
+def test_three_steps_of_the_regulariser(network: str, parts: int, full_batch: str) -> None:
     """jia2020, eq. 7; a large alpha so that the difference is well above rounding."""
     alpha, beta = 0.05, 7.0
     model = NETWORKS[network]()
     oracle = Oracle(model, **SGD)
-    optimizer = FisherTrace(model.parameters(), alpha=alpha, beta=beta, sub_batches=parts, start="immediately", **SGD)
+    optimizer = FisherTrace(
+        model.parameters(), alpha=alpha, beta=beta, sub_batches=parts, full_batch=full_batch, start="immediately", **SGD
+    )
     for x, y in batches():
         # Sub-batches come out as torch.tensor_split cuts them, up to where the longer ones stand.
         count = min(parts, len(x))
         edges = [len(x) * i // count for i in range(count + 1)]
         loss, gradient = oracle.gradient(oracle.w, x, y)
         regulariser, penalty = torch.zeros_like(gradient), 0.0
+        mean_loss, mean_gradient = 0.0, torch.zeros_like(gradient)
         for a, b in pairwise(edges):
-            at_w, g = oracle.gradient(oracle.w, x[a:b], y[a:b])
+            # In the form of two passes running statistics move here, once for each sub-batch.
+            at_w, g = oracle.gradient(oracle.w, x[a:b], y[a:b], keep_statistics=full_batch == "mean")
             below, g_below = oracle.gradient(oracle.w - alpha * g, x[a:b], y[a:b])
             regulariser += (b - a) / len(x) * (g - g_below)
             penalty += (b - a) / len(x) * (at_w - below)
-        oracle.gradient(oracle.w, x, y, keep_statistics=True)
-        reported = optimizer.step(Closure(model, x, y), size=len(x))
+            mean_loss += (b - a) / len(x) * at_w
+            mean_gradient += (b - a) / len(x) * g
+        if full_batch == "mean":
+            loss, gradient = mean_loss, mean_gradient
+        else:
+            oracle.gradient(oracle.w, x, y, keep_statistics=True)
+        closure = Closure(model, x, y)
+        reported = optimizer.step(closure, size=len(x))
+        assert len(closure.visited) == 2 * count + (full_batch == "own")
         assert reported == pytest.approx(float(loss), rel=1e-12)
         assert optimizer.penalty == pytest.approx(float(penalty), rel=1e-9)
         oracle.sgd(gradient + beta * regulariser)
         assert_same(model, oracle)
+
+
+def test_the_mean_of_sub_batches_is_the_full_batch_without_batchnorm() -> None:
+    """Two passes where the network is known to mix no examples; three, the same to rounding, where it is not known."""
+    after = []
+    for options in ({}, {"full_batch": "mean"}, {"model": True}):
+        model = NETWORKS["plain"]()
+        if "model" in options:
+            options = {"model": model}
+        optimizer = FisherTrace(model.parameters(), alpha=0.05, sub_batches=3, start="immediately", **options, **SGD)
+        passes = []
+        for x, y in batches():
+            closure = Closure(model, x, y)
+            optimizer.step(closure, size=len(x))
+            passes.append(len(closure.visited))
+        assert passes == [6 if options else 7] * 3
+        after.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(after[1], after[0], rtol=1e-10, atol=1e-13)
+    assert torch.equal(after[1], after[2])
 
 
 def test_regulariser_gradient_is_half_of_the_penalty_gradient() -> None:

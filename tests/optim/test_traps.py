@@ -120,7 +120,7 @@ def test_eta_of_a_group_is_its_own(method) -> None:
     closure = Closure(model, x, y)
     optimizer.one_pass(closure)
     with torch.no_grad():
-        found = optimizer.inverse_metric(closure, None, 8)
+        found = optimizer.inverse_metric(closure, None, 8)(optimizer.trained(), None)
     for d, p, eta in zip(found, [*halves[0], *halves[1]], [2.0, 2.0, 70.0, 70.0], strict=True):
         if method is FSAM:
             expected = 1 / (1 + eta * p.grad**2)
@@ -200,7 +200,7 @@ def test_what_asam_scales_with_and_without_names() -> None:
         optimizer = ASAM(params, torch.optim.SGD, rho=0.1, eta=9.0, **SGD)
         optimizer.one_pass(Closure(model, x, y))
         with torch.no_grad():
-            metric = optimizer.inverse_metric(Closure(model, x, y), None, 8)
+            metric = optimizer.inverse_metric(Closure(model, x, y), None, 8)(optimizer.trained(), None)
         scaled.append([bool((d != 1).all()) for d in metric])
     # conv weight, conv bias, BatchNorm weight, BatchNorm bias, linear weight, linear bias, last weight, last bias
     assert scaled[0] == [True, False, True, False, True, False, True, False]

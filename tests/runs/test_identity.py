@@ -11,7 +11,8 @@ from fsbench.runs.identity import differences, identity
 
 SAME = ["runs_dir=x", "data_dir=y", "run_name=z", "trainer.device=cpu", "trainer.workers=0", "logger=tensorboard",
         "trainer.progress=false", "dataset.label=X", "overwrite=true", "trainer.compare_every=1",
-        "trainer.checkpoint_every=3"]  # fmt: skip
+        "trainer.checkpoint_every=3", "trainer.memory_format=contiguous",
+        "trainer.compile=true", "trainer.fused=true"]  # fmt: skip
 OTHER = ["seed=1", "optimizer.rho=0.2", "trainer.epochs=3", "trainer.precision=bf16", "dataset.noise=0.1",
          "model=resnet32", "base.momentum=0.8", "augment=none", "trainer.batch_size=64",
          "dataset=folder dataset.root=a dataset.in_memory=true"]  # fmt: skip
@@ -31,6 +32,16 @@ def test_where_a_run_is_carried_out_does_not_matter(override) -> None:
 @pytest.mark.parametrize("override", OTHER)
 def test_what_determines_the_result_does(override) -> None:
     assert of(override) != of()
+
+
+def test_keys_that_came_later_leave_older_runs_their_identity() -> None:
+    (job,) = compose_jobs(["optimizer=fisher_trace"], multirun=False)
+    config = job.config.model_dump(mode="json")
+    older = copy.deepcopy(config)
+    del older["optimizer"]["full_batch"]
+    assert identity(config) == identity(older)
+    config["optimizer"]["full_batch"] = "mean"
+    assert identity(config) != identity(older)
 
 
 def test_one_and_one_point_zero_are_one_value() -> None:

@@ -98,6 +98,7 @@ RESUMED = [
     pytest.param(["optimizer=fisher_trace"], id="fisher-trace"),
     pytest.param(["optimizer=sam", "schedule=plateau", "schedule.warmup_epochs=1"], id="plateau"),
     pytest.param(["optimizer=fsam", "trainer.precision=bf16"], id="bf16"),
+    pytest.param(["optimizer=asam", "trainer.fused=true"], id="fused"),
     pytest.param(["optimizer=fsam", *DROPOUT_AND_BATCHNORM, "augment=crop1_flip"], id="dropout-batchnorm-augmented"),
 ]
 
@@ -264,6 +265,21 @@ def test_accumulation_clipping_and_a_validation_split(fsbench, quick) -> None:
     assert "validation_accuracy" in whole[-1]
     for a, b in zip(whole, pieces, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
+
+
+def test_a_convolutional_run_is_in_channels_last_and_its_weights_are_written_as_ever(fsbench, quick) -> None:
+    line = [override for override in quick if not override.startswith("model")]
+    line += ["model=cnn", "model.filters=[4,4,8,8,8,8]", "dataset.subset=200", "optimizer=sam"]
+    fsbench("train", *line, "runs_dir=auto")
+    fsbench("train", *line, "trainer.memory_format=contiguous", "runs_dir=plain")
+    auto, plain = only_run(Path("auto")), only_run(Path("plain"))
+    assert auto.path.name == plain.path.name
+    for a, b in zip(metrics(auto), metrics(plain), strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
+    mine, theirs = load_file(auto.model), load_file(plain.model)
+    for name, weight in mine.items():
+        assert weight.is_contiguous()
+        torch.testing.assert_close(weight, theirs[name], rtol=1e-3, atol=1e-4)
 
 
 def test_a_dev_run_takes_two_steps(fsbench, quick) -> None:
