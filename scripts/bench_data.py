@@ -189,7 +189,7 @@ def report(rows: list[Row], found: list[Share], notes: list[str], about: str, co
     ]
     if cores > 1:
         lines += [
-            f"Per second of CPU time. By the clock {cores} workers fill {cores} cores at best, and fsbench has one thread "
+            f"Per second of CPU time. By the clock {cores} workers fill {cores} cores at best; fsbench has one thread "
             f"here: there the ratio is at least 1/{cores} of the one shown, and that is compared with the targets.",
             "",
         ]
