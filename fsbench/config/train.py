@@ -27,6 +27,8 @@ class TrainerOptions(Options):
     max_norm: Annotated[float, Field(gt=0)] | None
     precision: Literal["fp32", "bf16", "fp16"]
     device: Literal["auto", "cpu", "cuda"]
+    devices: Annotated[int, Field(ge=1)] = 1
+    sync_batchnorm: bool = False
     workers: Annotated[int, Field(ge=0)]
     eval_every: Annotated[int, Field(ge=1)]
     checkpoint_every: Annotated[int, Field(ge=1)]
@@ -67,6 +69,19 @@ class TrainConfig(Options):
             raise ValueError(
                 f"base={self.base.name}: optimizer={self.optimizer.name} is that optimizer alone; "
                 f"use optimizer={self.base.name}, or base={self.optimizer.name}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_device_has_work(self) -> TrainConfig:
+        if self.trainer.devices > self.trainer.batch_size:
+            raise ValueError(
+                f"trainer.devices={self.trainer.devices}: more than the {self.trainer.batch_size} images of a "
+                "mini-batch, which they share; use fewer, or a larger trainer.batch_size"
+            )
+        if self.trainer.sync_batchnorm and getattr(self.optimizer, "perturbation", "global") == "local":
+            raise ValueError(
+                "optimizer.perturbation=local: with trainer.sync_batchnorm=true no device's first pass is its own"
             )
         return self
 
