@@ -26,6 +26,11 @@ from fsbench.training.devices import DeviceFailed, refuse_absent, retold
 from fsbench.training.stop_signal import StopSignal
 
 _SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR2", "SIGHUP", "SIGQUIT")
+# With this process's modules, wherever it found them.
+_WORKER = """import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from fsbench.training.worker import main
+sys.exit(main(sys.argv[2]))"""
 _PATIENCE = 120  # seconds to write a checkpoint in, after a signal
 
 
@@ -59,7 +64,7 @@ def launch(job: Job, stop: StopSignal) -> dict[str, Any]:
         )
         try:
             with _launching():
-                elastic_launch(config, sys.executable)("-m", "fsbench.training.worker", place)
+                elastic_launch(config, sys.executable)("-c", _WORKER, json.dumps(sys.path), place)
         except ChildFailedError as failed:
             raise _failure(Path(place), directory, failed) from None
         except SignalException:

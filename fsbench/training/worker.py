@@ -1,4 +1,4 @@
-"""`python -m fsbench.training.worker DIR`: one of the processes that `launch` starts."""
+"""One of the processes that `launch` starts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from fsbench.training.stop_signal import stop_signal
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
-def main(place: Path) -> int:
-    """Train the job that lies in the directory `place`; the first process to fail says there why."""
+def main(directory: str) -> int:
+    """Train the job that lies in a directory; the first process to fail says there why."""
+    place = Path(directory)
     _end_with_parent()
     with stop_signal() as stop:
         from fsbench.config.compose import Job
@@ -46,7 +47,3 @@ def _end_with_parent() -> None:
     """A launcher that is killed does not leave processes behind: they stop as at a signal (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
