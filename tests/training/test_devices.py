@@ -15,7 +15,7 @@ import torch
 from data.tiny_sets import write_folder
 from problems import batches
 from safetensors.torch import load_file
-from two_processes import LOSS, METHODS, NETWORKS, SGD, SIZES, on_two, steps
+from two_processes import GLOBAL, LOSS, NETWORKS, OTHERS, SGD, SIZES, steps
 
 from fsbench.config.compose import compose_jobs
 from fsbench.data.share import Share
@@ -27,27 +27,6 @@ from fsbench.runs.directory import RunDirectory
 from fsbench.runs.identity import identity
 from fsbench.training import run as run_module
 from fsbench.training.devices import Devices
-
-GLOBAL = {
-    **{method: (method, {}) for method in METHODS},
-    "accumulated": ("fsam", {"micro": 2}),
-    "synced-sam": ("sam", {"network": "batchnorm", "sync_batchnorm": True}),
-    "synced-regulariser": ("regulariser", {"network": "batchnorm", "sync_batchnorm": True}),
-    "synced-per-example": ("fsam-per-example", {"network": "batchnorm", "sync_batchnorm": True}),
-    "unusable": ("sam", {"unusable": True}),
-}
-OTHERS = {
-    **{
-        f"local-{method}": (method, {"perturbation": "local"}) for method in ("sam", "asam", "fsam", "fsam-per-example")
-    },
-    "local-unusable": ("sam", {"perturbation": "local", "unusable": True}),
-    "own-batchnorm": ("sgd", {"network": "batchnorm"}),
-}
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory) -> dict[str, list[dict]]:
-    return on_two({**GLOBAL, **OTHERS}, tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.parametrize("case", GLOBAL)
