@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,6 +27,9 @@ from fsbench.training.build import build_device
 from fsbench.training.stop_signal import StopSignal
 
 Value = TypeVar("Value")
+
+# One device may have to wait for another's download or measure; a process that ends is noticed at once.
+_PATIENCE = timedelta(hours=12)
 
 _EXPLAINED: dict[str, type[FsbenchError]] = {
     kind.__name__: kind for kind in (FsbenchError, UsageError, Diverged, Interrupted, RunIsBusy)
@@ -62,12 +67,17 @@ class Devices(Processes):
         Raises:
             UsageError: no such device.
         """
-        if options.devices == 1:
-            return cls(build_device(options.device))
+        return cls.joined(options.device, options.devices)
+
+    @classmethod
+    def joined(cls, name: str, devices: int, key: str = "trainer.devices") -> Devices:
+        """`of`, for so many devices of the kind that `trainer.device` names."""
+        if devices == 1:
+            return cls(build_device(name))
         rank, count, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        device = build_device(options.device)
+        device = build_device(name)
         if device.type == "cuda":
-            refuse_absent(options)
+            refuse_absent(name, devices, key)
             device = torch.device("cuda", local)
             torch.cuda.set_device(device)
         elif "OMP_NUM_THREADS" not in os.environ:
@@ -75,7 +85,9 @@ class Devices(Processes):
         store, *_ = next(dist.rendezvous("env://", rank, count))
         # What lies on the CPU (states, flags) goes through gloo everywhere.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=rank, world_size=count)
+        dist.init_process_group(
+            backend, store=dist.PrefixStore("group", store), rank=rank, world_size=count, timeout=_PATIENCE
+        )
         return cls(device, rank, count, dist.PrefixStore("fsbench", store))
 
     def leave(self) -> None:
@@ -197,6 +209,18 @@ class Devices(Processes):
                 pass
         return failure if self._cause["rank"] == self.rank else retold(self._cause)
 
+    def unanimous(self, what: str, patience: float = 600.0) -> bool:
+        """Whether all processes come to say `what`; told apart from exchanges, for some may be waiting in one."""
+        if self.count == 1:
+            return True
+        self._store.add(what, 1)
+        until = time.monotonic() + patience
+        while self._store.add(what, 0) < self.count:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+        return True
+
     def speaks(self) -> bool:
         """Whether this process is the one to say how the run ended: the first that asks."""
         try:
@@ -213,15 +237,15 @@ def _through(act: Callable[[Tensor], Any], tensor: Tensor) -> None:
         tensor.copy_(contiguous)
 
 
-def refuse_absent(options: TrainerOptions) -> None:
+def refuse_absent(name: str, devices: int, key: str = "trainer.devices") -> None:
     """Raise UsageError where a node has fewer GPUs than it has processes."""
-    if build_device(options.device).type != "cuda":
+    if build_device(name).type != "cuda":
         return
-    there, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", options.devices))
+    there, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", devices))
     if there < wanted:
         raise UsageError(
-            "trainer.devices", options.devices, f"there {'is 1 GPU' if there == 1 else f'are {there} GPUs'} here; "
-            "use fewer devices, or trainer.device=cpu",
+            key, devices, f"there {'is 1 GPU' if there == 1 else f'are {there} GPUs'} here; "
+            f"use fewer devices, or {key.removesuffix('s')}=cpu",
         )  # fmt: skip
 
 

@@ -27,10 +27,10 @@ from fsbench.training.stop_signal import StopSignal
 
 _SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR2", "SIGHUP", "SIGQUIT")
 # With this process's modules, wherever it found them.
-_WORKER = """import json, sys
+_WORKER = """import importlib, json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from fsbench.training.worker import main
-sys.exit(main(sys.argv[2]))"""
+sys.exit(importlib.import_module(sys.argv[2]).main(sys.argv[3]))"""
+_INTERRUPTED = Interrupted("interrupted; the same command goes on from here")
 _PATIENCE = 120  # seconds to write a checkpoint in, after a signal
 
 
@@ -44,49 +44,70 @@ def launch(job: Job, stop: StopSignal) -> dict[str, Any]:
         DeviceFailed: a process ended by an exception that explains nothing, or was killed; else what it raised.
     """
     options = job.config
-    refuse_absent(options.trainer)
+    refuse_absent(options.trainer.device, options.trainer.devices)
     directory = RunDirectory.of(options.model_dump(mode="json"), job.choices)
     with TemporaryDirectory(prefix="fsbench-") as place:
         handed = {"config": options.model_dump(mode="json"), "choices": job.choices, "overrides": list(job.overrides)}
         Path(place, "job.json").write_text(json.dumps(handed), encoding="utf-8")
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=options.trainer.devices,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="localhost",
-            max_restarts=0,
-            logs_specs=DefaultLogsSpecs(log_dir=place),
-            signals_to_handle=",".join(_SIGNALS),
-            shutdown_timeout=_PATIENCE,
-        )
         try:
-            with _launching():
-                elastic_launch(config, sys.executable)("-c", _WORKER, json.dumps(sys.path), place)
-        except ChildFailedError as failed:
-            raise _failure(Path(place), directory, failed) from None
+            start(options.trainer.devices, "fsbench.training.worker", place)
         except SignalException:
             stop.requested = True
             if not directory.finished:
-                raise _failure(Path(place), directory, None) from None
+                raise _recorded(directory, why(place) or _INTERRUPTED) from None
+        except Exception as failure:
+            raise _recorded(directory, failure) from None
     return directory.read_results()
 
 
-def _failure(place: Path, directory: RunDirectory, failed: ChildFailedError | None) -> Exception:
-    """What the first process to fail wrote down, or that it could not."""
+def start(count: int, module: str, place: str) -> None:
+    """Run `main(place)` of a module in `count` processes, and wait for them.
+
+    The first to fail says why in `place`, by `recorded_failure` of `fsbench.training.worker`.
+
+    Raises:
+        SignalException: a signal came; it was passed on to them.
+        DeviceFailed: a process met an exception that explains nothing, or was killed; else what it raised.
+    """
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=place),
+        signals_to_handle=",".join(_SIGNALS),
+        shutdown_timeout=_PATIENCE,
+    )
     try:
-        record = json.loads((place / "failure.json").read_text(encoding="utf-8"))
-        failure = retold(record)
-    except (OSError, ValueError):
-        if failed is None:
-            return Interrupted("interrupted; the same command goes on from here")
+        with _launching():
+            elastic_launch(config, sys.executable)("-c", _WORKER, json.dumps(sys.path), module, place)
+    except ChildFailedError as failed:
         rank, first = failed.get_first_failure()
-        failure = DeviceFailed(f"device {rank}: the process ended without a word, exit code {first.exitcode}")
-    # The first device writes this itself, unless it was ended from outside.
+        told = why(place)
+        # What the others met is a consequence of that.
+        killed = first.exitcode < 0 and first.exitcode != -signal.SIGTERM
+        if told is None or killed:
+            how = f"was killed by signal {-first.exitcode}" if killed else f"ended with exit code {first.exitcode}"
+            raise DeviceFailed(f"device {rank}: the process {how}") from None
+        raise told from None
+
+
+def why(place: str) -> Exception | None:
+    """What the first process to fail wrote down, if it could."""
+    try:
+        return retold(json.loads(Path(place, "failure.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def _recorded(directory: RunDirectory, failure: Exception) -> Exception:
+    """The first device writes this itself, unless it was ended from outside."""
     if directory.status == "running":
-        directory.set_status("failed", message=str(failure))
+        directory.set_status("interrupted" if isinstance(failure, Interrupted) else "failed", message=str(failure))
         if isinstance(failure, DeviceFailed) and failure.traceback and not directory.traceback.is_file():
             write_text(directory.traceback, failure.traceback)
     return failure
@@ -95,14 +116,13 @@ def _failure(place: Path, directory: RunDirectory, failed: ChildFailedError | No
 @contextmanager
 def _launching() -> Iterator[None]:
     """The launcher keeps quiet, and leaves signal handlers and environment as they were."""
-    logger = logging.getLogger("torch.distributed.elastic")
     numbers = [getattr(signal, name) for name in _SIGNALS]
-    level, handlers, environment = logger.level, [signal.getsignal(number) for number in numbers], dict(os.environ)
-    logger.setLevel(logging.CRITICAL)
+    level, handlers, environment = logging.root.manager.disable, list(map(signal.getsignal, numbers)), dict(os.environ)
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logging.disable(level)
         for number, handler in zip(numbers, handlers, strict=True):
             signal.signal(number, handler)
         os.environ.clear()

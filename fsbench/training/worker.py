@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fsbench.training.stop_signal import stop_signal
@@ -15,32 +17,37 @@ _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def main(directory: str) -> int:
-    """Train the job that lies in a directory; the first process to fail says there why."""
+    """Train the job that lies in a directory."""
     place = Path(directory)
-    _end_with_parent()
-    with stop_signal() as stop:
+    with stop_signal() as stop, recorded_failure(place) as ended:
         from fsbench.config.compose import Job
         from fsbench.config.load import load
         from fsbench.config.train import TrainConfig
 
         handed = json.loads((place / "job.json").read_text(encoding="utf-8"))
         job = Job(load(handed["config"], TrainConfig), handed["choices"], tuple(handed["overrides"]))
-        try:
-            from fsbench.training.run import train
 
-            train(job, stop)
-        except BaseException as failure:
-            from fsbench.training.devices import told
+        from fsbench.training.run import train
 
-            try:
-                with (place / "failure.json").open("x", encoding="utf-8") as file:
-                    json.dump(told(failure, int(os.environ["RANK"])), file)
-            except FileExistsError:
-                pass
-            if os.environ.get("HYDRA_FULL_ERROR") == "1":
-                raise
-            return getattr(failure, "exit_code", 1)
-    return 0
+        train(job, stop)
+    return ended[0]
+
+
+@contextmanager
+def recorded_failure(place: Path) -> Iterator[list[int]]:
+    """Yields a list that holds the exit code in the end; the first process to fail says in `place` why."""
+    _end_with_parent()
+    ended = [0]
+    try:
+        yield ended
+    except BaseException as failure:
+        from fsbench.training.devices import told
+
+        with suppress(FileExistsError), (place / "failure.json").open("x", encoding="utf-8") as file:
+            json.dump(told(failure, int(os.environ["RANK"])), file)
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        ended[0] = getattr(failure, "exit_code", 1)
 
 
 def _end_with_parent() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,3 +70,23 @@ def test_both_refuse_what_is_wrong_on_one(two) -> None:
     for told in two["sharpness"]:
         assert told["changing"].startswith("batches yield other examples each time they are iterated")
         assert told["empty"] == "batches hold no examples on 1 of 2 processes"
+
+
+@pytest.mark.slow
+def test_the_command_on_two_devices(fsbench, quick) -> None:
+    """Every measure in two processes, subsets included, is what it is in one; the record answers for both."""
+    for name in ("one", "two"):
+        assert fsbench("train", *quick, f"runs_dir={name}").code == 0
+    (one,), (two,) = (list(Path(name).iterdir()) for name in ("one", "two"))
+    line = ["measures=[all]", "samples=100", "subset_size=10", "subsets=3", "dtype=float64", "progress=false",
+            "device=cpu"]  # fmt: skip
+    assert fsbench("sharpness", f"run={one}", *line).code == 0
+    ended = fsbench("sharpness", f"run={two}", *line, "devices=2")
+    assert (ended.code, ended.err) == (0, "")
+    mine, expected = (json.loads((path / "sharpness.json").read_text())["measures"] for path in (two, one))
+    assert mine.keys() == expected.keys()
+    for column, entry in expected.items():
+        assert mine[column]["settings"] == entry["settings"]
+        assert mine[column].get("value") == pytest.approx(entry.get("value"), rel=1e-6)
+        assert mine[column].get("notes") == entry.get("notes")
+    assert "already measured" in fsbench("sharpness", f"run={two}", *line).out
