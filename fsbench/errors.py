@@ -10,6 +10,7 @@ class FsbenchError(Exception):
     """An end that is explained by its message alone; no traceback is shown for it."""
 
     exit_code = 1
+    said = False  # by another process of the same run
 
 
 class UsageError(FsbenchError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,3 +55,11 @@ QUICK = (
 @pytest.fixture
 def quick() -> tuple[str, ...]:
     return QUICK
+
+
+@pytest.fixture(scope="session")
+def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """What two gloo processes tell, see `two_processes`."""
+    from two_processes import on_two
+
+    return on_two(tmp_path_factory.mktemp("two"))

@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FsbenchError as failure:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
-        print(f"fsbench: {failure}", file=sys.stderr)
+        if not failure.said:
+            print(f"fsbench: {failure}", file=sys.stderr)
         return failure.exit_code
 
 

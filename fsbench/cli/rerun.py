@@ -10,6 +10,7 @@ from fsbench.cli.flags import Parser
 from fsbench.cli.train import train
 from fsbench.config.compose import compose_jobs
 from fsbench.errors import UsageError
+from fsbench.training.attempt import by_torchrun
 from fsbench.training.stop_signal import stop_signal
 
 
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-cd", "--config-dir", help="config groups of your own")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for fsbench train; the last one wins")
     options = parser.parse_intermixed_args(list(arguments))
+    if by_torchrun():
+        raise UsageError("rerun", options.run, "not with torchrun; say trainer.devices=N")
     try:
         record = json.loads((options.run / "provenance.json").read_text(encoding="utf-8"))
         overrides = [str(override) for override in record["overrides"]]

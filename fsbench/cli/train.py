@@ -11,7 +11,7 @@ from fsbench.cli.flags import parse_composed
 from fsbench.cli.train_help import HELP
 from fsbench.config.compose import Job, compose_jobs, compose_text
 from fsbench.errors import FsbenchError, UsageError
-from fsbench.training.attempt import Outcome, TrainingTask, described, failed_line, finished, run
+from fsbench.training.attempt import Outcome, TrainingTask, by_torchrun, described, failed_line, finished, run
 from fsbench.training.stop_signal import StopSignal, stop_signal
 
 
@@ -24,8 +24,10 @@ def main(arguments: Sequence[str]) -> int:
         from fsbench.cli.show import show
 
         return show(options)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UsageError("WORLD_SIZE", os.environ["WORLD_SIZE"], "a run is trained by one process so far")
+    if by_torchrun():
+        from fsbench.cli.torchrun import main as one_of_several
+
+        return one_of_several(options)
     with stop_signal() as stop:
         jobs = compose_jobs(options.overrides, multirun=options.multirun, config_dir=options.config_dir)
         return train(jobs, options.multirun, stop)

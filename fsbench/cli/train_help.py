@@ -7,7 +7,7 @@ Choose from the groups (`fsbench list` GROUP shows them with a line each):
   dataset=  model=  optimizer=  base=  augment=  schedule=  setup=  experiment=  trainer=  logger=  executor=
 Keys people reach for:
   seed=  runs_dir=  data_dir=  trainer.epochs=  trainer.batch_size=  trainer.device=auto|cpu|cuda
-  trainer.precision=fp32|bf16|fp16  optimizer.lr=  optimizer.rho=
+  trainer.precision=fp32|bf16|fp16  trainer.devices=N  optimizer.lr=  optimizer.rho=
 
   fsbench train optimizer=fsam model=wrn28_10
   fsbench train dataset=fashion_mnist model=lenet optimizer=asam trainer.epochs=5
@@ -15,6 +15,7 @@ Keys people reach for:
   fsbench train -m optimizer=fsam optimizer.rho=0.01,0.05,0.1,0.5 optimizer.eta=0.001,0.1,1
   fsbench train experiment=kim2022/table1 model=wrn28_2 optimizer=fsam
   fsbench train -m optimizer=sam,fsam seed=0,1,2,3 executor=ray executor.gpus=0.25     # or executor=slurm
+  fsbench train optimizer=sam trainer.devices=4        (or: torchrun --nproc-per-node=4 -m fsbench train optimizer=sam)
 
 `optimizer=fsam` is Fisher SAM (Kim et al. 2022), not Friendly SAM.
 A finished run is not repeated, an interrupted one goes on where it stopped.

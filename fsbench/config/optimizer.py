@@ -27,6 +27,15 @@ class SharpnessAwareOptions(Options):
     rho: NonNegative
     natural: bool
     m: Annotated[int, Field(ge=1)] | None
+    perturbation: Literal["global", "local"] = "global"
+
+    @model_validator(mode="after")
+    def _local_stands_alone(self) -> SharpnessAwareOptions:
+        if self.perturbation == "local" and self.m is not None:
+            raise ValueError("optimizer.perturbation=local: not with optimizer.m, whose groups span the devices")
+        if self.perturbation == "local" and self.natural:
+            raise ValueError("optimizer.perturbation=local: not with optimizer.natural=true, whose metric is global")
+        return self
 
 
 class SAMOptions(SharpnessAwareOptions):

@@ -41,6 +41,7 @@ class SharpnessConfig(Options):
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     dtype: Literal["float32", "float64"]
     device: Literal["auto", "cpu", "cuda"]
+    devices: Count = 1
     memory: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     workers: Annotated[int, Field(ge=0)]
     data_dir: str | None

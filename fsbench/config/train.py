@@ -28,6 +28,8 @@ class TrainerOptions(Options):
     max_norm: Annotated[float, Field(gt=0)] | None
     precision: Literal["fp32", "bf16", "fp16"]
     device: Literal["auto", "cpu", "cuda"]
+    devices: Annotated[int, Field(ge=1)] = 1
+    sync_batchnorm: bool = False
     workers: Annotated[int, Field(ge=0)]
     eval_every: Annotated[int, Field(ge=1)]
     checkpoint_every: Annotated[int, Field(ge=1)]
@@ -69,11 +71,32 @@ class TrainConfig(Options):
     executor: AnyExecutor = Field(default_factory=SerialOptions, exclude=True)
 
     @model_validator(mode="after")
+    def _compiled_keeps_batchnorm(self) -> TrainConfig:
+        if self.trainer.compile and self.trainer.sync_batchnorm:
+            raise ValueError(
+                "trainer.compile=true: does not go with trainer.sync_batchnorm=true, which acts on BatchNorm as it runs"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _plain_is_its_base(self) -> TrainConfig:
         if isinstance(self.optimizer, PlainOptions) and self.optimizer.name != self.base.name:
             raise ValueError(
                 f"base={self.base.name}: optimizer={self.optimizer.name} is that optimizer alone; "
                 f"use optimizer={self.base.name}, or base={self.optimizer.name}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_device_has_work(self) -> TrainConfig:
+        if self.trainer.devices > self.trainer.batch_size:
+            raise ValueError(
+                f"trainer.devices={self.trainer.devices}: more than the {self.trainer.batch_size} images of a "
+                "mini-batch, which they share; use fewer, or a larger trainer.batch_size"
+            )
+        if self.trainer.sync_batchnorm and getattr(self.optimizer, "perturbation", "global") == "local":
+            raise ValueError(
+                "optimizer.perturbation=local: with trainer.sync_batchnorm=true no device's first pass is its own"
             )
         return self
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from fsbench.data.augment import normalize
 from fsbench.data.resize import resized
 from fsbench.data.seeding import generator
+from fsbench.data.share import ALONE, Share
 from fsbench.data.splits import MemorySplit, Split
 from fsbench.data.streaming import FileBatches
 from fsbench.errors import UsageError
@@ -36,6 +37,7 @@ class TrainBatches:
             memory, from a PIL image to (C, H, W) where they are streamed (its randomness: torch's global generator).
         image_size: side to which in-memory images are resized before `augment`; None: as they are.
         workers: processes that decode streamed images; they don't change what is yielded.
+        share: yield only one device's rows of each mini-batch, the same that would be there for one device alone.
 
     Raises:
         UsageError: more images in a batch than there are.
@@ -50,11 +52,13 @@ class TrainBatches:
         device: torch.device,
         image_size: int | None = None,
         workers: int = 2,
+        share: Share = ALONE,
     ) -> None:
         if batch_size > len(split):
             raise UsageError("trainer.batch_size", batch_size, f"must be at most the {len(split)} training images")
         self.batch_size, self.seed, self.device = batch_size, seed, device
         self.examples = len(split)
+        self._share = share
         self._augment, self._image_size = augment, image_size
         if isinstance(split, MemorySplit):
             self._images, self._labels = split.images.to(device), split.labels.to(device)
@@ -67,6 +71,10 @@ class TrainBatches:
         whole, rest = divmod(self.examples, self.batch_size)
         return whole + (rest > 1)
 
+    def size(self, step: int) -> int:
+        """Rows of the whole mini-batch of a step."""
+        return min(self.batch_size, self.examples - step * self.batch_size)
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """(x, y) of the steps start, start + 1, ...: x float32 (B, C, H, W) normalised, y int64 (B,), on the device.
 
@@ -78,7 +86,7 @@ class TrainBatches:
         # Drawn on the CPU, so that the order is the same on every device.
         order = torch.randperm(self.examples, generator=generator(self.seed, "order", epoch))
         if not self._in_memory:
-            return self._files.batches(order.split(self.batch_size)[start : len(self)], epoch)
+            return _shared(self._files, order.split(self.batch_size)[start : len(self)], epoch, self._share)
         return self._from_memory(order.to(self.device).split(self.batch_size)[start : len(self)], epoch, start)
 
     def _from_memory(self, chosen: Sequence[Tensor], epoch: int, start: int) -> Iterator[Batch]:
@@ -86,7 +94,10 @@ class TrainBatches:
             # Whole images are copied: 18 times as fast on a CPU as by self._images[indices].
             images = resized(self._images.index_select(0, indices), self._image_size)
             draw = generator(self.seed, "augment", epoch, step, device=self.device)
-            yield self._augment(images, draw), self._labels[indices]
+            # Drawn for all rows, so that each is what it would be on one device.
+            rows = self._share.of(len(indices))
+            own = slice(rows.start, rows.stop, rows.step)
+            yield self._augment(images, draw)[own], self._labels[indices[own]]
 
 
 class EvalBatches:
@@ -95,6 +106,7 @@ class EvalBatches:
     Args:
         mean, std, image_size: how in-memory images are normalised and resized.
         transform: how streamed images are: a PIL image to normalised float32 (C, H, W).
+        share: yield only one device's rows of each batch; of a small batch that may be none.
     """
 
     def __init__(
@@ -107,8 +119,9 @@ class EvalBatches:
         batch_size: int = 1000,
         transform: ImageTransform | None = None,
         workers: int = 0,
+        share: Share = ALONE,
     ) -> None:
-        self.batch_size, self.device, self.examples = batch_size, device, len(split)
+        self.batch_size, self.device, self.examples, self._share = batch_size, device, len(split), share
         self._mean, self._std, self._image_size = tuple(mean), tuple(std), image_size
         if isinstance(split, MemorySplit):
             self._images, self._labels = split.images.to(device), split.labels.to(device)
@@ -122,11 +135,21 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         if not self._in_memory:
-            return self._files.batches(torch.arange(self.examples).split(self.batch_size), epoch=0)
+            return _shared(self._files, torch.arange(self.examples).split(self.batch_size), 0, self._share)
         return self._from_memory()
 
     def _from_memory(self) -> Iterator[Batch]:
         for images, labels in zip(
             self._images.split(self.batch_size), self._labels.split(self.batch_size), strict=True
         ):
-            yield normalize(resized(images, self._image_size), self._mean, self._std), labels
+            rows = self._share.of(len(labels))
+            own = slice(rows.start, rows.stop, rows.step)
+            yield normalize(resized(images[own], self._image_size), self._mean, self._std), labels[own]
+
+
+def _shared(files: FileBatches, chosen: Sequence[Tensor], epoch: int, share: Share) -> Iterator[Batch]:
+    """A device's rows of the batches of these indices; only they are decoded (one where there are none)."""
+    rows = [share.of(len(indices)) for indices in chosen]
+    own = [indices[list(r) or [0]] for indices, r in zip(chosen, rows, strict=True)]
+    for (x, y), r in zip(files.batches(own, epoch), rows, strict=True):
+        yield x[: len(r)], y[: len(r)]

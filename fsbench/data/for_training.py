@@ -8,15 +8,22 @@ from fsbench.config.augment import AugmentOptions
 from fsbench.data.augment import batch_augment, eval_transform, image_transform
 from fsbench.data.batches import EvalBatches, TrainBatches
 from fsbench.data.load import Data
+from fsbench.data.share import ALONE, Share
 from fsbench.data.splits import MemorySplit, Split
 
 _PIXELS_PER_BATCH = 1000 * 3 * 64 * 64
 
 
 def train_batches(
-    data: Data, augment: AugmentOptions, batch_size: int, seed: int, device: torch.device, workers: int
+    data: Data,
+    augment: AugmentOptions,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    workers: int,
+    share: Share = ALONE,
 ) -> TrainBatches:
-    """Batches of `data.train`.
+    """Batches of `data.train`, or one device's share of them.
 
     Raises:
         UsageError: batch_size larger than the training split; an augmentation that can't act on these images.
@@ -26,11 +33,14 @@ def train_batches(
         change, size = batch_augment(augment, data.mean, data.std, side), _resize_to(data, data.train)
     else:
         change, size = image_transform(augment, data.mean, data.std, data.shape[1]), None
-    return TrainBatches(data.train, change, batch_size, seed, device, image_size=size, workers=workers)
+    return TrainBatches(data.train, change, batch_size, seed, device, image_size=size, workers=workers, share=share)
 
 
-def eval_batches(split: Split, data: Data, augment: AugmentOptions, device: torch.device, workers: int) -> EvalBatches:
-    """Batches of any split of `data` (not augmented; `augment` says how streamed images are cropped)."""
+def eval_batches(
+    split: Split, data: Data, augment: AugmentOptions, device: torch.device, workers: int, share: Share = ALONE
+) -> EvalBatches:
+    """Batches of any split of `data`, or one device's share of them (not augmented; `augment` says how streamed images
+    are cropped)."""
     batch_size = max(1, min(1000, _PIXELS_PER_BATCH // (data.shape[0] * data.shape[1] * data.shape[2])))
     in_memory = isinstance(split, MemorySplit)
     return EvalBatches(
@@ -42,6 +52,7 @@ def eval_batches(split: Split, data: Data, augment: AugmentOptions, device: torc
         batch_size=batch_size,
         transform=None if in_memory else eval_transform(augment, data.mean, data.std, data.shape[1]),
         workers=workers,
+        share=share,
     )
 
 

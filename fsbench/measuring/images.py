@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from fsbench.data import Data, EvalBatches, MemorySplit, StreamingSplit, eval_batches, load_data
+from fsbench.data import Data, EvalBatches, MemorySplit, Share, StreamingSplit, eval_batches, load_data
 from fsbench.data.augment.batch import refuse_streamed
 from fsbench.data.seeding import generator
+from fsbench.data.share import ALONE
 from fsbench.errors import UsageError
 from fsbench.measuring.source import Source
 
@@ -23,13 +25,21 @@ class Images:
             scenario I), or `test`.
         samples: how many are drawn, without replacement; None, or more than there are: all.
         seed: of the draw; a smaller draw is part of a larger one.
+        share: which of several devices' part the batches are.
 
     Raises:
         UsageError: the data can't be loaded, is not what the run was trained on, or `augment` can't resize it.
     """
 
     def __init__(
-        self, source: Source, split: str, samples: int | None, seed: int, device: torch.device, dtype: torch.dtype
+        self,
+        source: Source,
+        split: str,
+        samples: int | None,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        share: Share = ALONE,
     ) -> None:
         self.data: Data = load_data(source.dataset, source.data_dir)
         if source.trained_on is not None and self.data.provenance["sha256"] != source.trained_on:
@@ -45,7 +55,12 @@ class Images:
             self._split = self._split.take(torch.arange(len(self._split) - source.dataset.confusion))
         self.available = len(self._split)
         self.used = self.available if samples is None else min(samples, self.available)
-        self._seed = seed
+        self._seed, self._share = seed, share
+        # The same on one device, for what can't be shared.
+        self.unshared: Images = self
+        if share.count > 1:
+            self.unshared = copy(self)
+            self.unshared._share = ALONE
 
     @cached_property
     def drawn(self) -> Batches:
@@ -67,7 +82,9 @@ class Images:
 
     def _batches(self, split: MemorySplit | StreamingSplit) -> Batches:
         source = self._source
-        return Batches(eval_batches(split, self.data, source.augment, self._device, source.workers), self._dtype)
+        return Batches(
+            eval_batches(split, self.data, source.augment, self._device, source.workers, self._share), self._dtype
+        )
 
 
 class Batches:

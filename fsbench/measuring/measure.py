@@ -30,6 +30,7 @@ from fsbench.sharpness.estimate import Estimate
 from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.risk import GIB, Risk
 from fsbench.training.build import build_device
+from fsbench.training.devices import Devices
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -43,22 +44,33 @@ class Failed:
 
 
 def measure(
-    source: Source, config: SharpnessConfig, measures: list[Measure], record: Record
+    source: Source, config: SharpnessConfig, measures: list[Measure], record: Record, devices: Devices | None = None
 ) -> Iterator[dict[str, Entry] | Failed]:
     """Compute and record the measures in turn; yields the entries of each, by column.
 
     A measure that is refused leaves an entry that says why. One that fails leaves none, and the others go on.
+    With `devices=N` this starts N processes, which share the images and call it with their `devices`; the first
+    records, and takes alone the measures that can't be shared. There an exception on one ends all.
 
     Raises:
         UsageError: the images or the weights can't be used, there is no such device, or a measure can't take the
             value of an option.
     """
-    device = _device(config.device)
+    if devices is None and config.devices > 1:
+        from fsbench.measuring.several import measure_by_several
+
+        yield from measure_by_several(source, config, measures, record)
+        return
+    devices = devices or Devices(_device(config.device))
+    device = devices.device
     dtype = _DTYPES[config.dtype]
-    images = Images(source, config.split, config.samples, config.seed, device, dtype)
-    model, notes = build_network(source, images.data, device, dtype)
-    risks = _Risks(model, images, config)
-    source.prepare()
+    images = devices.node_by_node(
+        lambda: Images(source, config.split, config.samples, config.seed, device, dtype, devices.share)
+    )
+    model, notes = devices.node_by_node(lambda: build_network(source, images.data, device, dtype))
+    risks = _Risks(model, images, config, devices)
+    if devices.first:
+        source.prepare()
     provenance = {
         "fsbench": __version__,
         "git_commit": git_commit(),
@@ -66,7 +78,10 @@ def measure(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    for one in measures:
+    for number, one in enumerate(measures):
+        alone = devices.count == 1 or one.in_one_place(config)
+        if alone and not devices.first:
+            continue
         used = images.available if one.whole else images.used
         shared = {
             "settings": settings_of(one, config, used, images.available),
@@ -77,12 +92,16 @@ def measure(
         try:
             found = _computed(one, config, risks, images)
         except Refused as refusal:
+            if not alone and not devices.unanimous(f"refused {number}"):
+                raise
             found = {column: {"refused": str(refusal)} for column in one.columns_of(config)}
         except UsageError:
             raise
         except Exception as failure:
             if isinstance(failure, ValueError) and (wrong := _wrong_option(one, config, failure)) is not None:
                 raise wrong from None
+            if not alone:
+                raise
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 traceback.print_exc()
             yield Failed(one, f"{type(failure).__name__}: {first_line(failure)}")
@@ -93,7 +112,8 @@ def measure(
             entry["notes"] = [*notes, *entry.get("notes", ())]
         # As it is read back later.
         entries = finite(entries)
-        record.add(entries)
+        if devices.first:
+            record.add(entries)
         yield entries
 
 
@@ -159,23 +179,26 @@ def _entry(estimate: Estimate) -> Entry:
 class _Risks:
     """The risk over the images drawn and that over the whole split, made when the first measure needs them."""
 
-    def __init__(self, model: nn.Module, images: Images, config: SharpnessConfig) -> None:
-        self._model, self._images, self._config = model, images, config
+    def __init__(self, model: nn.Module, images: Images, config: SharpnessConfig, devices: Devices) -> None:
+        self._model, self._images, self._config, self._devices = model, images, config, devices
         self._loss = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing or 0.0)
-        self._made: dict[bool, Risk] = {}
+        self._made: dict[tuple[bool, bool], Risk] = {}
 
     def of(self, one: Measure) -> Risk:
         whole = one.whole or self._images.used == self._images.available
-        if whole not in self._made:
-            self._made[whole] = Risk(
+        alone = one.in_one_place(self._config)
+        if (whole, alone) not in self._made:
+            images = self._images.unshared if alone else self._images
+            self._made[whole, alone] = Risk(
                 self._model,
                 self._loss,
-                self._images.whole if whole else self._images.drawn,
+                images.whole if whole else images.drawn,
                 memory=int(self._config.memory * GIB),
-                progress=self._config.progress,
+                progress=self._config.progress and self._devices.first,
                 examples=self._images.available if whole else self._images.used,
+                processes=None if alone else self._devices,
             )
-        return self._made[whole]
+        return self._made[whole, alone]
 
 
 @contextmanager

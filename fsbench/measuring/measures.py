@@ -30,6 +30,7 @@ class Measure:
         defaults: of a configuration, what stands for keys that are null.
         whole: takes its risk over the whole split, not over the `samples` drawn from it.
         own_loss: puts a loss of its own in the place of the risk's (tsuzuku2019, eq. 20 to 22).
+        in_one_place: of a configuration, whether it needs all images in one process, which several can't share.
         test_images: called with the batches of the test split as `evaluate_on`.
         columns: where there are several ...
         named_by: ... the key that names them; each of them is a measurement of its own ...
@@ -46,6 +47,7 @@ class Measure:
     defaults: Callable[[SharpnessConfig], dict[str, Any]] = lambda config: {}
     whole: bool = False
     own_loss: bool = False
+    in_one_place: Callable[[SharpnessConfig], bool] = lambda config: False
     test_images: bool = False
     columns: Callable[[SharpnessConfig], list[str]] | None = None
     named_by: str | None = None
@@ -86,6 +88,10 @@ def _named(*keys: str) -> Options:
     return lambda config: {key: key for key in keys}
 
 
+def _always(config: SharpnessConfig) -> bool:
+    return True
+
+
 def _trace(config: SharpnessConfig) -> dict[str, str]:
     return {} if config.classes is None else {"classes": "classes", "seed": "seed"}
 
@@ -110,7 +116,8 @@ MEASURES: dict[str, Measure] = {
     measure.name: measure
     for measure in (
         Measure("trace", "hessian_trace", "Tr H, exact by K backward passes",
-                "ibayashi2021 prop. 1, tsuzuku2019 eq. 5", "hessian_trace", {"method": "exact"}, _trace),
+                "ibayashi2021 prop. 1, tsuzuku2019 eq. 5", "hessian_trace", {"method": "exact"}, _trace,
+                in_one_place=lambda config: config.classes is not None),
         Measure("trace_hutchinson", "hessian_trace_hutchinson", "Tr H by random probes, for any network",
                 "Hutchinson 1990", "hessian_trace", {"method": "hutchinson"}, _named("probes", "tolerance", "seed")),
         Measure("minimum", "minimum_sharpness", "least Tr H among networks equal up to the layers' scales",
@@ -121,17 +128,17 @@ MEASURES: dict[str, Measure] = {
                 "tsuzuku2019 eq. 17", "normalized_sharpness", own_loss=True),
         Measure("fisher_determinant", "fisher_log_determinant", "gamma-hat, ln det of Gram matrices of gradients",
                 "jia2020 eq. 6", "fisher_log_determinant",
-                options=_named("subset_size", "subsets", "seed", "logit_norm"), whole=True),
+                options=_named("subset_size", "subsets", "seed", "logit_norm"), whole=True, in_one_place=_always),
         Measure("fisher_trace", "fisher_trace", "mean squared norm of the gradient of an example",
                 "jia2020 section 6", "fisher_trace"),
         Measure("frobenius", "hessian_frobenius_norm", "mean fourth power of the norm of an example's gradient",
                 "jia2020 app. D", "hessian_frobenius_norm", {"definition": "per_example"}),
         Measure("frobenius_fisher", "hessian_frobenius_norm_fisher", "||J'J / N'||_F^2 of subsets' gradients",
                 "jia2020 section 7.1", "hessian_frobenius_norm", {"definition": "fisher"},
-                _named("subset_size", "subsets", "seed"), whole=True),
+                _named("subset_size", "subsets", "seed"), whole=True, in_one_place=_always),
         Measure("spectral", "hessian_spectral_radius", "mean squared spectral norm of subsets' gradients",
                 "jia2020 app. D", "hessian_spectral_radius",
-                options=_named("subset_size", "subsets", "seed"), whole=True),
+                options=_named("subset_size", "subsets", "seed"), whole=True, in_one_place=_always),
         Measure("robustness", "input_robustness", "squared spectral norm of the Jacobian by the input",
                 "jia2020 section 7.1", "input_robustness"),
         Measure("fisher_rao", "fisher_rao_norm", "sum of w^2 E[(d loss / d w)^2]", "tsuzuku2019 eq. 25",

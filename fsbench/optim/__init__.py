@@ -2,6 +2,7 @@
 
 from fsbench.optim.descent import Descent
 from fsbench.optim.fisher_trace import FisherTrace
+from fsbench.optim.processes import Processes
 from fsbench.optim.sharpness_aware import ASAM, FSAM, SAM, SharpnessAware
 
-__all__ = ["ASAM", "FSAM", "SAM", "Descent", "FisherTrace", "SharpnessAware"]
+__all__ = ["ASAM", "FSAM", "SAM", "Descent", "FisherTrace", "Processes", "SharpnessAware"]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fsbench.optim.processes import Processes
 from fsbench.optim.running_statistics import remembered_statistics
 
 Closure = Callable[..., Tensor]
@@ -46,6 +47,7 @@ class Descent(torch.optim.Optimizer):
             to this global L2 norm.
         model: the network; only needed where its modules run without hooks (torch.compile, TorchScript), so
             that their running statistics are found all the same.
+        processes: those that share each mini-batch; None: this one alone.
         defaults: options of the method itself, kept in the groups beside the base's.
         base_options: `lr`, `momentum`, ...: handed to `base`.
 
@@ -61,6 +63,7 @@ class Descent(torch.optim.Optimizer):
         *,
         max_norm: float | None = None,
         model: nn.Module | None = None,
+        processes: Processes | None = None,
         defaults: dict[str, Any] | None = None,
         **base_options: Any,
     ) -> None:
@@ -70,6 +73,7 @@ class Descent(torch.optim.Optimizer):
             raise ValueError(f"max_norm must be > 0 or None, got {max_norm}")
         self.max_norm = max_norm
         self.model = model
+        self.processes = processes or Processes()
         self.skipped = 0
         self.skipped_in_a_row = 0
         self._own_defaults = dict(defaults or {})

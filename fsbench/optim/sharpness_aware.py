@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -34,7 +35,10 @@ class SharpnessAware(Descent):
         m: each contiguous sub-batch of m examples has its own eps (m-sharpness, Foret et al. 2021,
             section 4.1; needs `step(closure, size=N)`). Running statistics then move once in each sub-batch.
             kim2022 does not use it.
-        max_norm, model: as for `Descent`.
+        perturbation: where several processes share the mini-batch, "global": its gradient perturbs (the papers
+            here), or "local": on each process the gradient of its own rows does (m-sharpness again, m being
+            the rows a process has; needs `step(closure, size=N)`). Both descend along the mean over all rows.
+        max_norm, model, processes: as for `Descent`.
 
     Attributes:
         compare: set to True, the next step stores in `alignment` the cosine and the length ratio
@@ -49,13 +53,21 @@ class SharpnessAware(Descent):
         rho: float,
         natural: bool = False,
         m: int | None = None,
+        perturbation: str = "global",
         defaults: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
         if m is not None and m < 1:
             raise ValueError(f"m must be >= 1 or None, got {m}")
+        if perturbation not in ("global", "local"):
+            raise ValueError(f"perturbation must be 'global' or 'local', got {perturbation!r}")
+        if perturbation == "local" and (m is not None or natural):
+            raise ValueError(
+                "perturbation='local' goes neither with m, whose groups span the processes, nor with natural"
+            )
         self.natural = natural
         self.m = m
+        self.perturbation = perturbation
         self.compare = False
         self._beside = Beside()
         self.alignment: tuple[Tensor, Tensor] | None = None
@@ -96,17 +108,27 @@ class SharpnessAware(Descent):
     def _two_passes(self, closure: Closure, rows: slice | None, size: int | None) -> Tensor:
         arguments = () if rows is None else (rows,)
         replay = RandomReplay(self.param_groups[0]["params"][0].device)
-        loss = self.one_pass(closure, *arguments)
-        params = self.trained()
+        local = self.perturbation == "local"
+        with self.processes.apart() if local else nullcontext():
+            loss = self.one_pass(closure, *arguments)
+            params = self.trained()
+            if params:
+                with replay.again():
+                    inverse_metric = self.inverse_metric(closure, rows, size)
+        if local:
+            loss = self._over_processes(loss, size)
         if not params:
+            if local:  # a process without rows has nothing to perturb, but its part in the second pass
+                self.one_pass(closure, *arguments)
             return loss
-        with replay.again():
-            inverse_metric = self.inverse_metric(closure, rows, size)
         axes = inverse_metric(params, None) if self.natural and inverse_metric is not None else None
         rho = self.group_values("rho")
         radii = [rho[p] for p in params]
         direction, norm = self._beside.direction(params, inverse_metric)
-        if not math.isfinite(norm):
+        if local and not math.isfinite(norm):
+            # All processes have to skip the step, not this one alone: the second pass tells them.
+            radii = [math.nan] * len(params)
+        elif not math.isfinite(norm):
             raise NonFiniteGradient(loss)
         if self.compare:
             eps = geometry.scaled(direction, norm, radii)
@@ -120,6 +142,13 @@ class SharpnessAware(Descent):
                 if p.grad is not None:
                     p.grad.mul_(d)
         return loss
+
+    def _over_processes(self, loss: Tensor, size: int | None) -> Tensor:
+        """The mean over all rows of a loss that each process has of its own."""
+        size = batch_size(size, f"{type(self).__name__} with perturbation='local'")
+        total = loss * (len(self.processes.own(range(size), size)) / size)
+        self.processes.sum_([total])
+        return total
 
 
 class SAM(SharpnessAware):
@@ -236,19 +265,23 @@ class FSAM(SharpnessAware):
     def _mean_of_squares(
         self, closure: Closure, rows: slice | None, size: int | None, params: list[Tensor]
     ) -> dict[Tensor, Tensor]:
-        if rows is None:
-            rows = slice(0, batch_size(size, f"FSAM with fisher={self.fisher!r}"))
+        size = batch_size(size, f"FSAM with fisher={self.fisher!r}")
+        of = range(size)[rows or slice(None)]
+        own = self.processes.own(of, size)
+        count = len(own if self.perturbation == "local" else of)
         sampled = {"sample_labels": True} if self.fisher == "true" else {}
         total = [torch.zeros_like(p) for p in params]
         # The batch gradient is the caller's: these passes leave .grad as they found it.
         kept = [p.grad for p in params]
-        with frozen_statistics(self.model):
-            for i in range(rows.start, rows.stop):
+        with frozen_statistics(self.model), self.processes.apart():
+            for i in own:
                 self.one_pass(closure, slice(i, i + 1), **sampled)
                 for f, p in zip(total, params, strict=True):
                     if p.grad is not None:
-                        f.addcmul_(p.grad, p.grad, value=1 / (rows.stop - rows.start))
+                        f.addcmul_(p.grad, p.grad, value=1 / count)
         self.zero_grad()
         for p, gradient in zip(params, kept, strict=True):
             p.grad = gradient
+        if self.perturbation == "global":
+            self.processes.sum_(total)
         return dict(zip(params, total, strict=True))

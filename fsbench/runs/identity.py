@@ -18,12 +18,18 @@ _INCIDENTAL_OF = {
         "memory_format",
         "compile",
         "fused",
+        "sync_batchnorm",
     },
     "dataset": {"label"},
 }
 # Keys that came later, with the value at which a run is what it was before them: left out there, so that runs keep
 # their identity.
-_ADDED: dict[str, dict[str, Any]] = {"optimizer": {"full_batch": "own"}}
+_ADDED: dict[str, dict[str, Any]] = {
+    "trainer": {"devices": 1},
+    "optimizer": {"full_batch": "own", "perturbation": "global"},
+}
+# Families of networks in which no example's output depends on the others of its batch.
+_WITHOUT_BATCHNORM = {"cnn", "mlp", "lenet", "lenet_ibayashi", "small_cnn"}
 
 
 def essential(config: dict[str, Any]) -> dict[str, Any]:
@@ -31,6 +37,8 @@ def essential(config: dict[str, Any]) -> dict[str, Any]:
 
     def counts(group: str, key: str, value: Any) -> bool:
         added = _ADDED.get(group, {})
+        if (group, key) == ("trainer", "devices") and not _devices_matter(config):
+            return False
         return key not in _INCIDENTAL_OF.get(group, ()) and not (key in added and value == added[key])
 
     return {
@@ -40,6 +48,20 @@ def essential(config: dict[str, Any]) -> dict[str, Any]:
         for group, values in config.items()
         if group not in _INCIDENTAL
     }
+
+
+def _devices_matter(config: dict[str, Any]) -> bool:
+    """Whether several devices come to another result than one, rounding and the draws of dropout aside.
+
+    They share each mini-batch, so the gradient is the same; but each has BatchNorm's statistics of its own rows, unless
+    they are synchronised (then too where the rows come in micro-batches), and so its perturbation, if that is local.
+    """
+    trainer = config["trainer"]
+    if config.get("optimizer", {}).get("perturbation") == "local":
+        return True
+    if config.get("model", {}).get("family") in _WITHOUT_BATCHNORM:
+        return False
+    return not trainer.get("sync_batchnorm") or trainer.get("micro_batch_size") is not None
 
 
 def identity(config: dict[str, Any]) -> str:

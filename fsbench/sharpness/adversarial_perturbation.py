@@ -58,7 +58,14 @@ def adversarial_perturbation(
             raise ValueError(f"alphas: must be finite numbers >= 0, got {alpha}")
     seen = risk
     if evaluate_on is not None:
-        seen = Risk(risk.model, risk.loss_fn, evaluate_on, memory=risk.memory, progress=risk.progress)
+        seen = Risk(
+            risk.model,
+            risk.loss_fn,
+            evaluate_on,
+            memory=risk.memory,
+            progress=risk.progress,
+            processes=risk.processes,
+        )
     _, gradient = risk.gradient()
     length = norm(gradient)
     if not (math.isfinite(length) and length > 0):

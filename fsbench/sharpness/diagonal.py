@@ -60,4 +60,5 @@ def squared_gradients(risk: Risk, vectors, count: int, what: str) -> dict[str, T
     for piece in logit_gradients(risk, vectors, count, what):
         for name, gradients in piece.gradients:
             sums[name] += gradients.weighted_squares(piece.weights)
+    risk.over_processes(list(sums.values()))
     return sums

@@ -22,4 +22,4 @@ def squared_gradient_norms(risk: Risk, what: str) -> dict[str, Tensor]:
         for name, gradients in piece.gradients:
             parts[name].append((gradients.squared_norms() * piece.weights)[0])
     unused = torch.zeros(risk.examples, dtype=torch.float64)
-    return {name: torch.cat(rows).cpu() if rows else unused for name, rows in parts.items()}
+    return {name: risk.of_all_processes(torch.cat(rows).cpu()) if rows else unused for name, rows in parts.items()}

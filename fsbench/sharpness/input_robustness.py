@@ -22,7 +22,7 @@ def input_robustness(risk: Risk) -> Estimate:
     x = risk.probe[:1]
     size = risk.piece(classes * (2 * x.numel() * x.element_size() + 2 * risk.activation_bytes))
     norms = [_squared_norms(risk, x, classes) for x, _ in risk.pieces(size, "input robustness")]
-    squared = torch.cat(norms)
+    squared = risk.of_all_processes(torch.cat(norms))
     return Estimate(
         value=float(squared.mean()), stderr=0.0, samples=risk.examples, exact=True,
         example_stderr=standard_error(squared), method="exact",

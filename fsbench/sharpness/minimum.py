@@ -48,13 +48,16 @@ def minimum_sharpness(risk: Risk, *, trace: Estimate | None = None) -> Estimate:
 
     Source: Ibayashi et al. 2021, theorem 1, and the remark on biases below it; appendices B and C.
     """
-    x = next(iter(risk.pieces(_EXAMPLES)))[0]
+    # Several processes have to find out the same, on the same examples.
+    x = next(iter(risk.pieces(_EXAMPLES)))[0] if risk.processes.count == 1 else risk.probe
     model, folded = fold_batchnorm(risk.model, x)
     layers, others = layer_chain(model, x)
     refuse_unscalable(model, layers, x)
     notes: tuple[str, ...] = ()
     if folded:
-        risk = Risk(model, risk.loss_fn, risk.batches, memory=risk.memory, progress=risk.progress)
+        risk = Risk(
+            model, risk.loss_fn, risk.batches, memory=risk.memory, progress=risk.progress, processes=risk.processes
+        )
         notes += (f"BatchNorm folded into {', '.join(folded)}",)
         if trace is not None:
             notes += ("the trace is that of the folded network, not the one handed in",)

@@ -96,7 +96,12 @@ def surrogate_diagonal(risk: Risk, matrices: list[WeightMatrix], diagonal: Diago
     """The exact diagonal for the surrogate loss, or the one handed in if it fits the network."""
     if diagonal is None:
         surrogate = Risk(
-            risk.model, normalized_softmax_cross_entropy, risk.batches, memory=risk.memory, progress=risk.progress
+            risk.model,
+            normalized_softmax_cross_entropy,
+            risk.batches,
+            memory=risk.memory,
+            progress=risk.progress,
+            processes=risk.processes,
         )
         return hessian_diagonal(surrogate)
     for matrix in matrices:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fsbench.optim.processes import Processes
 from fsbench.sharpness.logit_hessian import ignored_label
 from fsbench.sharpness.piecewise_linear import nonlinear_operations
 from fsbench.sharpness.probe import varied_examples
@@ -36,6 +37,8 @@ class Risk:
             pieces that fit, and cut further where a device runs out of memory.
         progress: show a bar on stderr while a pass over the data takes long.
         examples: N, where it is known beforehand; else the first pass over the data counts them.
+        processes: those that share the examples, each with batches of its own part. All of them take every measure, and
+            get the value of all examples.
 
     Raises:
         Refused: dropout or batch statistics are switched on, two evaluations differ, an example's output depends on
@@ -51,11 +54,13 @@ class Risk:
         memory: int = GIB,
         progress: bool = False,
         examples: int | None = None,
+        processes: Processes | None = None,
     ) -> None:
         if examples is not None and examples < 1:
             raise ValueError(f"examples={examples}: must be at least 1")
         self.model, self.loss_fn, self.batches = model, loss_fn, batches
         self.memory, self.progress = memory, progress
+        self.processes = processes or Processes()
         self.parameters: dict[str, nn.Parameter] = {
             name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
         }
@@ -65,7 +70,7 @@ class Risk:
         self._seen: Tensor | None = None
         self._examples = examples
         x, y = self._first_batch()
-        self.probe = varied_examples(x)
+        self.probe = self._of_first(varied_examples(x))
         output = self._tried_output()
         self._refuse_loss(output, y)
         self._output_axes = tuple(output.shape[1:])
@@ -139,11 +144,15 @@ class Risk:
                 count += len(y)
                 if len(y):
                     seen = seen + fingerprint(x, y).cpu()
-        self._examples = count
-        self._refuse_other_examples(seen)
+        self._end_of_pass(count, seen)
 
     def groups(self, size: int, what: str = "") -> Iterator[Batch]:
-        """All examples in groups of exactly `size`, whatever the batches; the last may be smaller."""
+        """All examples in groups of exactly `size`, whatever the batches; the last may be smaller.
+
+        Raises Refused where several processes share the examples, for groups would have to span them.
+        """
+        if self.processes.count > 1:
+            raise Refused("groups of examples in the order of the data can't be had of several processes; use one")
         xs, ys, held = [], [], 0
         for x, y in self.pieces(what=what):
             while len(y):
@@ -174,12 +183,30 @@ class Risk:
             else:
                 # In place: the sums may be as large as the network.
                 torch._foreach_add_(total, list(part))
-        return total if total is not None else []
+        return self.over_processes(total) if total is not None else []
 
-    def _refuse_other_examples(self, seen: Tensor) -> None:
+    def over_processes(self, sums: list[Tensor]) -> list[Tensor]:
+        """Sums over this process's examples become, in place, those over all processes' examples."""
+        self.processes.sum_(sums)
+        return sums
+
+    def of_all_processes(self, rows: Tensor) -> Tensor:
+        """Of rows, one for each of this process's examples, those of all N: one process's after another's."""
+        counts = torch.zeros(self.processes.count, dtype=torch.float64)
+        counts[self.processes.rank] = len(rows)
+        self.over_processes([counts])
+        before, whole = int(counts[: self.processes.rank].sum()), rows.new_zeros(int(counts.sum()), *rows.shape[1:])
+        whole[before : before + len(rows)] = rows
+        return self.over_processes([whole])[0]
+
+    def _end_of_pass(self, count: int, seen: Tensor) -> None:
+        """Count the examples of all processes; refuse, on all of them, examples that change."""
+        changed = self._seen is not None and not alike(self._seen, seen)
+        (told,) = self.over_processes([torch.tensor([count, changed], dtype=torch.float64)])
+        self._examples = int(told[0])
         if self._seen is None:
             self._seen = seen
-        elif not alike(self._seen, seen):
+        if told[1] > 0:
             raise Refused(
                 "batches yield other examples each time they are iterated; switch random augmentation (and whatever "
                 "else draws or drops examples) off"
@@ -235,17 +262,29 @@ class Risk:
             return
         # Only what takes more than a moment is worth a bar.
         with tqdm(
-            total=self._examples, desc=what, unit=" example", disable=None, delay=1.0, leave=False, dynamic_ncols=True
+            total=self._examples and -(-self._examples // self.processes.count),
+            desc=what,
+            unit=" example",
+            disable=None,
+            delay=1.0,
+            leave=False,
+            dynamic_ncols=True,
         ) as bar:
             yield bar
 
     def _first_batch(self) -> Batch:
         if isinstance(self.batches, Iterator):
             raise Refused("batches can be iterated only once; hand in a list or a DataLoader, not a generator")
-        for x, y in self._whole():
-            if len(y):
-                return x, y
-        raise Refused("batches hold no examples")
+        first = next(((x, y) for x, y in self._whole() if len(y)), None)
+        (without,) = self.over_processes([torch.tensor([first is None], dtype=torch.float64)])
+        if without > 0:
+            some = f" on {int(without)} of {self.processes.count} processes" if self.processes.count > 1 else ""
+            raise Refused(f"batches hold no examples{some}")
+        return first
+
+    def _of_first(self, x: Tensor) -> Tensor:
+        """The first process's tensor, so that all of them find out the same of the network."""
+        return self.over_processes([x if self.processes.rank == 0 else torch.zeros_like(x)])[0]
 
     def _refuse_train_mode(self) -> None:
         for name, module in self.model.named_modules():

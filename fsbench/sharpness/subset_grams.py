@@ -53,7 +53,7 @@ def subset_grams(
     float64; rows of no more than `risk.memory` are held at a time.
 
     Raises:
-        Refused: fewer examples than a subset has.
+        Refused: fewer examples than a subset has, or several processes share them.
         ValueError: an argument out of its range.
     """
     if subset_size < 1 or subsets < 1:
@@ -61,6 +61,8 @@ def subset_grams(
         raise ValueError(f"{name}={value}: must be at least 1")
     if logit_norm is not None and not logit_norm > 0:
         raise ValueError(f"logit_norm={logit_norm}: must be above 0")
+    if risk.processes.count > 1:
+        raise Refused("subsets are drawn from all examples, which no process has; use one process")
     if subset_size > risk.examples:
         raise Refused(f"subset_size={subset_size}: there are {risk.examples} examples only")
     with tqdm(

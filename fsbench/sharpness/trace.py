@@ -15,6 +15,7 @@ from fsbench.sharpness.gauss_newton import gauss_newton_notes
 from fsbench.sharpness.hutchinson import hutchinson_trace
 from fsbench.sharpness.logit_gradients import logit_gradients
 from fsbench.sharpness.logit_hessian import factors, sampled_factors
+from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.risk import Risk
 
 
@@ -45,7 +46,7 @@ def hessian_trace(
         seed: of whatever is drawn.
 
     Raises:
-        Refused: the output is not (n, K) (`exact`).
+        Refused: the output is not (n, K) (`exact`); `classes` where several processes share the examples.
         ValueError: an argument out of its range.
     """
     if method == "hutchinson":
@@ -64,6 +65,10 @@ def hessian_trace(
     if classes is not None and classes >= risk.classes:
         notes += (f"all {risk.classes} classes were taken, exactly: {classes} draws would cost more",)
         classes = None
+    if classes is not None and risk.processes.count > 1:
+        raise Refused(
+            f"classes={classes}: what is drawn follows the order of the examples; use one process, or all classes"
+        )
     generator = torch.Generator().manual_seed(seed)
 
     def vectors(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -88,9 +93,12 @@ def hessian_trace(
                 layers[name].append(scores[-1].sum())
         squares.append(torch.stack(scores).sum(0).square().sum())
     n = risk.examples
-    per_layer = {name: float(torch.stack(parts).sum()) / n if parts else 0.0 for name, parts in layers.items()}
+    zero = torch.zeros_like(squares[0])
+    sums = [torch.stack(parts).sum() if parts else zero for parts in (*layers.values(), squares)]
+    *of_layers, of_squares = risk.over_processes([torch.stack(sums)])[0].tolist()
+    per_layer = {name: part / n for name, part in zip(layers, of_layers, strict=True)}
     value = math.fsum(per_layer.values())
-    spread = max(0.0, float(torch.stack(squares).sum()) / n - value**2)
+    spread = max(0.0, of_squares / n - value**2)
     return Estimate(
         value=value,
         stderr=0.0 if classes is None else standard_error(torch.cat(list(draws.values())) * count / n),

@@ -78,11 +78,20 @@ def finished(job: Job) -> tuple[RunDirectory, dict[str, Any] | None]:
 
 
 def run(job: Job, stop: StopSignal) -> dict[str, Any]:
-    """Train; returns the results."""
+    """Train; returns the results. Several devices get a process each, unless torchrun has started them."""
     stop.check()
+    if job.config.trainer.devices > 1 and not by_torchrun():
+        from fsbench.training.launch import launch
+
+        return launch(job, stop)
     from fsbench.training.run import train
 
     return train(job, stop)
+
+
+def by_torchrun() -> bool:
+    """Whether this process is one of several that torch's launcher started."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
 
 
 def attempt(job: Job, stop: StopSignal) -> Outcome:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
+from fsbench.data import Share
+from fsbench.training.devices import Devices
+from fsbench.training.gradient_sum import GradientSum
 from fsbench.training.memory_format import memory_format_of
 from fsbench.training.precision import Precision
+from fsbench.training.sync_batchnorm import SyncedBatchNorm
 
 
 class BatchClosure:
@@ -16,10 +22,20 @@ class BatchClosure:
     returns that loss. Rows beyond `micro_batch_size` are passed in pieces whose gradients add up to the
     same mean (gradient accumulation: BatchNorm then sees each piece alone). `hits` remembers for each
     row whether its first answer of this step, the one at w, was right.
+
+    Where several devices share the mini-batch, each loads its own rows of it. A slice is then one of the whole
+    mini-batch, and loss and gradient are those of all devices' rows in it (in `devices.apart()`: of this device's).
+    On entry `.grad` is empty or zero. With `sync_batchnorm` all devices pass equally many pieces, some of no rows.
     """
 
     def __init__(
-        self, model: nn.Module, loss: nn.Module, precision: Precision, micro_batch_size: int | None = None
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        precision: Precision,
+        micro_batch_size: int | None = None,
+        devices: Devices | None = None,
+        sync_batchnorm: bool = False,
     ) -> None:
         self.model = model
         self.loss = loss
@@ -27,33 +43,60 @@ class BatchClosure:
         self.micro_batch_size = micro_batch_size
         self.memory_format = memory_format_of(model)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.devices = devices or Devices(self.parameters[0].device)
+        several = self.devices.count > 1
+        self._gradients = GradientSum(self.parameters) if several else None
+        self._synced = several and sync_batchnorm
 
-    def load(self, x: Tensor, y: Tensor) -> None:
-        """Take the next mini-batch."""
+    def load(self, x: Tensor, y: Tensor, size: int | None = None) -> None:
+        """Take the next mini-batch: this device's rows of it, and how many it has in all."""
         self.x, self.y = x.contiguous(memory_format=self.memory_format), y
+        self.size = len(y) if size is None else size
         self._answers = torch.full_like(y, -1)
 
     @property
     def hits(self) -> Tensor:
-        """Number of rows answered rightly at w."""
-        return (self._answers == 1).sum()
+        """Number of rows answered rightly at w, on all devices."""
+        return (self._answers == 1).sum() if self._gradients is None else self._hits
 
     def __call__(self, rows: slice | None = None, *, sample_labels: bool = False) -> Tensor:
-        indices = range(len(self.y))[rows or slice(None)]
+        indices = range(self.size)[rows or slice(None)]
+        own = self.devices.own(indices, self.size)
+        together = self._gradients is not None and self.devices.together
+        of = len(indices) if self.devices.together else len(own)
         piece = self.micro_batch_size or max(len(indices), 1)
+        starts = range(0, self._most(indices) if self._synced and together else len(own), piece)
         total = torch.zeros((), device=self.x.device)
         with self.precision.scaled(self.parameters) as scale:
-            for start in range(0, len(indices), piece):
-                part = indices[start : start + piece]
-                selected = slice(part.start, part.stop, part.step)
-                share = len(part) / len(indices)
-                with self.precision.autocast():
+            for start in starts:
+                part = own[start : start + piece]
+                selected = self.devices.share.held(part, self.size)
+                share = len(part) / of
+                if together and start == starts[-1]:
+                    self._gradients.start()
+                with self.precision.autocast(), self._batchnorm():
                     logits = self.model(self.x[selected])
-                    loss = self.loss(logits, self._labels(logits, selected, sample_labels))
+                    loss = self.loss(logits, self._labels(logits, selected, sample_labels)) if part else logits.sum()
                 (loss * (share * scale)).backward()
                 total += share * loss.detach()
                 self._remember(logits.detach(), selected)
+            if together:
+                right = (self._answers == 1).sum()
+                total, self._hits = self._gradients.finish(torch.stack([total.double(), right.double()]))
         return total
+
+    def after_step(self, skipped: bool) -> None:
+        """Running statistics become the same on all devices."""
+        if not skipped and not self._synced:
+            self.devices.merge_statistics(self.model, self.size)
+
+    def _batchnorm(self) -> AbstractContextManager[object]:
+        return SyncedBatchNorm() if self._synced else nullcontext()
+
+    def _most(self, indices: range) -> int:
+        """Rows of the device that has most of these."""
+        counts = range(self.devices.count)
+        return max(len(Share(rank, self.devices.count).within(indices, self.size)) for rank in counts)
 
     def _labels(self, logits: Tensor, rows: slice, sampled: bool) -> Tensor:
         if not sampled:

@@ -13,7 +13,7 @@ from fsbench.config.optimizer import (
     OptimizerOptions,
 )
 from fsbench.errors import UsageError
-from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
+from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace, Processes
 
 _BASES: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -31,9 +31,19 @@ def build_device(name: str) -> torch.device:
 
 
 def build_optimizer(
-    model: nn.Module, options: OptimizerOptions, base: BaseOptions, max_norm: float | None, fused: bool = False
+    model: nn.Module,
+    options: OptimizerOptions,
+    base: BaseOptions,
+    max_norm: float | None,
+    processes: Processes | None = None,
+    fused: bool = False,
 ) -> Descent:
-    """The method over its base optimizer (torch's fused one if `fused`), on the named parameters that are trained."""
+    """The method over its base optimizer, on the named parameters that are trained.
+
+    Args:
+        processes: those that share each batch.
+        fused: torch's fused base optimizer.
+    """
     params = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     below: dict[str, Any] = base.model_dump(exclude={"name"})
     if isinstance(base, AdamOptions):
@@ -42,7 +52,14 @@ def build_optimizer(
         below["fused"] = True
     own = options.model_dump(exclude={"name", "lr"})
     return _METHODS[options.name](
-        params, _BASES[base.name], lr=options.lr, max_norm=max_norm, model=model, **own, **below
+        params,
+        _BASES[base.name],
+        lr=options.lr,
+        max_norm=max_norm,
+        model=model,
+        processes=processes,
+        **own,
+        **below,
     )
 
 

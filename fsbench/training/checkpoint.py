@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fsbench.data.seeding import derived_seed
 from fsbench.errors import UsageError
 from fsbench.runs.atomic import atomic_path
 
@@ -17,12 +18,9 @@ PARTS = {"model", "optimizer", "schedule", "precision", "position", "totals", "r
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors and plain containers) and the global random state, atomically."""
-    random = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        random["cuda"] = torch.cuda.get_rng_state()
     # Through memory: torch's own writer hides that a disk is full.
     whole = BytesIO()
-    torch.save({**state, "random": random}, whole)
+    torch.save({**state, "random": random_state()}, whole)
     with atomic_path(path) as part:
         part.write_bytes(whole.getvalue())
 
@@ -44,7 +42,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["random"]["cpu"])
-    if "cuda" in state["random"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["random"]["cuda"])
+def random_state() -> dict[str, torch.Tensor]:
+    """Torch's global random state, of the CPU and of this process's GPU."""
+    random = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random["cuda"] = torch.cuda.get_rng_state()
+    return random
+
+
+def restore_random_state(state: dict[str, Any], rank: int = 0, count: int = 1, seed: int = 0) -> None:
+    """Go on with the draws of device `rank`; where the number of devices changed, all but the first begin anew."""
+    states = [state["random"], *state.get("random_of_others", [])]
+    if rank and len(states) != count:
+        torch.manual_seed(derived_seed(seed, "device", rank, *state["position"]))
+        return
+    torch.set_rng_state(states[rank]["cpu"])
+    if "cuda" in states[rank] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[rank]["cuda"])

@@ -16,6 +16,7 @@ from fsbench.data import EvalBatches, TrainBatches
 from fsbench.errors import Diverged, Interrupted
 from fsbench.optim import Descent
 from fsbench.training.batch_closure import BatchClosure
+from fsbench.training.devices import Devices
 from fsbench.training.evaluate import evaluate
 from fsbench.training.precision import Precision
 from fsbench.training.schedule import Schedule
@@ -103,6 +104,7 @@ def fit(
     on_step: Callable[[], None],
     on_epoch: Callable[[dict[str, Any]], None],
     stop: StopSignal,
+    devices: Devices | None = None,
 ) -> None:
     """Train from where `state` stands to the last epoch.
 
@@ -110,13 +112,15 @@ def fit(
         evaluations: splits to evaluate, by the prefix of their metrics ("test", "validation").
         forward: the network as the steps run it: itself, or compiled.
         save: writes a checkpoint; called every `checkpoint_every` epochs, at the end and when interrupted.
+        stop: agreed on by all devices, which look at it equally often.
+        devices: those that share each mini-batch; None: one alone.
 
     Raises:
         Diverged: `max_skipped` steps in a row had a non-finite gradient, or a split's loss is not finite.
         Interrupted: a signal asked to stop; a checkpoint was saved.
     """
     model, optimizer, schedule, precision = state.model, state.optimizer, state.schedule, state.precision
-    closure = BatchClosure(forward, loss, precision, options.micro_batch_size)
+    closure = BatchClosure(forward, loss, precision, options.micro_batch_size, devices, options.sync_batchnorm)
     max_steps = FAST_DEV_STEPS if options.fast_dev_run else options.max_steps or math.inf
     total_steps = min(options.epochs * len(batches), max_steps)
     eval_limit = FAST_DEV_STEPS if options.fast_dev_run else None
@@ -129,15 +133,17 @@ def fit(
         # The clock takes in the making of batches, but not evaluation and saving.
         clock = time.perf_counter()
         for x, y in batches.epoch(state.epoch, start=state.step):
-            closure.load(x, y)
+            size = batches.size(state.step)
+            closure.load(x, y, size)
             if compares:
                 optimizer.compare = state.step % options.compare_every == 0
             skipped_before = optimizer.skipped
-            batch_loss = optimizer.step(closure, size=len(y))
+            batch_loss = optimizer.step(closure, size=size)
             skipped = optimizer.skipped > skipped_before
             precision.after_step(skipped)
+            closure.after_step(skipped)
             schedule.after_step()
-            _count(state.totals, optimizer, batch_loss, closure.hits, len(y), skipped)
+            _count(state.totals, optimizer, batch_loss, closure.hits, size, skipped)
             now = time.perf_counter()
             state.totals.seconds += now - clock
             clock = now
@@ -159,7 +165,9 @@ def fit(
         row = {"epoch": state.epoch + 1, **state.totals.row()}
         if ends or (state.epoch + 1) % options.eval_every == 0:
             for prefix, split in evaluations.items():
-                row |= {f"{prefix}_{name}": value for name, value in evaluate(model, split, precision, eval_limit)}
+                row |= {
+                    f"{prefix}_{name}": value for name, value in evaluate(model, split, precision, eval_limit, devices)
+                }
                 if not math.isfinite(row[f"{prefix}_loss"]):
                     raise Diverged(f"diverged: the {prefix} loss is not finite after epoch {state.epoch + 1}")
         if state.totals.seen:
@@ -167,12 +175,13 @@ def fit(
         row |= {"seconds": state.totals.seconds, "steps": state.totals.steps}
         state.rows.append(row)
         state.epoch, state.step, state.totals = state.epoch + 1, 0, EpochTotals()
-        if ends or state.epoch % options.checkpoint_every == 0 or stop.requested:
+        stopping = stop.requested
+        if ends or state.epoch % options.checkpoint_every == 0 or stopping:
             save()
         on_epoch(row)
         if ends:
             return
-        if stop.requested:
+        if stopping:
             raise Interrupted(f"interrupted after epoch {state.epoch}; the same command goes on from there")
 
 

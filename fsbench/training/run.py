@@ -22,9 +22,10 @@ from fsbench.runs.atomic import atomic_path, disk_full, write_json, write_json_l
 from fsbench.runs.directory import RunDirectory
 from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
-from fsbench.training.build import build_device, build_optimizer
-from fsbench.training.checkpoint import load_checkpoint, restore_random_state, save_checkpoint
+from fsbench.training.build import build_optimizer
+from fsbench.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from fsbench.training.compiled import compiled
+from fsbench.training.devices import Devices
 from fsbench.training.evaluate import evaluate
 from fsbench.training.fit import FAST_DEV_STEPS, TrainingState, fit
 from fsbench.training.loggers import build_logger
@@ -41,26 +42,38 @@ log = logging.getLogger("fsbench")
 def train(job: Job, stop: StopSignal) -> dict[str, Any]:
     """Train one run, or finish an interrupted one; returns the results that its summary.json records.
 
+    With several devices every one's process calls this; the first alone touches the run directory.
     Everything that can be wrong with the input is found before the run directory exists.
 
     Raises:
         UsageError: the data, the network or the directory can't be used as configured.
         Diverged, Interrupted, RunIsBusy: as they say. Any other exception leaves traceback.txt behind.
     """
+    devices = Devices.of(job.config.trainer)
+    try:
+        with devices.failing_together():
+            return train_on(devices, job, stop)
+    finally:
+        devices.leave()
+
+
+def train_on(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
+    """`train`, on devices that were joined before."""
     options = job.config
     config = options.model_dump(mode="json")
     directory = RunDirectory.of(config, job.choices)
-    directory.refuse_other_config(config, overwrite=options.overwrite)
+    if devices.first:
+        directory.refuse_other_config(config, overwrite=options.overwrite)
 
-    device = build_device(options.trainer.device)
+    device = devices.device
     start_logger = build_logger(options.logger)
-    data = load_data(options.dataset, Path(options.data_dir))
+    data = devices.node_by_node(lambda: load_data(options.dataset, Path(options.data_dir)))
     batches = train_batches(
-        data, options.augment, options.trainer.batch_size, options.seed, device, options.trainer.workers
+        data, options.augment, options.trainer.batch_size, options.seed, device, options.trainer.workers, devices.share
     )
 
     def eval_split(split: Any) -> EvalBatches:
-        return eval_batches(split, data, options.augment, device, options.trainer.workers)
+        return eval_batches(split, data, options.augment, device, options.trainer.workers, devices.share)
 
     evaluations = {"test": eval_split(data.test)}
     if data.validation is not None:
@@ -71,36 +84,45 @@ def train(job: Job, stop: StopSignal) -> dict[str, Any]:
     side = options.augment.image_size(None)
     shape = data.shape if side is None else (data.shape[0], side, side)
     precision = Precision(options.trainer.precision, device)
-    model = build_model(options.model, shape, data.classes)
+    model = devices.node_by_node(lambda: build_model(options.model, shape, data.classes))
     model.to(device, memory_format=chosen_memory_format(options.trainer.memory_format, model, precision))
+    devices.same_(model)
+    devices.seed(options.seed)
     forward = compiled(model, device) if options.trainer.compile else model
     optimizer = build_optimizer(
-        model, options.optimizer, options.base, options.trainer.max_norm, fused=options.trainer.fused
+        model, options.optimizer, options.base, options.trainer.max_norm, devices, options.trainer.fused
     )
     schedule = Schedule(options.schedule, optimizer, options.trainer.epochs, len(batches))
     state = TrainingState(model, optimizer, schedule, precision)
     loss = nn.CrossEntropyLoss(label_smoothing=options.loss.label_smoothing)
 
+    stop = devices.agreed(stop)
     stop.check()
-    with directory.open(config, overwrite=options.overwrite) as finished, _reported(directory):
+    with _held(directory, config, options.overwrite, devices) as finished:
         if finished:
-            return directory.read_results()
-        _resume(state, directory, data.provenance)
-        _record_provenance(directory, job, device, data.provenance)
+            return devices.from_first(directory.read_results)
+        _resume(state, directory, data.provenance, options.seed, devices)
+        if devices.first:
+            _record_provenance(directory, job, devices, data.provenance)
         progress = Progress(
             f"{job.choices['dataset']} {job.choices['model']} {job.choices['optimizer']} seed {options.seed}",
             options.trainer.epochs,
             options.trainer.epochs * len(batches),
             state.epoch * len(batches) + state.step,
-            options.trainer.progress,
+            options.trainer.progress and devices.first,
         )
-        log_row, close_logger = start_logger(directory.path, config)
+        log_row, close_logger = start_logger(directory.path, config) if devices.first else (None, lambda: None)
         reset_peak_memory(device)
 
         def save() -> None:
-            save_checkpoint(directory.checkpoint, {**state.state_dict(), "data": data.provenance["sha256"]})
+            others = devices.gathered(random_state())[1:] if devices.count > 1 else []
+            if devices.first:
+                whole = {**state.state_dict(), "data": data.provenance["sha256"], "random_of_others": others}
+                save_checkpoint(directory.checkpoint, whole)
 
         def on_epoch(row: dict[str, Any]) -> None:
+            if not devices.first:
+                return
             write_json_lines(directory.metrics, state.rows)
             log_row(row)
             progress.epoch(row)
@@ -108,35 +130,54 @@ def train(job: Job, stop: StopSignal) -> dict[str, Any]:
         try:
             fit(
                 state, batches, evaluations, options.trainer, loss,
-                forward=forward, save=save, on_step=progress.step, on_epoch=on_epoch, stop=stop,
+                forward=forward, save=save, on_step=progress.step, on_epoch=on_epoch, stop=stop, devices=devices,
             )  # fmt: skip
         finally:
             progress.close()
             close_logger()
         limit = FAST_DEV_STEPS if options.trainer.fast_dev_run else None
-        on_train = dict(evaluate(model, eval_split(data.train), precision, limit))
-        results = _results(state, on_train, model, device)
-        _finish(directory, job, config, state, results)
+        on_train = dict(evaluate(model, eval_split(data.train), precision, limit, devices))
+        results = devices.from_first(lambda: _results(state, on_train, model, device))
+        if devices.first:
+            _finish(directory, job, config, state, results)
+        devices.any(False)  # nobody leaves before the summary is written
     return results
 
 
-def _resume(state: TrainingState, directory: RunDirectory, data: dict[str, Any]) -> None:
-    if not directory.checkpoint.is_file():
-        directory.metrics.unlink(missing_ok=True)
+@contextmanager
+def _held(directory: RunDirectory, config: dict[str, Any], overwrite: bool, devices: Devices) -> Iterator[bool]:
+    """Yields whether the run is finished; on the first device the directory is open meanwhile."""
+    if not devices.first:
+        yield devices.from_first(bool)
         return
-    saved = load_checkpoint(directory.checkpoint)
+    with directory.open(config, overwrite=overwrite) as finished, _reported(directory, devices):
+        yield devices.from_first(lambda: finished)
+
+
+def _resume(state: TrainingState, directory: RunDirectory, data: dict[str, Any], seed: int, devices: Devices) -> None:
+    def read() -> dict[str, Any] | None:
+        if directory.checkpoint.is_file():
+            return load_checkpoint(directory.checkpoint)
+        directory.metrics.unlink(missing_ok=True)
+        return None
+
+    saved = devices.from_first(read)
+    if saved is None:
+        return
     if saved.get("data") != data["sha256"]:
         raise UsageError("data_dir", data["label"], "the training data changed since this run began; overwrite=true")
     state.load_state_dict(saved)
-    restore_random_state(saved)
+    restore_random_state(saved, devices.rank, devices.count, seed)
+    if not devices.first:
+        return
     # Rows of epochs after the checkpoint are trained, and written, again.
     write_json_lines(directory.metrics, state.rows)
     log.info("resumed at epoch %d, step %d", state.epoch + 1, state.step)
 
 
-def _record_provenance(directory: RunDirectory, job: Job, device: torch.device, data: dict[str, Any]) -> None:
-    record = provenance()
-    record["hardware"] |= {"device": device.type, "threads": torch.get_num_threads()}
+def _record_provenance(directory: RunDirectory, job: Job, devices: Devices, data: dict[str, Any]) -> None:
+    record, device = provenance(), devices.device
+    record["hardware"] |= {"device": device.type, "devices": devices.count, "threads": torch.get_num_threads()}
     if device.type == "cuda":
         record["hardware"]["gpu"] = torch.cuda.get_device_name(device)
     record |= {"seed": job.config.seed, "data": data, "choices": job.choices, "overrides": list(job.overrides)}
@@ -190,7 +231,7 @@ def _finish(
 
 
 @contextmanager
-def _reported(directory: RunDirectory) -> Iterator[None]:
+def _reported(directory: RunDirectory, devices: Devices) -> Iterator[None]:
     """Log to train.log; leave status, and the traceback of a failure, in the run directory."""
     handler = logging.FileHandler(directory.log, delay=True)
     handler.handleError = lambda record: None  # a full disk is met, and said, at the next file
@@ -204,11 +245,12 @@ def _reported(directory: RunDirectory) -> Iterator[None]:
             if failure.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise disk_full(directory.path.parent) from None
             raise
-    except BaseException as failure:
+    except BaseException as met:
+        failure = devices.cause(met)
         status = {Diverged: "diverged", Interrupted: "interrupted", KeyboardInterrupt: "interrupted"}
         with suppress(OSError, UsageError):
             if not isinstance(failure, (FsbenchError, KeyboardInterrupt)):
-                write_text(directory.traceback, traceback.format_exc())
+                write_text(directory.traceback, getattr(failure, "traceback", "") or traceback.format_exc())
             directory.set_status(status.get(type(failure), "failed"), message=f"{type(failure).__name__}: {failure}")
         raise
     finally:

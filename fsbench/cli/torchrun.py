@@ -1,0 +1,63 @@
+"""One of the processes of `torchrun -m fsbench train ...`: all compose the same run, the first speaks."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+
+from fsbench.cli.train import say
+from fsbench.config.compose import Job, compose_jobs
+from fsbench.errors import FsbenchError, UsageError
+from fsbench.training.attempt import described, failed_line, finished
+from fsbench.training.stop_signal import StopSignal, stop_signal
+
+
+def main(options: Namespace) -> int:
+    """Train one run on as many devices as torchrun started processes."""
+    with stop_signal() as stop:
+        try:
+            job = _job(options)
+        except FsbenchError as failure:
+            failure.said = int(os.environ["RANK"]) > 0  # every process meets it
+            raise
+        return _train(job, stop)
+
+
+def _job(options: Namespace) -> Job:
+    count = int(os.environ["WORLD_SIZE"])
+    if options.multirun:
+        raise UsageError("-m", "", f"torchrun trains one run; fsbench train -m trainer.devices={count} sweeps")
+    (job,) = compose_jobs(options.overrides, multirun=False, config_dir=options.config_dir)
+    if job.config.trainer.devices not in (1, count):
+        raise UsageError(
+            "trainer.devices", job.config.trainer.devices, f"torchrun started {count} processes; leave this key out"
+        )
+    # As given on the line, so that the record says so.
+    line = [*options.overrides, f"trainer.devices={count}"]
+    (job,) = compose_jobs(line, multirun=False, config_dir=options.config_dir)
+    return job
+
+
+def _train(job: Job, stop: StopSignal) -> int:
+    from fsbench.training.devices import Devices
+    from fsbench.training.run import train_on
+
+    devices = Devices.of(job.config.trainer)
+    try:
+        with devices.failing_together():
+            done = devices.from_first(lambda: finished(job)[1])
+            results = done or train_on(devices, job, stop)
+    except FsbenchError as failure:
+        failure.said = not devices.speaks()
+        raise
+    except Exception as failure:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        explained = FsbenchError(failed_line(finished(job)[0], failure))
+        explained.said = not devices.speaks()
+        raise explained from failure
+    finally:
+        devices.leave()
+    if devices.first:
+        say(f"{finished(job)[0].path}: {'already ' if done else ''}done, {described(results)}")
+    return 0

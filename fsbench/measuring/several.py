@@ -1,0 +1,67 @@
+"""Measuring in several processes, which share the images."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch.distributed.elastic.multiprocessing import SignalException
+
+from fsbench import __version__
+from fsbench.config.sharpness import SharpnessConfig
+from fsbench.errors import Interrupted
+from fsbench.measuring.measure import Failed, measure
+from fsbench.measuring.measures import MEASURES, Measure
+from fsbench.measuring.record import Entry, Record, answers
+from fsbench.measuring.source import Source
+from fsbench.training.devices import Devices, refuse_absent
+from fsbench.training.launch import start
+from fsbench.training.stop_signal import at_once
+from fsbench.training.worker import recorded_failure
+
+
+def measure_by_several(
+    source: Source, config: SharpnessConfig, measures: list[Measure], record: Record
+) -> Iterator[dict[str, Entry] | Failed]:
+    """As `measure`, in `config.devices` processes; what they recorded is yielded when all are done.
+
+    Raises:
+        UsageError: there are too few GPUs, or what `measure` raises.
+        KeyboardInterrupt: a signal came.
+    """
+    refuse_absent(config.device, config.devices, "devices")
+    with TemporaryDirectory(prefix="fsbench-") as place:
+        handed = (source, config, [one.name for one in measures])
+        Path(place, "job.pickle").write_bytes(pickle.dumps(handed))
+        try:
+            start(config.devices, "fsbench.measuring.several", place)
+        except (SignalException, Interrupted):
+            raise KeyboardInterrupt from None
+        failed = json.loads(Path(place, "failed.json").read_text(encoding="utf-8"))
+    kept = record.kept()
+    for one in measures:
+        if one.name in failed:
+            yield Failed(one, failed[one.name])
+        elif (entries := answers(one, config, kept, __version__)) is not None:
+            yield entries
+
+
+def main(directory: str) -> int:
+    """One of the processes."""
+    place = Path(directory)
+    with at_once(), recorded_failure(place) as ended:
+        source, config, names = pickle.loads((place / "job.pickle").read_bytes())
+        devices = Devices.joined(config.device, config.devices, "devices")
+        try:
+            with devices.failing_together():
+                found = list(measure(source, config, [MEASURES[name] for name in names], Record(source), devices))
+                failed = {one.measure.name: one.reason for one in found if isinstance(one, Failed)}
+                if devices.first:
+                    (place / "failed.json").write_text(json.dumps(failed), encoding="utf-8")
+                devices.any(False)
+        finally:
+            devices.leave()
+    return ended[0]

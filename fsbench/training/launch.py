@@ -1,0 +1,129 @@
+"""Starting the processes of a run on several devices of this machine, by torch's elastic launcher."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from fsbench.config.compose import Job
+from fsbench.errors import Interrupted
+from fsbench.runs.atomic import write_text
+from fsbench.runs.directory import RunDirectory
+from fsbench.training.devices import DeviceFailed, refuse_absent, retold
+from fsbench.training.stop_signal import StopSignal
+
+_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR2", "SIGHUP", "SIGQUIT")
+# With this process's modules, wherever it found them.
+_WORKER = """import importlib, json, sys
+sys.path[:] = json.loads(sys.argv[1])
+sys.exit(importlib.import_module(sys.argv[2]).main(sys.argv[3]))"""
+_INTERRUPTED = Interrupted("interrupted; the same command goes on from here")
+_PATIENCE = 120  # seconds to write a checkpoint in, after a signal
+
+
+def launch(job: Job, stop: StopSignal) -> dict[str, Any]:
+    """Train a run in `trainer.devices` processes; returns its results.
+
+    A signal is passed on to them: they leave a checkpoint.
+
+    Raises:
+        UsageError: there are too few GPUs.
+        DeviceFailed: a process ended by an exception that explains nothing, or was killed; else what it raised.
+    """
+    options = job.config
+    refuse_absent(options.trainer.device, options.trainer.devices)
+    directory = RunDirectory.of(options.model_dump(mode="json"), job.choices)
+    with TemporaryDirectory(prefix="fsbench-") as place:
+        handed = {"config": options.model_dump(mode="json"), "choices": job.choices, "overrides": list(job.overrides)}
+        Path(place, "job.json").write_text(json.dumps(handed), encoding="utf-8")
+        try:
+            start(options.trainer.devices, "fsbench.training.worker", place)
+        except SignalException:
+            stop.requested = True
+            if not directory.finished:
+                raise _recorded(directory, why(place) or _INTERRUPTED) from None
+        except Exception as failure:
+            raise _recorded(directory, failure) from None
+    return directory.read_results()
+
+
+def start(count: int, module: str, place: str) -> None:
+    """Run `main(place)` of a module in `count` processes, and wait for them.
+
+    The first to fail says why in `place`, by `recorded_failure` of `fsbench.training.worker`.
+
+    Raises:
+        SignalException: a signal came; it was passed on to them.
+        DeviceFailed: a process met an exception that explains nothing, or was killed; else what it raised.
+    """
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=place),
+        signals_to_handle=",".join(_SIGNALS),
+        shutdown_timeout=_PATIENCE,
+    )
+    try:
+        with _launching():
+            elastic_launch(config, sys.executable)("-c", _WORKER, json.dumps(sys.path), module, place)
+    except ChildFailedError as failed:
+        rank, first = failed.get_first_failure()
+        told = why(place)
+        # What the others met is a consequence of that.
+        killed = first.exitcode < 0 and first.exitcode != -signal.SIGTERM
+        if told is None or killed:
+            how = f"was killed by signal {-first.exitcode}" if killed else f"ended with exit code {first.exitcode}"
+            raise DeviceFailed(f"device {rank}: the process {how}") from None
+        raise told from None
+
+
+def why(place: str) -> Exception | None:
+    """What the first process to fail wrote down, if it could."""
+    try:
+        return retold(json.loads(Path(place, "failure.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def _recorded(directory: RunDirectory, failure: Exception) -> Exception:
+    """The first device writes this itself, unless it was ended from outside."""
+    if directory.status == "running":
+        directory.set_status("interrupted" if isinstance(failure, Interrupted) else "failed", message=str(failure))
+        if isinstance(failure, DeviceFailed) and failure.traceback and not directory.traceback.is_file():
+            write_text(directory.traceback, failure.traceback)
+    return failure
+
+
+@contextmanager
+def _launching() -> Iterator[None]:
+    """The launcher keeps quiet, and leaves signal handlers and environment as they were."""
+    numbers = [getattr(signal, name) for name in _SIGNALS]
+    level, handlers, environment = logging.root.manager.disable, list(map(signal.getsignal, numbers)), dict(os.environ)
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
+        os.environ.clear()
+        os.environ.update(environment)
