@@ -90,7 +90,7 @@ FIGURE_3 = Computed(
     options={
         # The paper does not say how many probes its curves reach.
         "paper": {"seeds": 10, "sizes": (10, 100, 1000), "probes": 256},
-        "small": {"seeds": 10, "sizes": (10, 100, 1000), "probes": 64},
+        "small": {"seeds": 10, "sizes": (10, 100, 1000), "probes": 16},
         "tiny": {"seeds": 2, "sizes": (10, 100), "probes": 16},
     },
 )
