@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -38,7 +39,7 @@ class Ended:
 
 
 def end(process: subprocess.Popen[str]) -> Ended:
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=480)
     return Ended(process.returncode, out, err)
 
 
@@ -54,9 +55,12 @@ def assert_same_runs(mine: Path, theirs: Path) -> None:
         assert results(mine / name) == results(theirs / name)
         ours, others = load_file(mine / name / "model.safetensors"), load_file(theirs / name / "model.safetensors")
         assert all(torch.equal(ours[key], others[key]) for key in others)
-        assert (mine / name / "config.yaml").read_text().replace(mine.name, theirs.name) == (
-            theirs / name / "config.yaml"
-        ).read_text()
+        assert _config(mine / name) == _config(theirs / name)
+
+
+def _config(run: Path) -> str:
+    """As written, but for the directory that all runs lie in."""
+    return (run / "config.yaml").read_text().replace(f"runs_dir: {run.parent.name}\n", "")
 
 
 def holder(lock: Path) -> int | None:
@@ -70,13 +74,15 @@ def holder(lock: Path) -> int | None:
     return None
 
 
-def wait_for(what, seconds: float = 120.0):
+def wait_for(what, driver: subprocess.Popen[str], seconds: float = 240.0):
+    """What a function finds, as soon as it does; a driver that never gets there is ended."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if found := what():
             return found
         time.sleep(0.02)
-    raise TimeoutError
+    os.killpg(driver.pid, signal.SIGKILL)
+    raise TimeoutError(end(driver))
 
 
 def under_way(root: Path) -> RunDirectory | None:

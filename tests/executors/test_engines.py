@@ -46,7 +46,7 @@ def test_a_killed_run_is_tried_again_and_resumes(fsbench, engine, tmp_path) -> N
     sweep = ("train", "-m", *TINY, "trainer.epochs=60", "seed=0,1")
     fsbench(*sweep, "runs_dir=alone")
     process = start(tmp_path, *sweep, "runs_dir=pooled", *engine)
-    run = wait_for(lambda: under_way(tmp_path / "pooled"))
+    run = wait_for(lambda: under_way(tmp_path / "pooled"), process)
     os.kill(holder(run.path / "lock"), signal.SIGKILL)
     assert not run.finished
     ended = end(process)
@@ -64,7 +64,7 @@ def test_a_stop_saves_checkpoints(engine, number, tmp_path) -> None:
     """Ctrl-C reaches all processes of the terminal, SIGTERM the driver alone."""
     sweep = ("train", "-m", *TINY, "trainer.epochs=200", "seed=0,1,2")
     process = start(tmp_path, *sweep, *engine)
-    run = wait_for(lambda: under_way(tmp_path / "runs"))
+    run = wait_for(lambda: under_way(tmp_path / "runs"), process)
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     ended = end(process)
     assert (ended.code, ended.err) == (130, "fsbench: interrupted; the same command goes on from here\n")
