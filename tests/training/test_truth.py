@@ -98,8 +98,8 @@ def test_skipped_steps_are_counted_and_left_out_of_means(fsbench, quick, monkeyp
 
     load = fit_module.BatchClosure.load
 
-    def poisoned(self, x, y):
-        load(self, x * float("inf") if len(losses) == 2 else x, y)
+    def poisoned(self, x, y, size):
+        load(self, x * float("inf") if len(losses) == 2 else x, y, size)
 
     monkeypatch.setattr(fit_module, "_count", recording)
     monkeypatch.setattr(fit_module.BatchClosure, "load", poisoned)
