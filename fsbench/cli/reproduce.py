@@ -120,7 +120,7 @@ class _Work:
     def render(self) -> int:
         """Draw again what was asked for, from the runs that are there."""
         self._refuse()
-        if not any(run.directory.finished for plan in self.plans for run in plan.runs):
+        if not any(run.finished for plan in self.plans for run in plan.runs):
             names = ", ".join(artefact.name for artefact in self.request.artefacts)
             raise UsageError("render", "true", f"no run of {names} is finished at scale={self.request.config.scale}")
         for plan in self.plans:
@@ -143,10 +143,18 @@ class _Work:
         if waiting := {plan.artefact.name for plan in self.plans if plan.waits}:
             self.plans = self.plan()
             self._carry_out(executor, [plan for plan in self.plans if plan.artefact.name in waiting])
+            self._tell_waiting()
         if not self.failed:
             return 0
         _tell(f"fsbench: {self.failed} failed; the same command goes on with what is missing")
         return 3
+
+    def _tell_waiting(self) -> None:
+        """What could not be chosen after all."""
+        for plan in self.plans:
+            for reason in dict.fromkeys(run.waits for run in plan.runs if run.waits):
+                self.failed += 1
+                _tell(f"{plan.artefact.name}: {reason}")
 
     def _carry_out(self, executor: Executor, written: Sequence[Plan]) -> None:
         """Run what is missing; each of the plans `written` is written as soon as its last run has ended."""
@@ -194,13 +202,13 @@ class _Work:
         """Raise UsageError where there is nothing to show but bad input: at once if no run has other images."""
         failure = outcomes[0].untrained
         last = len(outcomes) == len(tasks) or (outcomes[0].no_data and len({task.data for task in tasks}) == 1)
-        finished = any(run.directory.finished for plan in self.plans for run in plan.runs)
+        finished = any(run.finished for plan in self.plans for run in plan.runs)
         if last and not finished and isinstance(failure, UsageError):
             raise failure
 
     def _write(self, plan: Plan) -> None:
         name = plan.artefact.name
-        done = sum(run.directory.finished for run in plan.runs)
+        done = sum(run.finished for run in plan.runs)
         if not done:
             say(f"{name}: no run is finished, nothing to show")
             return

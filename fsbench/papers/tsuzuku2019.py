@@ -14,7 +14,7 @@ from fsbench.papers.artefact import Artefact, Computed, Published, Scale, Scatte
 RATIOS = ("0.0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1.0")
 FEWER_RATIOS = ("0.0", "0.2", "0.4", "0.6", "0.8", "1.0")
 RUNS_A_RATIO = 9
-NINETY_NINE = "Nine runs for each share of random labels, 99 a panel: the paper draws the share for each of 100 runs"
+SHARES = "Each share of random labels has as many runs: the paper draws the share for each of 100 runs a panel"
 NOT_RESCALED = "Sharpness as it is; the paper rescales each panel to [0, 1], which leaves the correlation as it is"
 MLP = "The MLP has three hidden layers of 512 units: the paper does not give their widths"
 
@@ -94,7 +94,7 @@ FIGURE_1 = Artefact(
             measure=("samples=50",),
         ),
     },
-    notes=(NINETY_NINE, NOT_RESCALED),
+    notes=(SHARES, NOT_RESCALED),
 )
 
 # Figure 3: normalized sharpness (17) of the surrogate loss (20).
@@ -110,7 +110,7 @@ FIGURE_3 = Artefact(
     measures=("normalized",),
     measure=("samples=null",),
     scales={"small": SMALL, "tiny": TINY},
-    notes=(NINETY_NINE, NOT_RESCALED, MLP),
+    notes=(SHARES, NOT_RESCALED, MLP),
 )
 
 # Figure 4: trace of the Hessian (5) of plain cross-entropy, "the same trained models".
@@ -126,7 +126,7 @@ FIGURE_4 = Artefact(
     measures=("trace",),
     measure=("samples=null",),
     scales={"small": SMALL, "tiny": TINY},
-    notes=(NINETY_NINE, NOT_RESCALED, MLP),
+    notes=(SHARES, NOT_RESCALED, MLP),
 )
 
 APPENDIX_A = Computed(

@@ -61,7 +61,7 @@ def render(artefact: Artefact, cells: pd.DataFrame, caption: Sequence[str]) -> t
     unfolded = isinstance(shows, Lines) and shows.x not in artefact.axes
     frame = unfold(cells, shows.x, values) if unfolded else cells
     parts = parts_of(artefact, frame)
-    told = caption_of(artefact, [*caption, *parts.facts])
+    told = caption_of(artefact, [*caption, *parts.facts, *_fitted(cells)])
     missing = gaps(frame, list(artefact.axes), needed)
     picture = f"{name}.png" if parts.figure is not None else ""
     texts = {
@@ -78,6 +78,14 @@ _FITTED = ("train_accuracy", "test_accuracy")
 
 def _file(artefact: Artefact) -> str:
     return artefact.name.rpartition("/")[2]
+
+
+def _fitted(frame: pd.DataFrame) -> list[str]:
+    """How well the runs are fitted, which sharpness at a minimum takes for granted."""
+    if "train_accuracy" not in frame or (known := frame["train_accuracy"].dropna()).empty:
+        return []
+    low, middle = 100 * known.min(), 100 * known.median()
+    return [f"Training accuracy of the runs: {low:.1f} % at least, {middle:.1f} % in the median"]
 
 
 def _columns(frame: pd.DataFrame, values: Sequence[str], unfolded: bool) -> list[str]:

@@ -158,19 +158,10 @@ def _scatter(artefact: Artefact, shows: Scatter, frame: pd.DataFrame, published:
         f"Pearson's correlation with {shows.x_label} over n runs, of the values as they are, also where an axis of the "
         "figure is logarithmic; the interval is Fisher's, which takes runs as independent."
     )
-    said = [f"Published correlations with {shows.x_label}: {', '.join(facts)}"] if facts else []
     return Parts(
         csv=csv_text(pd.DataFrame(lines)),
         grids=[("", Grid(head, texts, left=len(shows.panels) + 1))],
         how=how,
         figure=figure,
-        facts=[*said, *_fitted(frame)],
+        facts=[f"Published correlations with {shows.x_label}: {', '.join(facts)}"] if facts else [],
     )
-
-
-def _fitted(frame: pd.DataFrame) -> list[str]:
-    """How well the runs are fitted, which sharpness at a minimum takes for granted."""
-    if "train_accuracy" not in frame or (known := frame["train_accuracy"].dropna()).empty:
-        return []
-    low, middle = 100 * known.min(), 100 * known.median()
-    return [f"Training accuracy of the runs: {low:.1f} % at least, {middle:.1f} % in the median"]

@@ -11,7 +11,7 @@ from fsbench.reproduce.cells import Cell
 from fsbench.reproduce.compositions import Compositions
 from fsbench.reproduce.planned_run import PlannedRun, planned_run
 
-_LOST = ("failed", "diverged")
+_HELD_OUT = "dataset.validation"
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,34 @@ class Candidates:
     runs: tuple[tuple[str, PlannedRun], ...]
 
     @cached_property
-    def value(self) -> str | None:
-        """The one of the highest accuracy, the first of several; None until every run has ended.
+    def accuracies(self) -> dict[str, float | None]:
+        """Of the runs that have ended, by value; None: it diverged, which is an answer too."""
+        found: dict[str, float | None] = {}
+        for value, run in self.runs:
+            if run.finished:
+                found[value] = float(run.directory.read_results()["validation_accuracy"])
+            elif diverged(run):
+                found[value] = None
+        return found
 
-        A run that failed or diverged is no candidate, unless none is left.
-        """
-        ended = {value: run.directory.status for value, run in self.runs if run.directory.path.is_dir()}
-        if not all(ended.get(value) in ("done", *_LOST) for value, _ in self.runs):
+    @cached_property
+    def value(self) -> str | None:
+        """The one of the highest accuracy, the first of several; None until every run has ended, or if none is left."""
+        known = {value: found for value, found in self.accuracies.items() if found is not None}
+        return max(known, key=known.__getitem__) if known and len(self.accuracies) == len(self.runs) else None
+
+    @property
+    def waits(self) -> str | None:
+        """Why there is no value."""
+        if self.value is not None:
             return None
-        found = {
-            value: run.directory.read_results()["validation_accuracy"]
-            for value, run in self.runs
-            if run.directory.finished
-        }
-        return max(found, key=found.__getitem__) if found else None
+        if len(self.accuracies) == len(self.runs):
+            return f"every candidate of {self.choice.key} diverged: {', '.join(self.accuracies)}"
+        return f"{self.choice.key} is not chosen yet"
+
+
+def diverged(run: PlannedRun) -> bool:
+    return run.directory.path.is_dir() and run.directory.status == "diverged"
 
 
 def candidates(
@@ -56,32 +70,47 @@ def candidates(
     choice = artefact.choice
     if choice is None or not cell.has(dict(choice.where)) or any(word.startswith(f"{choice.key}=") for word in asked):
         return None
-    held_out = scale.held_out or choice.held_out
+    asked_for = [word.partition("=")[2] for word in asked if word.startswith(f"{_HELD_OUT}=")]
+    held_out = int(asked_for[-1]) if asked_for and asked_for[-1].isdigit() else scale.held_out or choice.held_out
     runs = tuple(
         (
             value,
-            planned_run(cell, 0, [*line, f"dataset.validation={held_out}", f"{choice.key}={value}"], compositions),
+            planned_run(cell, 0, [*line, f"{_HELD_OUT}={held_out}", f"{choice.key}={value}"], compositions),
         )
         for value in scale.candidates or choice.values
     )
     return Candidates(choice, held_out, cell, runs)
 
 
-def choice_cuts(found: Sequence[Candidates]) -> list[str]:
+def choice_cuts(artefact: Artefact, found: Sequence[Candidates], asked: Values) -> list[str]:
     """What was chosen, from what, by what; and how that differs from the paper's way."""
-    said = []
-    for choice in dict.fromkeys(one.choice for one in found):
-        ours = [one for one in found if one.choice == choice]
-        values = [value for value, _ in ours[0].runs]
-        fewer = "" if tuple(values) == choice.values else f" instead of {', '.join(choice.values)}"
-        held_out = ours[0].held_out
-        aside = "" if held_out == choice.held_out else f" instead of {choice.held_out:,}"
-        chosen = "; ".join(f"{_named(one)} {one.value or 'not yet'}" for one in ours)
-        said.append(
-            f"{choice.key} chosen from {', '.join(values)}{fewer} by the accuracy on {held_out:,}{aside} training "
-            f"images set aside, one run each: {chosen}."
-        )
-    return said
+    choice = artefact.choice
+    if choice is None:
+        return []
+    said = [
+        f"{word}, given; the paper chooses it on images set aside."
+        for word in asked
+        if word.startswith(f"{choice.key}=")
+    ]
+    if not found:
+        return said
+    values = [value for value, _ in found[0].runs]
+    fewer = "" if tuple(values) == choice.values else f" instead of {', '.join(choice.values)}"
+    held_out = found[0].held_out
+    aside = "" if held_out == choice.held_out else f" instead of {choice.held_out:,}"
+    chosen = "; ".join(f"{_named(one)} {one.value or 'not yet'}{_accuracies(one)}" for one in found)
+    return [
+        *said,
+        f"{choice.key} chosen from {', '.join(values)}{fewer} by the accuracy on {held_out:,}{aside} other training "
+        f"images, one run each: {chosen}; the paper does not print what it chose.",
+    ]
+
+
+def _accuracies(one: Candidates) -> str:
+    shown = [
+        f"{value}: {'diverged' if found is None else f'{100 * found:.2f} %'}" for value, found in one.accuracies.items()
+    ]
+    return f" ({', '.join(shown)})" if shown else ""
 
 
 def _named(one: Candidates) -> str:

@@ -34,8 +34,8 @@ def gather(plan: Plan, reasons: Mapping[Path, str] = {}) -> pd.DataFrame:
 
 def _row(plan: Plan, run: PlannedRun, reason: str | None) -> dict[str, Any]:
     path = run.directory.path
-    if run.waits_for:
-        return {**run.cell.values, "seed": run.seed, "status": f"{run.waits_for} is not chosen yet", "run": ""}
+    if run.waits:
+        return {**run.cell.values, "seed": run.seed, "status": run.waits, "run": ""}
     row = {**run.cell.values, "seed": run.seed, "status": reason or _status(run), "run": str(path)}
     found = read_records([path]).rows if path.is_dir() and run.directory.finished else []
     if not found:

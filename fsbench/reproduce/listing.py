@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fsbench.errors import UsageError
 from fsbench.papers.artefact import Artefact, Computed
+from fsbench.reproduce.choices import diverged
 from fsbench.reproduce.compositions import Compositions
 from fsbench.reproduce.cost import Estimator, duration, total
 from fsbench.reproduce.plan import Plan, deciding, distinct, make_plan, states
@@ -27,7 +28,7 @@ def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
         yield from (f"  {sentence}" for sentence in plan.cuts)
         rows = [("cell", "seed", "steps", "training", "measuring", "state", "run")]
         for name, run, decides in _named(plan):
-            directory = "-" if run.waits_for else str(run.directory.path)
+            directory = "-" if run.waits else str(run.directory.path)
             cost = estimator.training(run.job.config)
             measuring = 0.0 if decides else _measuring(plan, run, estimator)
             assumed |= not cost.measured and not math.isnan(cost.seconds)
@@ -39,9 +40,9 @@ def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
                 )
             )  # fmt: skip
             # Runs that wait for a value are the same runs in all artefacts that have them.
-            key = (run.directory.path, run.waits_for)
+            key = (run.directory.path, run.waits)
             runs += key not in seen
-            if key not in seen and (run.waits_for or not trained(run)):
+            if key not in seen and not trained(run) and not (decides and diverged(run)):
                 left.append(cost.seconds)
                 to_train, steps_left = to_train + 1, steps_left + cost.steps
             if state != "done" and measuring:
@@ -90,7 +91,7 @@ def list_lines(
 def summary(plans: Sequence[Plan]) -> str:
     """`12 runs, 4 finished`, of what was asked for."""
     runs = [*deciding(plans).values(), *(shared[0][1] for shared in distinct(plans).values())]
-    waiting = sum(run.waits_for is not None for plan in plans for run in plan.runs)
+    waiting = sum(run.waits is not None for plan in plans for run in plan.runs)
     return f"{len(runs) + waiting} runs, {sum(map(trained, runs))} finished"
 
 
@@ -112,8 +113,8 @@ def _measuring(plan: Plan, run: PlannedRun, estimator: Estimator) -> float:
 
 
 def _state(plan: Plan, run: PlannedRun, decides: bool) -> str:
-    if run.waits_for:
-        return f"waits for {run.waits_for}"
+    if run.waits:
+        return f"waits: {run.waits}"
     if trained(run):
         return "done" if decides or is_measured(plan, run) else "to measure"
     return run.directory.status if run.directory.path.is_dir() else "to train"

@@ -21,6 +21,7 @@ from fsbench.reproduce.request import Request
 from fsbench.runs.identity import flatten
 
 _DATASET = "dataset"
+_METHOD = "optimizer"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Plan:
     @property
     def waits(self) -> bool:
         """Whether a value is not chosen yet."""
-        return any(run.waits_for for run in self.runs)
+        return any(run.waits for run in self.runs)
 
     @property
     def deciding(self) -> tuple[PlannedRun, ...]:
@@ -93,20 +94,27 @@ def make_plan(artefact: Artefact, request: Request, compositions: Compositions) 
     runs: list[PlannedRun] = []
     choosing: list[Candidates] = []
     values: list[Values] = []
+    given: list[Values] = []
     for cell in planned:
         run = {**cell.run, _DATASET: request.chosen[_DATASET][0]} if copied else cell.run
         also = [word for where, words in scale.also if cell.has(where) for word in words]
         line = [f"experiment={artefact.experiment}", *Cell(cell.values, run, cell.extra).overrides, *places]
         if copied:
             line += _tuned(compositions.job(_published(artefact, cell)), compositions.job([*line, *asked]))
-        line += [*scale.overrides, *also, *_of_cell(artefact, cell, asked)]
-        waits_for, value = None, ()
+        here = _of_cell(line, asked, compositions)
+        line += [*scale.overrides, *also, *here]
+        given.append(tuple(word for word in here if artefact.choice and word.startswith(f"{artefact.choice.key}=")))
+        waits, value = None, ()
         if (found := candidates(artefact, scale, cell, line, asked, compositions)) is not None:
             choosing.append(found)
-            waits_for = None if found.value else found.choice.key
+            waits = found.waits
             value = (f"{found.choice.key}={found.value}",) if found.value else ()
-        values.append(value)
-        runs += [planned_run(cell, seed, [*line, *value], compositions, waits_for) for seed in seeds]
+        values.append(value or given[-1])
+        runs += [planned_run(cell, seed, [*line, *value], compositions, waits) for seed in seeds]
+    for word in asked:
+        if not any(word in run.job.overrides for run in runs):
+            # No method here has the key: composing says so.
+            compositions.job([*line, word])
     sharpness, as_published = _sharpness(artefact, scale, request, compositions)
 
     def compare() -> tuple[str, ...]:
@@ -117,7 +125,7 @@ def make_plan(artefact: Artefact, request: Request, compositions: Compositions) 
         return (
             *scope_cuts(artefact, axis_values(artefact, scale, chosen), compared, len(seeds)),
             *run_cuts(artefact, compared),
-            *choice_cuts(choosing),
+            *choice_cuts(artefact, choosing, asked),
             *settings_cuts(as_published, sharpness),
         )
 
@@ -129,7 +137,7 @@ def distinct(plans: Sequence[Plan]) -> dict[Path, list[tuple[Plan, PlannedRun]]]
     found: dict[Path, list[tuple[Plan, PlannedRun]]] = {}
     for plan in plans:
         for run in plan.runs:
-            if not run.waits_for:
+            if not run.waits:
                 found.setdefault(run.directory.path, []).append((plan, run))
     return found
 
@@ -153,12 +161,13 @@ def _asked(artefact: Artefact, request: Request) -> Values:
     return tuple(words)
 
 
-def _of_cell(artefact: Artefact, cell: Cell, asked: Values) -> Values:
-    """A value that other cells would choose, and this one does not have, is not for it."""
-    choice = artefact.choice
-    if choice is None or cell.has(dict(choice.where)):
+def _of_cell(line: Sequence[str], asked: Values, compositions: Compositions) -> Values:
+    """Of what is asked for all cells, what this one has: SGD has no rho."""
+    others = [word for word in asked if not word.startswith(f"{_METHOD}.")]
+    if len(others) == len(asked):
         return asked
-    return tuple(word for word in asked if word.partition("=")[0] != choice.key)
+    options = {f"{_METHOD}.{key}" for key in compositions.job([*line, *others]).config.optimizer.model_dump()}
+    return tuple(word for word in asked if word in others or word.partition("=")[0] in options)
 
 
 def _copied(artefact: Artefact, request: Request) -> str | None:
@@ -238,7 +247,7 @@ def states(plan: Plan) -> Mapping[str, int]:
     """How many of the runs are in which state (`done`, `failed`, `not begun`, ...)."""
     counts: dict[str, int] = {}
     for run in plan.runs:
-        if run.waits_for:
+        if run.waits:
             continue
         status = run.directory.status if run.directory.path.is_dir() else "not begun"
         counts[status] = counts.get(status, 0) + 1

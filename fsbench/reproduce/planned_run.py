@@ -17,19 +17,23 @@ class PlannedRun:
     """A cell and a seed.
 
     Args:
-        waits_for: a key whose value is not chosen yet; the configuration then has the default, and is not run.
+        waits: why it can't be run yet, where a value is still to be chosen; the configuration then has the default.
     """
 
     cell: Cell
     seed: int
     job: Job[TrainConfig]
     directory: RunDirectory
-    waits_for: str | None = None
+    waits: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.waits is None and self.directory.finished
 
 
 def planned_run(
-    cell: Cell, seed: int, line: Sequence[str], compositions: Compositions, waits_for: str | None = None
+    cell: Cell, seed: int, line: Sequence[str], compositions: Compositions, waits: str | None = None
 ) -> PlannedRun:
     """The run of a command line. Raises UsageError for whatever does not compose or check."""
     job = compositions.job([*line, f"seed={seed}"])
-    return PlannedRun(cell, seed, job, RunDirectory.of(job.config.model_dump(mode="json"), job.choices), waits_for)
+    return PlannedRun(cell, seed, job, RunDirectory.of(job.config.model_dump(mode="json"), job.choices), waits)

@@ -32,7 +32,7 @@ def command_provenance(artefact: str, scale: str, command: str) -> dict[str, Any
 
 def runs_provenance(plan: Plan) -> dict[str, Any]:
     """The runs, what they were trained on and with, and how long that took."""
-    planned = [run for run in plan.runs if not run.waits_for]
+    planned = [run for run in plan.runs if not run.waits]
     runs = [_run(run) for run in planned]
     chosen = [_run(run) for run in plan.deciding]
     trained = [_read(run.directory.provenance) for run in (*planned, *plan.deciding) if run.directory.finished]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fsbench.errors import FsbenchError
+from fsbench.reproduce.choices import diverged
 from fsbench.reproduce.executor import Task
 from fsbench.reproduce.measure import lacking
 from fsbench.reproduce.plan import Plan, deciding, distinct
@@ -27,12 +28,11 @@ def missing_tasks(plans: Sequence[Plan]) -> list[Task]:
 
 
 def _open(candidate: PlannedRun) -> bool:
-    directory = candidate.directory
-    return not trained(candidate) and not (directory.path.is_dir() and directory.status == "diverged")
+    return not trained(candidate) and not diverged(candidate)
 
 
 def trained(run: PlannedRun) -> bool:
-    return run.directory.finished
+    return run.finished
 
 
 def is_measured(plan: Plan, run: PlannedRun) -> bool:

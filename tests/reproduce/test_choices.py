@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fsbench.errors import UsageError
 from fsbench.papers import add_papers, artefacts, collect
 from fsbench.reproduce.compositions import Compositions
 from fsbench.reproduce.plan import make_plan
@@ -73,7 +74,7 @@ def finish(plan, accuracies: dict[str, float | None]) -> None:
 
 def test_candidates_are_the_cells_run_with_images_set_aside(planned) -> None:
     plan = planned("scale=tiny", "seeds=2")
-    assert [run.waits_for for run in plan.runs] == [None, None, "optimizer.rho", "optimizer.rho"]
+    assert [run.waits for run in plan.runs] == [None, None, *["optimizer.rho is not chosen yet"] * 2]
     (one,) = plan.choosing
     assert [value for value, _ in one.runs] == ["0.05", "50"]
     for value, run in one.runs:
@@ -93,22 +94,22 @@ def test_at_paper_scale_as_published(planned) -> None:
 
 
 CHOSEN = {
-    "best": ({"0.05": 0.7, "50": 0.9}, 50.0),
-    "first-of-equals": ({"0.05": 0.9, "50": 0.9}, 0.05),
-    "the-other-diverged": ({"0.05": 0.1, "50": None}, 0.05),
+    "best": ({"0.05": 0.7, "50": 0.9}, 50.0, "0.05: 70.00 %, 50: 90.00 %"),
+    "first-of-equals": ({"0.05": 0.9, "50": 0.9}, 0.05, "0.05: 90.00 %, 50: 90.00 %"),
+    "the-other-diverged": ({"0.05": 0.1, "50": None}, 0.05, "0.05: 10.00 %, 50: diverged"),
 }
 
 
-@pytest.mark.parametrize(("accuracies", "chosen"), CHOSEN.values(), ids=CHOSEN)
-def test_the_best_is_taken(planned, accuracies, chosen) -> None:
+@pytest.mark.parametrize(("accuracies", "chosen", "said"), CHOSEN.values(), ids=CHOSEN)
+def test_the_best_is_taken(planned, accuracies, chosen, said) -> None:
     finish(planned("scale=tiny"), accuracies)
     plan = planned("scale=tiny")
     assert not plan.waits
     ours = [run.job.config for run in plan.runs if run.job.config.optimizer.name == "sam"]
     assert [(config.optimizer.rho, config.dataset.validation) for config in ours] == [(chosen, 0)] * len(ours)
     assert (
-        "optimizer.rho chosen from 0.05, 50 instead of 0.01, 0.1, 50 by the accuracy on 200 instead of 300 training "
-        f"images set aside, one run each: 0.2 {chosen:g}."
+        "optimizer.rho chosen from 0.05, 50 instead of 0.01, 0.1, 50 by the accuracy on 200 instead of 300 other "
+        f"training images, one run each: 0.2 {chosen:g} ({said}); the paper does not print what it chose."
     ) in plan.cuts
     assert not any(sentence.startswith("optimizer.rho ") and "chosen" not in sentence for sentence in plan.cuts)
     # That a candidate diverged is an answer: it is not run again.
@@ -123,23 +124,48 @@ def test_nothing_is_chosen_while_a_candidate_is_missing_or_none_is_left(planned)
     run.directory.set_status("done")
     run.directory.summary.write_text(json.dumps({"results": {"validation_accuracy": 0.5}}))
     assert planned("scale=tiny").waits
+    # What failed is tried again.
+    _, other = one.runs[1]
+    other.directory.path.mkdir(parents=True)
+    other.directory.set_status("failed", message="RuntimeError: out of memory")
+    waiting = planned("scale=tiny")
+    assert waiting.waits
+    assert [task.directory.path for task in missing_tasks([waiting])][:1] == [other.directory.path]
     run.directory.summary.unlink()
-    for _, one in plan.choosing[0].runs:
-        one.directory.path.mkdir(parents=True, exist_ok=True)
-        one.directory.set_status("diverged", message="Diverged: so it is")
-    assert planned("scale=tiny").waits
+    for candidate in (run, other):
+        candidate.directory.set_status("diverged", message="Diverged: so it is")
+    waiting = planned("scale=tiny")
+    assert {run.waits for run in waiting.runs} == {None, "every candidate of optimizer.rho diverged: 0.05, 50"}
+    assert all(task.job.config.optimizer.name == "sgd" for task in missing_tasks([waiting]))
+
+
+def test_where_no_candidate_is_left_the_table_says_so(reproduce, planned) -> None:
+    finish(planned("scale=tiny"), {"0.05": None, "50": None})
+    ended = reproduce(NAME, "scale=tiny", "seeds=1")
+    reason = "every candidate of optimizer.rho diverged: 0.05, 50"
+    assert ended.code == 3
+    assert f"{NAME}: {reason}" in ended.err
+    assert f"- optimizer=sam dataset.noise=0.2, seed 0: {reason}" in (Path("results") / NAME / "table1.md").read_text()
 
 
 def test_a_value_on_the_command_line_is_taken_as_it_is(planned) -> None:
     plan = planned("scale=tiny", "optimizer.rho=0.3")
     assert (plan.choosing, plan.waits) == ((), False)
     assert [getattr(run.job.config.optimizer, "rho", None) for run in plan.runs] == [None, None, 0.3, 0.3]
+    assert [sentence for sentence in plan.cuts if "optimizer.rho" in sentence] == [
+        "optimizer.rho=0.3, given; the paper chooses it on images set aside."
+    ]
+
+
+def test_a_key_that_no_method_has(planned) -> None:
+    with pytest.raises(UsageError, match="no such key"):
+        planned("scale=tiny", "optimizer.betta=3")
 
 
 def test_from_nothing_to_the_table(reproduce) -> None:
     shown = reproduce(NAME, "scale=tiny", "seeds=1", "plan=true").out
     assert shown.count("(candidate)") == 2
-    assert shown.count("waits for optimizer.rho") == 1
+    assert shown.count("waits: optimizer.rho is not chosen yet") == 1
     assert "4 runs, 4 to train" in shown
     ended = reproduce(NAME, "scale=tiny", "seeds=1")
     assert ended.code == 0, ended.err
