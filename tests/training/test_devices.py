@@ -314,7 +314,8 @@ def test_torchrun_and_a_sweep_come_to_the_same(fsbench, quick, tmp_path) -> None
 @pytest.mark.slow
 def test_streamed_images_and_a_file_that_one_device_cannot_read(fsbench, tmp_path) -> None:
     write_folder(tmp_path / "images", train=7)
-    line = ["dataset=folder", f"dataset.root={tmp_path}/images", "dataset.in_memory=false", "model=small_cnn",
+    line = ["dataset=folder", f"dataset.root={tmp_path}/images", "dataset.in_memory=false",
+            "dataset.image_size=12", "model=mlp", "model.widths=[8]",
             "augment=crop1_flip", "trainer.epochs=2", "trainer.batch_size=4", "trainer.progress=false",
             "trainer.workers=1", "trainer.device=cpu"]  # fmt: skip
     assert fsbench("train", *line, "runs_dir=one").code == 0
