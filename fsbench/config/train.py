@@ -42,6 +42,7 @@ class TrainerOptions(Options):
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     compile: bool = False
     fused: bool = False
+    population: bool = False
 
 
 class LoggerOptions(Options):
@@ -76,6 +77,12 @@ class TrainConfig(Options):
             raise ValueError(
                 "trainer.compile=true: does not go with trainer.sync_batchnorm=true, which acts on BatchNorm as it runs"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _population_is_one_process(self) -> TrainConfig:
+        if self.trainer.population and self.executor.name != "serial":
+            raise ValueError("trainer.population=true: trains the runs of a sweep in one process; use executor=serial")
         return self
 
     @model_validator(mode="after")

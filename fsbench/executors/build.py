@@ -7,7 +7,7 @@ from pathlib import Path
 from fsbench.config.executor import AnyExecutor, SerialOptions, SlurmOptions
 from fsbench.executors.executor import Executor
 from fsbench.executors.pooled import PooledExecutor
-from fsbench.executors.serial import SerialExecutor
+from fsbench.executors.population import PopulationExecutor
 from fsbench.training.stop_signal import StopSignal
 
 
@@ -22,7 +22,7 @@ def build_executor(options: AnyExecutor, *, device: str, runs_dir: Path, stop: S
         UsageError: its package is not installed.
     """
     if isinstance(options, SerialOptions):
-        return SerialExecutor(stop)
+        return PopulationExecutor(stop)
     if isinstance(options, SlurmOptions):
         from fsbench.executors.slurm_engine import SlurmEngine
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
+from fsbench.config.compose import Job
 from fsbench.errors import FsbenchError, UsageError
 from fsbench.runs.directory import RunDirectory
+from fsbench.training.attempt import Outcome as Trained
 from fsbench.training.stop_signal import StopSignal
 
 
@@ -39,6 +41,15 @@ class Task(Protocol[Outcome]):
 
     def perform(self, stop: StopSignal) -> Outcome:
         """Do it; what goes wrong is an outcome. Raises Interrupted, having left a checkpoint."""
+        ...
+
+    @property
+    def job(self) -> Job:
+        """The run."""
+        ...
+
+    def trained(self, outcome: Trained, stop: StopSignal) -> Outcome:
+        """Do what comes after the run's training, which ended so. Raises Interrupted."""
         ...
 
     def failed(self, failure: FsbenchError) -> Outcome:

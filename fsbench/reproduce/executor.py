@@ -13,6 +13,7 @@ from fsbench.config.train import TrainConfig
 from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line, portable
 from fsbench.reproduce.measure import measure_lacking
 from fsbench.runs.directory import RunDirectory
+from fsbench.training.attempt import Outcome as Trained
 from fsbench.training.attempt import attempt, missing_images
 from fsbench.training.stop_signal import StopSignal, at_once
 
@@ -36,6 +37,10 @@ class Task:
 
     def perform(self, stop: StopSignal) -> Outcome:
         return perform(self, stop)
+
+    def trained(self, outcome: Trained, stop: StopSignal) -> Outcome:
+        """Measure what is missing, once the training ended so. Raises Interrupted."""
+        return measured(self, outcome, stop)
 
     def failed(self, failure: FsbenchError) -> Outcome:
         return Outcome(self, f"{self.directory.path}: failed, {failure}", untrained=failure)
@@ -77,6 +82,13 @@ def perform(task: Task, stop: StopSignal) -> Outcome:
         trained = attempt(task.job, stop)
     except UsageError as failure:
         return task.failed(failure)
+    return measured(task, trained, stop)
+
+
+def measured(task: Task, trained: Trained, stop: StopSignal) -> Outcome:
+    """Measure what is missing, once the training ended so. Raises Interrupted."""
+    if isinstance(trained.failure, UsageError):
+        return task.failed(trained.failure)
     if trained.failure is not None:
         return Outcome(task, trained.line, untrained=trained.failure)
     computed, unmeasured = 0, {}

@@ -19,6 +19,7 @@ _INCIDENTAL_OF = {
         "compile",
         "fused",
         "sync_batchnorm",
+        "population",
     },
     "dataset": {"label"},
 }
@@ -29,7 +30,7 @@ _ADDED: dict[str, dict[str, Any]] = {
     "optimizer": {"full_batch": "own", "perturbation": "global"},
 }
 # Families of networks in which no example's output depends on the others of its batch.
-_WITHOUT_BATCHNORM = {"cnn", "mlp", "lenet", "lenet_ibayashi", "small_cnn"}
+WITHOUT_BATCHNORM = {"cnn", "mlp", "lenet", "lenet_ibayashi", "small_cnn"}
 
 
 def essential(config: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def _devices_matter(config: dict[str, Any]) -> bool:
     trainer = config["trainer"]
     if config.get("optimizer", {}).get("perturbation") == "local":
         return True
-    if config.get("model", {}).get("family") in _WITHOUT_BATCHNORM:
+    if config.get("model", {}).get("family") in WITHOUT_BATCHNORM:
         return False
     return not trainer.get("sync_batchnorm") or trainer.get("micro_batch_size") is not None
 

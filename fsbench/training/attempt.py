@@ -56,7 +56,11 @@ class TrainingTask:
         return None if results is None else skipped(directory, results)
 
     def perform(self, stop: StopSignal) -> Outcome:
-        return attempt(self.job, stop)
+        return self.trained(attempt(self.job, stop), stop)
+
+    def trained(self, outcome: Outcome, stop: StopSignal) -> Outcome:
+        """What comes after the training: nothing."""
+        return outcome
 
     def failed(self, failure: FsbenchError) -> Outcome:
         return Outcome("failed", f"{self.directory.path}: failed, {failure}", failure)

@@ -150,10 +150,7 @@ def fit(
             state.step += 1
             on_step()
             if optimizer.skipped_in_a_row >= options.max_skipped:
-                raise Diverged(
-                    f"diverged: {optimizer.skipped_in_a_row} steps in a row had a non-finite gradient "
-                    f"(epoch {state.epoch + 1}, step {state.step}); lower optimizer.lr, or raise trainer.max_skipped"
-                )
+                raise too_many_skipped(state)
             if state.epoch * len(batches) + state.step >= total_steps:
                 break
             # After an epoch's last step the stop waits for the evaluation, which ends that epoch.
@@ -162,19 +159,7 @@ def fit(
                 raise Interrupted(f"interrupted in epoch {state.epoch + 1}; the same command goes on from there")
 
         ends = state.epoch * len(batches) + state.step >= total_steps
-        row = {"epoch": state.epoch + 1, **state.totals.row()}
-        if ends or (state.epoch + 1) % options.eval_every == 0:
-            for prefix, split in evaluations.items():
-                row |= {
-                    f"{prefix}_{name}": value for name, value in evaluate(model, split, precision, eval_limit, devices)
-                }
-                if not math.isfinite(row[f"{prefix}_loss"]):
-                    raise Diverged(f"diverged: the {prefix} loss is not finite after epoch {state.epoch + 1}")
-        if state.totals.seen:
-            schedule.after_epoch(row["train_loss"])
-        row |= {"seconds": state.totals.seconds, "steps": state.totals.steps}
-        state.rows.append(row)
-        state.epoch, state.step, state.totals = state.epoch + 1, 0, EpochTotals()
+        row = end_epoch(state, evaluations, options, ends, eval_limit, devices)
         stopping = stop.requested
         if ends or state.epoch % options.checkpoint_every == 0 or stopping:
             save()
@@ -183,6 +168,41 @@ def fit(
             return
         if stopping:
             raise Interrupted(f"interrupted after epoch {state.epoch}; the same command goes on from there")
+
+
+def too_many_skipped(state: TrainingState) -> Diverged:
+    return Diverged(
+        f"diverged: {state.optimizer.skipped_in_a_row} steps in a row had a non-finite gradient "
+        f"(epoch {state.epoch + 1}, step {state.step}); lower optimizer.lr, or raise trainer.max_skipped"
+    )
+
+
+def end_epoch(
+    state: TrainingState,
+    evaluations: Mapping[str, EvalBatches],
+    options: TrainerOptions,
+    ends: bool,
+    limit: int | None = None,
+    devices: Devices | None = None,
+) -> dict[str, Any]:
+    """Evaluate where it is due, and go to the next epoch; returns the row of this one.
+
+    Raises:
+        Diverged: a split's loss is not finite.
+    """
+    row = {"epoch": state.epoch + 1, **state.totals.row()}
+    if ends or (state.epoch + 1) % options.eval_every == 0:
+        for prefix, split in evaluations.items():
+            found = evaluate(state.model, split, state.precision, limit, devices)
+            row |= {f"{prefix}_{name}": value for name, value in found}
+            if not math.isfinite(row[f"{prefix}_loss"]):
+                raise Diverged(f"diverged: the {prefix} loss is not finite after epoch {state.epoch + 1}")
+    if state.totals.seen:
+        state.schedule.after_epoch(row["train_loss"])
+    row |= {"seconds": state.totals.seconds, "steps": state.totals.steps}
+    state.rows.append(row)
+    state.epoch, state.step, state.totals = state.epoch + 1, 0, EpochTotals()
+    return row
 
 
 def _count(totals: EpochTotals, optimizer: Descent, loss: Tensor, hits: Tensor, size: int, skipped: bool) -> None:

@@ -27,11 +27,7 @@ class Progress:
         self.bar.update()
 
     def epoch(self, row: dict[str, Any]) -> None:
-        line = f"epoch {row['epoch']}/{self.epochs}  " + "  ".join(
-            f"{name.replace('_', ' ')} {_shown(name, value)}"
-            for name, value in row.items()
-            if name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr") and value is not None
-        )
+        line = epoch_line(row, self.epochs)
         log.info(line)
         if row.get("test_accuracy") is not None:
             self.bar.set_postfix_str(f"epoch {row['epoch']}/{self.epochs}, test {100 * row['test_accuracy']:.2f} %")
@@ -40,6 +36,15 @@ class Progress:
 
     def close(self) -> None:
         self.bar.close()
+
+
+def epoch_line(row: dict[str, Any], epochs: int) -> str:
+    """What is said of an epoch."""
+    return f"epoch {row['epoch']}/{epochs}  " + "  ".join(
+        f"{name.replace('_', ' ')} {_shown(name, value)}"
+        for name, value in row.items()
+        if name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr") and value is not None
+    )
 
 
 def _shown(name: str, value: float) -> str:

@@ -15,7 +15,8 @@ from safetensors.torch import save
 from torch import nn
 
 from fsbench.config.compose import Job
-from fsbench.data import EvalBatches, eval_batches, load_data, train_batches
+from fsbench.config.train import TrainConfig
+from fsbench.data import Data, EvalBatches, eval_batches, load_data, train_batches
 from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError
 from fsbench.models import build_model, parameter_count
 from fsbench.runs.atomic import atomic_path, disk_full, write_json, write_json_lines, write_text
@@ -79,21 +80,9 @@ def train_on(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
     if data.validation is not None:
         evaluations["validation"] = eval_split(data.validation)
 
-    torch.manual_seed(options.seed)
-    # A cropping augmentation may have the network see less than the data set's own size.
-    side = options.augment.image_size(None)
-    shape = data.shape if side is None else (data.shape[0], side, side)
-    precision = Precision(options.trainer.precision, device)
-    model = devices.node_by_node(lambda: build_model(options.model, shape, data.classes))
-    model.to(device, memory_format=chosen_memory_format(options.trainer.memory_format, model, precision))
-    devices.same_(model)
-    devices.seed(options.seed)
+    state = build_state(options, data, len(batches), devices)
+    model, precision = state.model, state.precision
     forward = compiled(model, device) if options.trainer.compile else model
-    optimizer = build_optimizer(
-        model, options.optimizer, options.base, options.trainer.max_norm, devices, options.trainer.fused
-    )
-    schedule = Schedule(options.schedule, optimizer, options.trainer.epochs, len(batches))
-    state = TrainingState(model, optimizer, schedule, precision)
     loss = nn.CrossEntropyLoss(label_smoothing=options.loss.label_smoothing)
 
     stop = devices.agreed(stop)
@@ -101,9 +90,9 @@ def train_on(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
     with _held(directory, config, options.overwrite, devices) as finished:
         if finished:
             return devices.from_first(directory.read_results)
-        _resume(state, directory, data.provenance, options.seed, devices)
+        resume(state, directory, data.provenance, options.seed, devices)
         if devices.first:
-            _record_provenance(directory, job, devices, data.provenance)
+            record_provenance(directory, job, devices, data.provenance)
         progress = Progress(
             f"{job.choices['dataset']} {job.choices['model']} {job.choices['optimizer']} seed {options.seed}",
             options.trainer.epochs,
@@ -137,11 +126,28 @@ def train_on(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
             close_logger()
         limit = FAST_DEV_STEPS if options.trainer.fast_dev_run else None
         on_train = dict(evaluate(model, eval_split(data.train), precision, limit, devices))
-        results = devices.from_first(lambda: _results(state, on_train, model, device))
+        results = devices.from_first(lambda: results_of(state, on_train, model, device))
         if devices.first:
-            _finish(directory, job, config, state, results)
+            finish(directory, job, config, state, results)
         devices.any(False)  # nobody leaves before the summary is written
     return results
+
+
+def build_state(options: TrainConfig, data: Data, steps_per_epoch: int, devices: Devices) -> TrainingState:
+    """The network as its seed makes it, and all that changes with it."""
+    trainer, device = options.trainer, devices.device
+    torch.manual_seed(options.seed)
+    # A cropping augmentation may have the network see less than the data set's own size.
+    side = options.augment.image_size(None)
+    shape = data.shape if side is None else (data.shape[0], side, side)
+    precision = Precision(trainer.precision, device)
+    model = devices.node_by_node(lambda: build_model(options.model, shape, data.classes))
+    model.to(device, memory_format=chosen_memory_format(trainer.memory_format, model, precision))
+    devices.same_(model)
+    devices.seed(options.seed)
+    optimizer = build_optimizer(model, options.optimizer, options.base, trainer.max_norm, devices, trainer.fused)
+    schedule = Schedule(options.schedule, optimizer, trainer.epochs, steps_per_epoch)
+    return TrainingState(model, optimizer, schedule, precision)
 
 
 @contextmanager
@@ -150,11 +156,11 @@ def _held(directory: RunDirectory, config: dict[str, Any], overwrite: bool, devi
     if not devices.first:
         yield devices.from_first(bool)
         return
-    with directory.open(config, overwrite=overwrite) as finished, _reported(directory, devices):
+    with directory.open(config, overwrite=overwrite) as finished, reported(directory, devices):
         yield devices.from_first(lambda: finished)
 
 
-def _resume(state: TrainingState, directory: RunDirectory, data: dict[str, Any], seed: int, devices: Devices) -> None:
+def resume(state: TrainingState, directory: RunDirectory, data: dict[str, Any], seed: int, devices: Devices) -> None:
     def read() -> dict[str, Any] | None:
         if directory.checkpoint.is_file():
             return load_checkpoint(directory.checkpoint)
@@ -175,16 +181,20 @@ def _resume(state: TrainingState, directory: RunDirectory, data: dict[str, Any],
     log.info("resumed at epoch %d, step %d", state.epoch + 1, state.step)
 
 
-def _record_provenance(directory: RunDirectory, job: Job, devices: Devices, data: dict[str, Any]) -> None:
+def record_provenance(
+    directory: RunDirectory, job: Job, devices: Devices, data: dict[str, Any], **details: Any
+) -> None:
+    """Write down where the run comes from, `details` beside it."""
     record, device = provenance(), devices.device
     record["hardware"] |= {"device": device.type, "devices": devices.count, "threads": torch.get_num_threads()}
     if device.type == "cuda":
         record["hardware"]["gpu"] = torch.cuda.get_device_name(device)
     record |= {"seed": job.config.seed, "data": data, "choices": job.choices, "overrides": list(job.overrides)}
+    record |= details
     write_json(directory.provenance, record)
 
 
-def _results(
+def results_of(
     state: TrainingState, on_train: dict[str, float], model: nn.Module, device: torch.device
 ) -> dict[str, Any]:
     """What tables can show. Accuracies in [0, 1], losses in nats, times in seconds, memory in bytes."""
@@ -210,7 +220,7 @@ def _results(
     }
 
 
-def _finish(
+def finish(
     directory: RunDirectory, job: Job, config: dict[str, Any], state: TrainingState, results: dict[str, Any]
 ) -> None:
     """The summary comes last but for the checkpoint's removal: a run with a summary is whole."""
@@ -231,8 +241,8 @@ def _finish(
 
 
 @contextmanager
-def _reported(directory: RunDirectory, devices: Devices) -> Iterator[None]:
-    """Log to train.log; leave status, and the traceback of a failure, in the run directory."""
+def reported(directory: RunDirectory, devices: Devices, log: logging.Logger = log) -> Iterator[None]:
+    """Log to train.log what `log` is told; leave status, and the traceback of a failure, in the run directory."""
     handler = logging.FileHandler(directory.log, delay=True)
     handler.handleError = lambda record: None  # a full disk is met, and said, at the next file
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))

@@ -1,0 +1,138 @@
+"""One step of many networks at once: the members' weights are stacked, and so are gradients and perturbations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fsbench.optim import geometry
+from fsbench.optim.descent import Descent
+from fsbench.optim.sharpness_aware import ASAM, FSAM, SharpnessAware
+from fsbench.optim.stacked_base import by_member, stacked, stacked_base
+
+# Losses (M,) at stacked weights, each the mean over its member's mini-batch, and their gradients.
+StackedClosure = Callable[[list[Tensor]], tuple[Tensor, list[Tensor]]]
+
+
+class StackedDescent:
+    """The steps that `members` would take one by one, taken together.
+
+    eps_i = rho_i D_i g_i / sqrt(g_i' D_i g_i), the norm being over the tensors of member i alone. The members are
+    optimizers of one class and base, with one parameter group each, of networks of the same shape. Their parameters
+    become slices of the stack; what they differ in (lr, rho, eta, momentum, weight decay, betas, eps) is theirs, and
+    schedulers act on them. Their state is theirs again after `give`.
+
+    Not for m-sharpness, per-example Fisher information and the Fisher-trace regulariser.
+
+    Attributes:
+        weights: for each parameter a tensor (M, ...).
+        compare: set to True, the next step stores in `alignment` cosines and length ratios, (M,) each, between eps
+            and SAM's.
+    """
+
+    def __init__(self, members: Sequence[Descent]) -> None:
+        self.members = list(members)
+        self.method = self.members[0]
+        params = [member.param_groups[0]["params"] for member in self.members]
+        self.base = stacked_base(self.members)
+        self.weights = [stacked([p.detach() for p in same]) for same in zip(*params, strict=True)]
+        for w, same in zip(self.weights, zip(*params, strict=True), strict=True):
+            for p, own in zip(same, w, strict=True):
+                p.data = own
+        self.compare = False
+        self.alignment: tuple[Tensor, Tensor] | None = None
+        self._rho = self._option("rho")
+        self._eta = [by_member(self._option("eta"), w) for w in self.weights]
+        self._perturbs = isinstance(self.method, SharpnessAware) and (self.method.natural or any(self._rho.tolist()))
+
+    def _option(self, key: str) -> Tensor:
+        values = [member.param_groups[0].get(key, 0.0) for member in self.members]
+        return torch.tensor(values, dtype=self.weights[0].dtype).to(self.weights[0].device)
+
+    def give(self) -> None:
+        """Hand the members the state of their optimizers."""
+        self.base.give()
+
+    @torch.no_grad()
+    def step(self, closure: StackedClosure) -> tuple[Tensor, list[bool]]:
+        """One update of each member from its own mini-batch.
+
+        Returns:
+            The losses at w, before the update, and which members took the step: one whose gradient is not finite
+            stays as it was and counts in its optimizer's `skipped`.
+        """
+        losses, gradients = closure(self.weights)
+        finite = None
+        if self._perturbs:
+            gradients, finite = self._beside(closure, gradients)
+        norm = norms(gradients)
+        taken_here = norm.isfinite() if finite is None else norm.isfinite() & finite
+        taken = taken_here.tolist()
+        if (most := self.method.max_norm) is not None:
+            shrink = (most / (norm + 1e-6)).clamp(max=1.0)
+            gradients = [g * by_member(shrink, g) for g in gradients]
+        everything = [*self.weights, *(tensor for tensors in self.base.memory for tensor in tensors)]
+        lost = None if all(taken) else (~taken_here).nonzero().flatten()
+        kept = [] if lost is None else [tensor[lost] for tensor in everything]
+        self.base.step(self.weights, gradients, taken)
+        for tensor, before in zip(everything, kept, strict=False):
+            tensor[lost] = before
+        for member, took in zip(self.members, taken, strict=True):
+            member.skipped += not took
+            member.skipped_in_a_row = 0 if took else member.skipped_in_a_row + 1
+        return losses, taken
+
+    def _beside(self, closure: StackedClosure, gradients: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """The gradients at w + eps, and whose eps is finite."""
+        axes = self._inverse_metric(gradients)
+        direction, norm = directions(gradients, axes)
+        eps = scaled(direction, norm, self._rho)
+        if self.compare:
+            self.alignment, self.compare = alignments(eps, gradients, self._rho), False
+        _, beside = closure([w + e for w, e in zip(self.weights, eps, strict=True)])
+        if self.method.natural and axes is not None:
+            torch._foreach_mul_(beside, axes)
+        return beside, norm.isfinite()
+
+    def _inverse_metric(self, gradients: list[Tensor]) -> list[Tensor] | None:
+        if isinstance(self.method, ASAM):
+            group = self.method.param_groups[0]
+            names = group.get("param_names") or [""] * len(group["params"])
+            scales = [self.method._scales(p, name) for p, name in zip(group["params"], names, strict=True)]
+            return geometry.adaptive(self.weights, scales, self._eta)
+        if isinstance(self.method, FSAM):
+            return geometry.inverse_fisher_(geometry.squared(gradients), self._eta, self.method.form)
+        return None
+
+
+def norms(tensors: Sequence[Tensor]) -> Tensor:
+    """The Euclidean norm of each member's tensors together, (M,)."""
+    return torch.stack([torch.linalg.vector_norm(t.flatten(1), dim=1) for t in tensors]).norm(dim=0)
+
+
+def inners(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """The inner product of each member's tensors, (M,)."""
+    return torch.stack([(x * y).flatten(1).sum(1) for x, y in zip(a, b, strict=True)]).sum(0)
+
+
+def directions(gradients: list[Tensor], inverse_metric: list[Tensor] | None) -> tuple[list[Tensor], Tensor]:
+    """`geometry.direction` of each member: D g, and sqrt(g' D g), (M,)."""
+    if inverse_metric is None:
+        return gradients, norms(gradients)
+    found = torch._foreach_mul(inverse_metric, gradients)
+    return found, inners(gradients, found).sqrt()
+
+
+def scaled(direction: Sequence[Tensor], norm: Tensor, radii: Tensor) -> list[Tensor]:
+    """`geometry.scaled` of each member: radius direction / norm, 0 where the norm is."""
+    factor = geometry.inverse_or_zero(norm) * radii
+    return [d * by_member(factor, d) for d in direction]
+
+
+def alignments(eps: list[Tensor], gradients: list[Tensor], radii: Tensor) -> tuple[Tensor, Tensor]:
+    """`geometry.alignment` of each member."""
+    reference = scaled(gradients, norms(gradients), radii)
+    norm, reference_norm = norms(eps), norms(reference)
+    return (inners(eps, reference) / (norm * reference_norm)).clamp(-1, 1), norm / reference_norm
