@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fsbench.cli.flags import Parser
 from fsbench.cli.reproduce_help import HELP
-from fsbench.cli.train import say
+from fsbench.cli.say import say
 from fsbench.config.compose import compose_text
 from fsbench.config.primary import REPRODUCE
 from fsbench.errors import Diverged, Interrupted, UsageError, one_line

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from fsbench import __version__
 from fsbench.cli.flags import parse_composed
+from fsbench.cli.say import say
 from fsbench.cli.sharpness_help import HELP
-from fsbench.cli.train import say
 from fsbench.config.compose import Job, compose_jobs, compose_text
 from fsbench.config.primary import SHARPNESS
 from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line
@@ -185,7 +185,8 @@ def _computed(
 
     Raises Interrupted where a signal came.
     """
-    from fsbench.measuring.measure import Failed, measure
+    from fsbench.measuring.failed import Failed
+    from fsbench.measuring.measure import measure
 
     entries: dict[str, Entry] = {}
     failed: dict[str, list[str]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 
-from fsbench.cli.train import say
+from fsbench.cli.say import say
 from fsbench.config.compose import Job, compose_jobs
 from fsbench.errors import FsbenchError, UsageError
 from fsbench.training.attempt import described, failed_line, finished

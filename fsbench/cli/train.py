@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fsbench.cli.flags import parse_composed
+from fsbench.cli.say import say
 from fsbench.cli.train_help import HELP
 from fsbench.config.compose import Job, compose_jobs, compose_text
 from fsbench.errors import FsbenchError, UsageError
@@ -31,14 +32,6 @@ def main(arguments: Sequence[str]) -> int:
     with stop_signal() as stop:
         jobs = compose_jobs(options.overrides, multirun=options.multirun, config_dir=options.config_dir)
         return train(jobs, options.multirun, stop)
-
-
-def say(line: str) -> None:
-    """Print a result; a reader that went away (`| head`) does not stop the training."""
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def train(jobs: list[Job], multirun: bool, stop: StopSignal) -> int:

@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch import nn
 from fsbench import __version__, sharpness
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.errors import UsageError, first_line
+from fsbench.measuring.failed import Failed
 from fsbench.measuring.images import Images
 from fsbench.measuring.measures import Measure
 from fsbench.measuring.network import build_network
@@ -33,14 +34,6 @@ from fsbench.training.build import build_device
 from fsbench.training.devices import Devices
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A measure that ended with an exception."""
-
-    measure: Measure
-    reason: str
 
 
 def measure(

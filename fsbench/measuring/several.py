@@ -13,14 +13,12 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from fsbench import __version__
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.errors import Interrupted
-from fsbench.measuring.measure import Failed, measure
-from fsbench.measuring.measures import MEASURES, Measure
+from fsbench.measuring.failed import Failed
+from fsbench.measuring.measures import Measure
 from fsbench.measuring.record import Entry, Record, answers
 from fsbench.measuring.source import Source
-from fsbench.training.devices import Devices, refuse_absent
+from fsbench.training.devices import refuse_absent
 from fsbench.training.launch import start
-from fsbench.training.stop_signal import at_once
-from fsbench.training.worker import recorded_failure
 
 
 def measure_by_several(
@@ -37,7 +35,7 @@ def measure_by_several(
         handed = (source, config, [one.name for one in measures])
         Path(place, "job.pickle").write_bytes(pickle.dumps(handed))
         try:
-            start(config.devices, "fsbench.measuring.several", place)
+            start(config.devices, "fsbench.measuring.worker", place)
         except (SignalException, Interrupted):
             raise KeyboardInterrupt from None
         failed = json.loads(Path(place, "failed.json").read_text(encoding="utf-8"))
@@ -47,21 +45,3 @@ def measure_by_several(
             yield Failed(one, failed[one.name])
         elif (entries := answers(one, config, kept, __version__)) is not None:
             yield entries
-
-
-def main(directory: str) -> int:
-    """One of the processes."""
-    place = Path(directory)
-    with at_once(), recorded_failure(place) as ended:
-        source, config, names = pickle.loads((place / "job.pickle").read_bytes())
-        devices = Devices.joined(config.device, config.devices, "devices")
-        try:
-            with devices.failing_together():
-                found = list(measure(source, config, [MEASURES[name] for name in names], Record(source), devices))
-                failed = {one.measure.name: one.reason for one in found if isinstance(one, Failed)}
-                if devices.first:
-                    (place / "failed.json").write_text(json.dumps(failed), encoding="utf-8")
-                devices.any(False)
-        finally:
-            devices.leave()
-    return ended[0]

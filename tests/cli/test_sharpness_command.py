@@ -543,7 +543,7 @@ BAD = [
     ("alphas", ["run=RUN", "alphas=[0.1,-1]"], "alphas.1=-1: must be >= 0"),
     ("no-alphas", ["run=RUN", "alphas=[]"], "alphas=[]: must have at least 1 entries"),
     ("eta-of-sam", ["run=RUN", "eta=1"], "eta=1.0: neighbourhood=sam has none"),
-    ("split", ["run=RUN", "split=validation"], "split=validation: must be one of train, test"),
+    ("split", ["run=RUN", "split=validation"], "split=validation: must be one of train, subset, test"),
     ("dtype", ["run=RUN", "dtype=half"], "dtype=half: must be one of float32, float64"),
     ("key", ["run=RUN", "sample=3"], "sample=3: no such key; did you mean 'samples'?"),
     ("group-of-training", ["run=RUN", "optimizer=sam"], "optimizer=sam: no such key in fsbench sharpness"),
