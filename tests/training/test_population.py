@@ -65,7 +65,12 @@ def same_runs(mine: str, theirs: str) -> None:
             torch.testing.assert_close(weights[key], expected[key], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("sweep", SWEEPS)
+FAST = ("sgd", "sam", "fsam", "adam", "lenet-fsam")
+
+
+@pytest.mark.parametrize(
+    "sweep", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in SWEEPS]
+)
 def test_members_are_the_runs_they_would_be_alone(fsbench, quick, sweep) -> None:
     overrides, more = SWEEPS[sweep]
     quick = [word for word in quick if not more or not word.startswith("model")]
