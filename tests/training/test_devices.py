@@ -147,7 +147,7 @@ def test_the_number_of_devices_is_part_of_a_run_where_it_changes_the_result(mode
     assert changed(devices=4, sync_batchnorm=True) == changed(sync_batchnorm=True) == identity(config)
     pieces = {"sync_batchnorm": True, "micro_batch_size": 16}
     assert (changed(devices=4, **pieces) == changed(**pieces)) == MODELS[model]
-    assert (config["model"]["family"] in identity_module._WITHOUT_BATCHNORM) == MODELS[model]
+    assert (config["model"]["family"] in identity_module.WITHOUT_BATCHNORM) == MODELS[model]
     assert mixes_examples(build_model(job.config.model, (3, 32, 32), 10)) != MODELS[model]
 
 
