@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmark import contended, publish, show
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -225,11 +225,6 @@ def cell(found: list[float]) -> str:
     return f"{statistics.median(found):.0f} ({min(found):.0f} - {max(found):.0f})"
 
 
-def show(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench data", description=__doc__)
     add = parser.add_argument
@@ -265,23 +260,18 @@ def main() -> int:
         f"{rounds} passes of each in turn, {steps} steps; load average before: {load:.2f}."
     )
     notes = []
-    if load > 0.5 and not given.cpu_time:
-        notes.append(f"Something else was running at the start (load average {load:.2f}): times may be too long.")
+    notes += contended(load, given.cpu_time)
     notes.append(f"{'A quick run: ' if given.quick else ''}{time.perf_counter() - started:.0f} s in all.")
     text = report(rows, found, notes, about, WORKERS if given.cpu_time else 1)
-    print(text, end="")
-    if given.markdown:
-        given.markdown.write_text(text)
-    if given.json:
-        record = {
-            "provenance": {
-                **origin, "device": hardware, "threads": threads, "cpu_time": given.cpu_time, "load_average": load,
-                "quick": given.quick,
-            },
-            "rows": [{**asdict(r), "median": r.median} for r in rows],
-            "shares": [{**asdict(s), "share": s.share} for s in found],
-        }  # fmt: skip
-        given.json.write_text(json.dumps(record, indent=1) + "\n")
+    record = {
+        "provenance": {
+            **origin, "device": hardware, "threads": threads, "cpu_time": given.cpu_time, "load_average": load,
+            "quick": given.quick,
+        },
+        "rows": [{**asdict(r), "median": r.median} for r in rows],
+        "shares": [{**asdict(s), "share": s.share} for s in found],
+    }  # fmt: skip
+    publish(text, record, given)
     return 0
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark import add_options, names, publish
 
 from fsbench.config.compose import Job, compose_jobs
 from fsbench.errors import UsageError
@@ -74,9 +73,6 @@ def spread(values: Sequence[float], form: str) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    def names(text: str) -> list[str]:
-        return [name for name in text.split(",") if name]
-
     parser = argparse.ArgumentParser(prog="scripts/bench population", description=__doc__)
     add = parser.add_argument
     add("--networks", type=names, default=["mlp", "lenet"], help="(default: mlp,lenet)")
@@ -88,10 +84,7 @@ def arguments() -> argparse.Namespace:
     add("--batch", type=int, default=128)
     add("--rounds", type=int, default=5)
     add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--threads", type=int, default=2, help="of torch (default: 2)")
-    add("--cpu-time", action="store_true", help="CPU time of one thread: for a machine that has other work to do")
-    add("--json", type=Path, metavar="FILE", help="write all times and where they come from")
-    add("--markdown", type=Path, metavar="FILE", help="write the table")
+    add_options(parser)
     add("overrides", nargs="*", help="more of the configuration: model.widths=[32]")
     return parser.parse_args()
 
@@ -131,13 +124,8 @@ def main() -> int:
                 f"{spread(ratios, '.2f')} | {target:g}: {reached} |"
             )
     text = "\n".join(lines) + "\n"
-    print(text, end="")
-    if given.markdown:
-        given.markdown.write_text(text)
-    if given.json:
-        settings = {key: value for key, value in vars(given).items() if key not in ("json", "markdown")}
-        found = {"provenance": {**origin, **settings, "load_average": load}, "rows": rows}
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+    settings = {key: value for key, value in vars(given).items() if key not in ("json", "markdown")}
+    publish(text, {"provenance": {**origin, **settings, "load_average": load}, "rows": rows}, given)
     return 0
 
 

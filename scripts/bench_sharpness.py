@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import os
 import statistics
@@ -13,11 +12,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark import add_options, aligned, contended, publish, short, show, version
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -403,12 +402,7 @@ def grid(rows: list[Row], network: str, cell: Callable[[Row], str]) -> list[str]
     names.sort(key=lambda name: not name.startswith("fsbench"))
     table = [["method", *(f"n = {n}" for n in SIZES)]]
     table += [[name, *(cell(found[name, n]) if (name, n) in found else "" for n in SIZES)] for name in names]
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    lines = [
-        "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |" for line in table
-    ]
-    rule = "| " + " | ".join("-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)) + " |"
-    return [lines[0], rule, *lines[1:]]
+    return aligned(table)
 
 
 def times_table(rows: list[Row], network: str) -> list[str]:
@@ -443,13 +437,6 @@ def targets(rows: list[Row], network: str) -> list[str]:
     return lines
 
 
-def short(number: float) -> str:
-    """Three digits, no exponent."""
-    if number >= 100:
-        return f"{number:.0f}"
-    return f"{number:.2f}" if number < 10 else f"{number:.1f}"
-
-
 def about(threads: int, cpu_time: bool, load: float) -> str:
     known = provenance()
     measured = "CPU time of one thread" if cpu_time else f"{threads} threads"
@@ -460,18 +447,7 @@ def about(threads: int, cpu_time: bool, load: float) -> str:
 
 
 def versions() -> dict[str, str | None]:
-    def version(name: str) -> str | None:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            return None
-
     return {name: version(name) for name in PEERS}
-
-
-def show(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -479,10 +455,7 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--data-dir", type=Path, default=Path(os.environ.get("FSBENCH_DATA", "data")), help="where MNIST lies")
     add("--quick", action="store_true", help="under a minute: fewer runs, more extrapolated")
-    add("--threads", type=int, default=2, help="of torch (default: 2)")
-    add("--cpu-time", action="store_true", help="CPU time of one thread: for a machine that has other work to do")
-    add("--json", type=Path, metavar="FILE", help="write all times, values and where they come from")
-    add("--markdown", type=Path, metavar="FILE", help="write the tables")
+    add_options(parser)
     return parser.parse_args()
 
 
@@ -501,24 +474,19 @@ def main() -> int:
         rows += measure(case, effort, absent)
     show("")
     notes = list(absent.values())
-    if load > 0.5 and not given.cpu_time:
-        notes.append(f"Something else was running at the start (load average {load:.2f}): times may be too long.")
+    notes += contended(load, given.cpu_time)
     notes.append(f"{'A quick run: ' if given.quick else ''}{time.perf_counter() - started:.0f} s in all.")
     wrong = [r for r in rows if r.exact and not r.error < 1e-3]
     notes += [f"WRONG: {r.method}, {r.network}, n = {r.n}: off by {r.error:.1e}" for r in wrong]
     text = report(rows, notes, about(given.threads, given.cpu_time, load))
-    print(text, end="")
-    if given.markdown:
-        given.markdown.write_text(text)
-    if given.json:
-        found: dict[str, Any] = {
-            "provenance": {
-                **origin, "peers": versions(), "threads": torch.get_num_threads(), "cpu_time": given.cpu_time,
-                "load_average": load, "quick": given.quick,
-            },
-            "rows": [{**asdict(r), "median": r.median} for r in rows],
-        }  # fmt: skip
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+    found: dict[str, Any] = {
+        "provenance": {
+            **origin, "peers": versions(), "threads": torch.get_num_threads(), "cpu_time": given.cpu_time,
+            "load_average": load, "quick": given.quick,
+        },
+        "rows": [{**asdict(r), "median": r.median} for r in rows],
+    }  # fmt: skip
+    publish(text, found, given)
     return 1 if wrong else 0
 
 

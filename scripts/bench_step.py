@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark import add_options, aligned, contended, names, publish, short, show, version
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
@@ -348,46 +345,14 @@ def targets(group: str, here: dict[str, Row]) -> Iterator[str]:
             yield f"- {'met' if found <= most else 'missed'}: {what}: {found:.3f} (at most {most:g})"
 
 
-def aligned(lines: list[list[str]]) -> list[str]:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    table = [
-        "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |" for line in lines
-    ]
-    rule = "| " + " | ".join("-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)) + " |"
-    return [table[0], rule, *table[1:]]
-
-
-def short(number: float) -> str:
-    """Three digits, no exponent."""
-    if number >= 100 or not math.isfinite(number):
-        return f"{number:.0f}"
-    return f"{number:.2f}" if number < 10 else f"{number:.1f}"
-
-
 def about(given: argparse.Namespace, device: torch.device, load: float, peak: float | None) -> str:
     known = provenance()
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else known["hardware"]["cpu"]
     measured = "CPU time of one thread" if given.cpu_time else f"{torch.get_num_threads()} threads"
-    parts = [where, measured, f"torch {known['versions']['torch']}", f"{PEER} {peer_version() or 'absent'}"]
+    parts = [where, measured, f"torch {known['versions']['torch']}", f"{PEER} {version(PEER) or 'absent'}"]
     text = ", ".join(parts) + f". Random images and weights (seed 0), all ways in turn in one process, {given.rounds} "
     text += f"rounds after two that do not count; load average before: {load:.2f}."
     return text if peak is None else f"{text} Peak: {peak / 1e12:.0f} TFLOP/s, measured with a bf16 matrix product."
-
-
-def peer_version() -> str | None:
-    try:
-        return metadata.version(PEER)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def show(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
 
 
 def arguments() -> argparse.Namespace:
@@ -400,10 +365,7 @@ def arguments() -> argparse.Namespace:
     add("--rounds", type=int, default=9)
     add("--compile", action="store_true", help="compiled steps too; the first takes minutes on a CPU")
     add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--threads", type=int, default=2, help="of torch (default: 2)")
-    add("--cpu-time", action="store_true", help="CPU time of one thread: for a machine that has other work to do")
-    add("--json", type=Path, metavar="FILE", help="write all times and where they come from")
-    add("--markdown", type=Path, metavar="FILE", help="write the tables")
+    add_options(parser)
     return parser.parse_args()
 
 
@@ -426,8 +388,7 @@ def main() -> int:
     peak = peak_flops(setting) if device.type == "cuda" else None
     show("")
     notes = list(absent.values())
-    if load > 0.5 and not given.cpu_time:
-        notes.append(f"Something else was running at the start (load average {load:.2f}): times may be too long.")
+    notes += contended(load, given.cpu_time)
     notes.append(f"{time.perf_counter() - started:.0f} s in all.")
     lines = ["# The training step: time beside others", "", "Written by `scripts/bench step`. "]
     lines[-1] += about(given, device, load, peak)
@@ -438,19 +399,15 @@ def main() -> int:
     lines[-1] += "were taken one after the other. (fsbench): as `fsbench train` makes the step, memory_format=auto."
     lines += [*tables(rows, setting, peak), "", "## Notes", "", *(f"- {note}" for note in notes)]
     text = "\n".join(lines) + "\n"
-    print(text, end="")
-    if given.markdown:
-        given.markdown.write_text(text)
-    if given.json:
-        found: dict[str, Any] = {
-            "provenance": {
-                **origin, "peers": {PEER: peer_version()}, "threads": torch.get_num_threads(),
-                "cpu_time": given.cpu_time, "load_average": load, "peak_flops": peak, "device": device.type,
-                "batch": given.batch, "rounds": given.rounds,
-            },
-            "rows": [{**vars(row), "median": row.median} for row in rows],
-        }  # fmt: skip
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+    found: dict[str, Any] = {
+        "provenance": {
+            **origin, "peers": {PEER: version(PEER)}, "threads": torch.get_num_threads(),
+            "cpu_time": given.cpu_time, "load_average": load, "peak_flops": peak, "device": device.type,
+            "batch": given.batch, "rounds": given.rounds,
+        },
+        "rows": [{**vars(row), "median": row.median} for row in rows],
+    }  # fmt: skip
+    publish(text, found, given)
     return 0
 
 

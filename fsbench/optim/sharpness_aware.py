@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -19,7 +20,7 @@ from fsbench.optim.running_statistics import frozen_statistics, unmoved_statisti
 from fsbench.optim.sub_batches import batch_size, groups_of
 
 
-class SharpnessAware(Descent):
+class SharpnessAware(Descent, ABC):
     """w <- base(w, gradient at w + eps), eps = rho D g / sqrt(g' D g), both passes on the same mini-batch.
 
     Weight decay and momentum act at w; weights come back exactly, never recomputed; running
@@ -79,12 +80,13 @@ class SharpnessAware(Descent):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{key} must be a finite number >= 0, got {value}")
 
+    @abstractmethod
     def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> InverseMetric | None:
         """D at w as a function of parameters out of `trained()`, whose `.grad` holds g; None for D = 1.
 
         Called as f(params, out) with one of them or all: D in the memory `out`, in new memory where that is None.
         """
-        raise NotImplementedError
+        ...
 
     def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
         if not self.natural and all(group["rho"] == 0 for group in self.param_groups):

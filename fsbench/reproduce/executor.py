@@ -14,7 +14,7 @@ from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line, port
 from fsbench.reproduce.measure import measure_lacking
 from fsbench.runs.directory import RunDirectory
 from fsbench.training.attempt import Outcome as Trained
-from fsbench.training.attempt import attempt, missing_images
+from fsbench.training.attempt import attempt, images_of, missing_images
 from fsbench.training.stop_signal import StopSignal, at_once
 
 
@@ -28,9 +28,7 @@ class Task:
 
     @property
     def data(self) -> tuple[str, str, str | None]:
-        """Where its images come from."""
-        config = self.job.config
-        return config.data_dir, config.dataset.name, config.dataset.root
+        return images_of(self.job)
 
     def known(self) -> None:
         """There is something to do, or it would not be a task."""

@@ -94,7 +94,6 @@ def make_plan(artefact: Artefact, request: Request, compositions: Compositions) 
     runs: list[PlannedRun] = []
     choosing: list[Candidates] = []
     values: list[Values] = []
-    given: list[Values] = []
     for cell in planned:
         run = {**cell.run, _DATASET: request.chosen[_DATASET][0]} if copied else cell.run
         also = [word for where, words in scale.also if cell.has(where) for word in words]
@@ -103,13 +102,13 @@ def make_plan(artefact: Artefact, request: Request, compositions: Compositions) 
             line += _tuned(compositions.job(_published(artefact, cell)), compositions.job([*line, *asked]))
         here = _of_cell(line, asked, compositions)
         line += [*scale.overrides, *also, *here]
-        given.append(tuple(word for word in here if artefact.choice and word.startswith(f"{artefact.choice.key}=")))
+        given = tuple(word for word in here if artefact.choice and word.startswith(f"{artefact.choice.key}="))
         waits, value = None, ()
         if (found := candidates(artefact, scale, cell, line, asked, compositions)) is not None:
             choosing.append(found)
             waits = found.waits
             value = (f"{found.choice.key}={found.value}",) if found.value else ()
-        values.append(value or given[-1])
+        values.append(value or given)
         runs += [planned_run(cell, seed, [*line, *value], compositions, waits) for seed in seeds]
     for word in asked:
         if not any(word in run.job.overrides for run in runs):

@@ -43,9 +43,7 @@ class TrainingTask:
 
     @property
     def data(self) -> tuple[str, str, str | None]:
-        """Where its images come from."""
-        config = self.job.config
-        return config.data_dir, config.dataset.name, config.dataset.root
+        return images_of(self.job)
 
     def known(self) -> Outcome | None:
         """Whether it was done before, or can't be begun."""
@@ -64,6 +62,12 @@ class TrainingTask:
 
     def failed(self, failure: FsbenchError) -> Outcome:
         return Outcome("failed", f"{self.directory.path}: failed, {failure}", failure)
+
+
+def images_of(job: Job) -> tuple[str, str, str | None]:
+    """Where a run's images come from."""
+    config = job.config
+    return config.data_dir, config.dataset.name, config.dataset.root
 
 
 def missing_images(failure: BaseException | None) -> UsageError | None:

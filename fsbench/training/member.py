@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fsbench.config.compose import Job
-from fsbench.data import Data, EvalBatches, MemorySplit, eval_batches, load_data, train_batches
+from fsbench.data import Data, MemorySplit, load_data
 from fsbench.errors import UsageError
 from fsbench.runs.atomic import write_json_lines
 from fsbench.runs.directory import RunDirectory
@@ -20,7 +20,16 @@ from fsbench.training.checkpoint import save_checkpoint
 from fsbench.training.devices import Devices
 from fsbench.training.evaluate import evaluate
 from fsbench.training.progress import epoch_line
-from fsbench.training.run import build_state, finish, record_provenance, reported, results_of, resume
+from fsbench.training.run import (
+    build_batches,
+    build_state,
+    finish,
+    record_provenance,
+    reported,
+    results_of,
+    resume,
+    split_batches,
+)
 
 
 class SharedData:
@@ -66,19 +75,9 @@ class Member:
         self.directory.refuse_other_config(self.config, overwrite=job.config.overwrite)
         self.devices = Devices(shared.device)
         self.data = shared.load(job)
-        options, device = job.config, shared.device
-        self.batches = train_batches(
-            self.data, options.augment, options.trainer.batch_size, options.seed, device, options.trainer.workers
-        )
-
-        def evaluated(split: Any) -> EvalBatches:
-            return eval_batches(split, self.data, options.augment, device, options.trainer.workers)
-
-        self.on_train = evaluated(self.data.train)
-        self.evaluations = {"test": evaluated(self.data.test)}
-        if self.data.validation is not None:
-            self.evaluations["validation"] = evaluated(self.data.validation)
-        self.state = build_state(options, self.data, len(self.batches), self.devices)
+        self.batches, self.evaluations = build_batches(job.config, self.data, self.devices)
+        self.on_train = split_batches(self.data.train, job.config, self.data, self.devices)
+        self.state = build_state(job.config, self.data, len(self.batches), self.devices)
         # The population moves the weights, and says so to nobody.
         self.state.optimizer._opt_called = True
         self._log = logging.getLogger(f"fsbench.member.{self.directory.path.name}")

@@ -16,7 +16,8 @@ from torch import nn
 
 from fsbench.config.compose import Job
 from fsbench.config.train import TrainConfig
-from fsbench.data import Data, EvalBatches, eval_batches, load_data, train_batches
+from fsbench.data import Data, EvalBatches, TrainBatches, eval_batches, load_data, train_batches
+from fsbench.data.splits import Split
 from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError
 from fsbench.models import build_model, parameter_count
 from fsbench.runs.atomic import atomic_path, disk_full, write_json, write_json_lines, write_text
@@ -69,17 +70,7 @@ def train_on(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
     device = devices.device
     start_logger = build_logger(options.logger)
     data = devices.node_by_node(lambda: load_data(options.dataset, Path(options.data_dir)))
-    batches = train_batches(
-        data, options.augment, options.trainer.batch_size, options.seed, device, options.trainer.workers, devices.share
-    )
-
-    def eval_split(split: Any) -> EvalBatches:
-        return eval_batches(split, data, options.augment, device, options.trainer.workers, devices.share)
-
-    evaluations = {"test": eval_split(data.test)}
-    if data.validation is not None:
-        evaluations["validation"] = eval_split(data.validation)
-
+    batches, evaluations = build_batches(options, data, devices)
     state = build_state(options, data, len(batches), devices)
     model, precision = state.model, state.precision
     forward = compiled(model, device) if options.trainer.compile else model
@@ -125,12 +116,29 @@ def train_on(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
             progress.close()
             close_logger()
         limit = FAST_DEV_STEPS if options.trainer.fast_dev_run else None
-        on_train = dict(evaluate(model, eval_split(data.train), precision, limit, devices))
+        on_train = dict(evaluate(model, split_batches(data.train, options, data, devices), precision, limit, devices))
         results = devices.from_first(lambda: results_of(state, on_train, model, device))
         if devices.first:
             finish(directory, job, config, state, results)
         devices.any(False)  # nobody leaves before the summary is written
     return results
+
+
+def build_batches(options: TrainConfig, data: Data, devices: Devices) -> tuple[TrainBatches, dict[str, EvalBatches]]:
+    """What a run is trained on, and what it is evaluated on, by the prefix of the metrics."""
+    batches = train_batches(
+        data, options.augment, options.trainer.batch_size, options.seed, devices.device, options.trainer.workers,
+        devices.share,
+    )  # fmt: skip
+    splits = {"test": data.test, "validation": data.validation}
+    return batches, {
+        prefix: split_batches(split, options, data, devices) for prefix, split in splits.items() if split is not None
+    }
+
+
+def split_batches(split: Split, options: TrainConfig, data: Data, devices: Devices) -> EvalBatches:
+    """A split as a run evaluates it."""
+    return eval_batches(split, data, options.augment, devices.device, options.trainer.workers, devices.share)
 
 
 def build_state(options: TrainConfig, data: Data, steps_per_epoch: int, devices: Devices) -> TrainingState:
