@@ -24,7 +24,10 @@ from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
 from fsbench.runs.provenance import provenance
 from fsbench.training.batch_closure import BatchClosure
 from fsbench.training.compiled import compiled
+from fsbench.training.epoch_totals import EpochTotals
+from fsbench.training.graphed_step import WARM_UP, CudaRecorder, GraphedStep
 from fsbench.training.memory_format import chosen_memory_format
+from fsbench.training.plain_step import PlainStep
 from fsbench.training.precision import Precision
 
 GREY = {"mlp", "lenet", "fcnn", "fcnn_small", "small_cnn", "lenet_ibayashi"}  # on images of 1 x 28 x 28
@@ -37,6 +40,8 @@ PEER_SAM = "pytorch-optimizer SAM, NCHW fp32"
 OURS = "{} (fsbench)"
 BF16 = "{} (fsbench), bf16"
 COMPILED = "{} (fsbench), compiled"
+GRAPH = "{} (fsbench), CUDA graph"
+GRAPH_BF16 = "{} (fsbench), bf16, CUDA graph"
 MEAN = "Fisher trace M=8, full_batch=mean (fsbench)"
 COPY = "copying the weights"
 MOVE = "{}, w to w + eps and back alone (fsbench)"
@@ -103,6 +108,11 @@ class Row:
     name: str
     times: list[float] = field(default_factory=list)
     flop: float | None = None
+
+    @property
+    def opaque(self) -> bool:
+        """Whether operations can't be counted as they are called; the graph's are those of the plain way."""
+        return "compiled" in self.name or "graph" in self.name
 
     @property
     def median(self) -> float:
@@ -183,6 +193,21 @@ def ours(
     return run
 
 
+def graphed(network: str, method: str, setting: Setting, precision: str = "fp32") -> Callable[[], None]:
+    """A step as `fsbench train` makes it on a GPU, recorded; raises RuntimeError where that fails."""
+    model, x, y = fresh(network, setting)
+    accuracy = Precision(precision, setting.device)
+    model.to(memory_format=chosen_memory_format("auto", model, accuracy))
+    optimizer = METHODS[method](model.named_parameters(), model=model, fused=True)
+    closure = BatchClosure(model, nn.CrossEntropyLoss(), accuracy)
+    step, totals = GraphedStep(PlainStep(closure, optimizer), CudaRecorder(setting.device)), EpochTotals()
+    for _ in range(2 * WARM_UP):
+        step(x, y, len(y), totals)
+    if not step.recorded:
+        raise RuntimeError(f"{method} on {network}: the step was not recorded")
+    return lambda: step(x, y, len(y), totals)
+
+
 Ways = Iterator[tuple[str, Callable[[], None]]]
 
 
@@ -210,6 +235,10 @@ def step_ways(network: str, setting: Setting, absent: dict[str, str]) -> Ways:
         yield OURS.format(method), ours(network, method, setting)
     for method in ("SGD", "SAM", "FSAM"):
         yield BF16.format(method), ours(network, method, setting, "bf16")
+    if setting.device.type == "cuda":
+        for name, precision in ((GRAPH, "fp32"), (GRAPH_BF16, "bf16")):
+            for method in ("SGD", "SAM", "FSAM"):
+                yield name.format(method), graphed(network, method, setting, precision)
     if setting.compiles:
         for method in ("SGD", "SAM"):
             yield COMPILED.format(method), ours(network, method, setting, compiling=True)
@@ -274,13 +303,16 @@ def measure(group: str, network: str, ways: Ways, setting: Setting) -> list[Row]
     for done in range(setting.rounds + 2):
         for row, run in runs:
             show(f"{group}, {network}: round {done + 1} of {setting.rounds + 2}, {row.name}")
-            if done == 0 and setting.device.type == "cuda" and group != "update" and "compiled" not in row.name:
+            if done == 0 and setting.device.type == "cuda" and group != "update" and not row.opaque:
                 with FlopCounterMode(display=False) as counter:
                     run()
                 row.flop = float(counter.get_total_flops())
             seconds = setting.timed(run)
             if done >= 2:
                 row.times.append(seconds)
+    known = {row.name: row.flop for row, _ in runs}
+    for row, _ in runs:
+        row.flop = row.flop or known.get(row.name.removesuffix(", CUDA graph"))
     return [row for row, _ in runs]
 
 

@@ -42,6 +42,7 @@ class TrainerOptions(Options):
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     compile: bool = False
     fused: bool = False
+    cuda_graph: Literal["auto", True, False] = "auto"
     population: bool = False
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import torch
@@ -76,6 +76,8 @@ class Descent(torch.optim.Optimizer):
         self.processes = processes or Processes()
         self.skipped = 0
         self.skipped_in_a_row = 0
+        # Whether each gradient so far was finite, while nobody on the host may ask.
+        self._verdicts: list[Tensor] | None = None
         self._own_defaults = dict(defaults or {})
         super().__init__(params, dict(self._own_defaults))
         self.base = base(self.param_groups, **base_options)
@@ -132,6 +134,7 @@ class Descent(torch.optim.Optimizer):
         """
         if closure is None:
             raise RuntimeError(_NO_CLOSURE.format(name=type(self).__name__))
+        self.begin()
         with remembered_statistics(self.model) as restore:
             try:
                 loss = self.descent_gradient(closure, size)
@@ -142,11 +145,42 @@ class Descent(torch.optim.Optimizer):
                 self.skipped += 1
                 self.skipped_in_a_row += 1
                 return failure.loss
+        self._base_step()
+        self.skipped_in_a_row = 0
+        return loss
+
+    @torch.no_grad()
+    def masked_step(self, closure: Closure, size: int | None = None) -> tuple[Tensor, Tensor]:
+        """`step` without a look at any value from the host, so that a CUDA graph can hold it; `begin` comes before.
+
+        Needs a base of torch's fused kernels (`fused=True`) whose state is there: a plain step came before.
+
+        Returns:
+            The loss at w, and whether the step was taken. One that was not left everything as it was; it is the
+            caller who counts it.
+        """
+        self._verdicts = []
+        try:
+            with remembered_statistics(self.model) as restore:
+                loss = self.descent_gradient(closure, size)
+                self._clip(loss)
+                taken = torch.stack(self._verdicts).all()
+                restore(~taken)
+            self.base.found_inf = (~taken).float()
+            self._base_step()
+        finally:
+            self._verdicts = None
+            self.base.found_inf = None
+        return loss, taken
+
+    def begin(self) -> Hashable:
+        """The host's part of a step: what depends on the learning rates. Returns which form the step takes then."""
+        return None
+
+    def _base_step(self) -> None:
         for p in self.trained():
             p.grad = _as_laid_out(p.grad, p)
         self.base.step()
-        self.skipped_in_a_row = 0
-        return loss
 
     def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
         """Leave the gradient to descend along in `.grad`; return the loss at w."""
@@ -165,13 +199,19 @@ class Descent(torch.optim.Optimizer):
         """The parameters that hold a gradient now, in the order of the groups."""
         return [p for group in self.param_groups for p in group["params"] if p.grad is not None]
 
+    def require_finite(self, norm: Tensor, loss: Tensor) -> None:
+        """Raise NonFiniteGradient where a norm is not finite; in a masked step, have the step undone."""
+        if self._verdicts is not None:
+            self._verdicts.append(torch.isfinite(norm))
+        elif not math.isfinite(norm):
+            raise NonFiniteGradient(loss)
+
     def _clip(self, loss: Tensor) -> None:
         params = self.trained()
         if not params:
             return
         norm = torch.nn.utils.get_total_norm([p.grad for p in params])
-        if not math.isfinite(norm):
-            raise NonFiniteGradient(loss)
+        self.require_finite(norm, loss)
         if self.max_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(params, self.max_norm, norm)
 

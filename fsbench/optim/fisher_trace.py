@@ -78,6 +78,7 @@ class FisherTrace(Descent):
         self.alpha, self.beta, self.parts, self.start = alpha, beta, sub_batches, start
         self.full_batch = full_batch
         self.penalty: Tensor | None = None
+        self._regularised = False
         self._beside = Beside()
         # The peak lives in the groups, so that state_dict carries it.
         super().__init__(params, base, defaults={"peak_lr": 0.0}, **options)
@@ -90,11 +91,15 @@ class FisherTrace(Descent):
             self.start == "immediately" or any(group["lr"] < group["peak_lr"] for group in self.param_groups)
         )
 
-    def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
+    def begin(self) -> bool:
         for group in self.param_groups:
             group["peak_lr"] = max(group["peak_lr"], float(group["lr"]))
+        self._regularised = self.active
+        return self._regularised
+
+    def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
         self.penalty = None
-        if not self.active:
+        if not self._regularised:
             return self.one_pass(closure)
 
         if self.full_batch == "mean":
@@ -116,7 +121,7 @@ class FisherTrace(Descent):
     ) -> tuple[Tensor | float, dict[Tensor, Tensor], dict[Tensor, Tensor]]:
         """Mean loss, sum of n_i/N g_i (if `means`), sum of n_i/N [g_i - gradient at w - alpha g_i]; stores R."""
         loss: Tensor | float = 0.0
-        penalty = torch.zeros(())
+        penalty: Tensor | float = 0.0
         gradient: dict[Tensor, Tensor] = {}
         regulariser: dict[Tensor, Tensor] = {}
         filled = 0
@@ -138,11 +143,11 @@ class FisherTrace(Descent):
             if means:
                 _accumulate(gradient, params, g, share)
             loss = loss + share * at_w
-            penalty = penalty.to(at_w) + share * (at_w - below)
+            penalty = penalty + share * (at_w - below)
         if size is None and 0 < filled < self.parts:
             penalty = penalty * (self.parts / filled)
             torch._foreach_mul_(list(regulariser.values()), self.parts / filled)
-        self.penalty = penalty
+        self.penalty = torch.as_tensor(penalty)
         return loss, gradient, regulariser
 
     def _parts(self, size: int | None) -> list[Part]:

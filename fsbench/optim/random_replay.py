@@ -9,10 +9,14 @@ import torch
 
 
 class RandomReplay:
-    """Remembers torch's global random state (of the CPU, and of `device` if that is a GPU) when made."""
+    """Remembers torch's global random state (of the CPU, and of `device` if that is a GPU) when made.
+
+    While a CUDA graph is being captured the GPU's state can't be read: nothing may be drawn then.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._on_gpu = device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
         self.start = self._state()
 
     @contextmanager
@@ -26,7 +30,7 @@ class RandomReplay:
             self._set(later)
 
     def _state(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if self._on_gpu else None
 
     def _set(self, state: tuple[torch.Tensor, torch.Tensor | None]) -> None:
         cpu, cuda = state

@@ -50,18 +50,18 @@ def _each_training_module(act: Callable[[nn.Module], None], model: nn.Module | N
 
 
 @contextmanager
-def remembered_statistics(model: nn.Module | None = None) -> Iterator[Callable[[], None]]:
-    """Remember running statistics as they are on entry; yields a function that puts them back."""
+def remembered_statistics(model: nn.Module | None = None) -> Iterator[Callable[..., None]]:
+    """Remember running statistics as they are on entry; yields a function that puts them back (if a flag says so)."""
     saved: dict[nn.Module, list[Tensor]] = {}
 
     def remember(module: nn.Module) -> None:
         saved[module] = [buffer.clone() for buffer in _statistics(module)]
 
     @torch.no_grad()
-    def restore() -> None:
+    def restore(flag: Tensor | None = None) -> None:
         for module, values in saved.items():
             for buffer, value in zip(_statistics(module), values, strict=True):
-                buffer.copy_(value)
+                buffer.copy_(value if flag is None else torch.where(flag, value, buffer))
 
     with _each_training_module(remember, model):
         yield restore

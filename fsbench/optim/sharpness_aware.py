@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fsbench.optim import geometry
 from fsbench.optim.beside import Beside, InverseMetric
-from fsbench.optim.descent import Closure, Descent, NonFiniteGradient
+from fsbench.optim.descent import Closure, Descent
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.running_statistics import frozen_statistics, unmoved_statistics
 from fsbench.optim.sub_batches import batch_size, groups_of
@@ -127,11 +127,11 @@ class SharpnessAware(Descent, ABC):
         rho = self.group_values("rho")
         radii = [rho[p] for p in params]
         direction, norm = self._beside.direction(params, inverse_metric)
-        if local and not math.isfinite(norm):
+        if not local:
+            self.require_finite(norm, loss)
+        elif not math.isfinite(norm):
             # All processes have to skip the step, not this one alone: the second pass tells them.
             radii = [math.nan] * len(params)
-        elif not math.isfinite(norm):
-            raise NonFiniteGradient(loss)
         if self.compare:
             eps = geometry.scaled(direction, norm, radii)
             self.alignment = geometry.alignment(eps, [p.grad for p in params], radii)

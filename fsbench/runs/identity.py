@@ -18,6 +18,7 @@ _INCIDENTAL_OF = {
         "memory_format",
         "compile",
         "fused",
+        "cuda_graph",
         "sync_batchnorm",
         "population",
     },

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fsbench.config.train import TrainerOptions
 from fsbench.data import EvalBatches, TrainBatches
@@ -17,48 +16,15 @@ from fsbench.errors import Diverged, Interrupted
 from fsbench.optim import Descent
 from fsbench.training.batch_closure import BatchClosure
 from fsbench.training.devices import Devices
+from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.evaluate import evaluate
+from fsbench.training.graphed_step import CudaRecorder, GraphedStep
+from fsbench.training.plain_step import PlainStep
 from fsbench.training.precision import Precision
 from fsbench.training.schedule import Schedule
 from fsbench.training.stop_signal import StopSignal
 
 FAST_DEV_STEPS = 2
-
-
-@dataclass
-class EpochTotals:
-    """Sums over the steps of the epoch in progress; they travel with the checkpoint."""
-
-    lr: float | None = None
-    seen: int = 0
-    steps: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
-    loss: Tensor | float = 0.0
-    hits: Tensor | float = 0.0
-    compared: int = 0
-    cosine: float = 0.0
-    length_ratio: float = 0.0
-    penalised: int = 0
-    penalty: Tensor | float = 0.0
-
-    def row(self) -> dict[str, Any]:
-        """Means over the epoch; what was not measured is left out."""
-        row: dict[str, Any] = {
-            "lr": self.lr,
-            "train_loss": float(self.loss) / self.seen if self.seen else None,
-            "train_accuracy": float(self.hits) / self.seen if self.seen else None,
-            "skipped_steps": self.skipped,
-        }
-        if self.compared:
-            row["eps_cosine_to_sam"] = self.cosine / self.compared
-            row["eps_length_over_sam"] = self.length_ratio / self.compared
-        if self.penalised:
-            row["penalty"] = float(self.penalty) / self.penalised
-        return row
-
-    def state_dict(self) -> dict[str, float]:
-        return {name: float(value) if torch.is_tensor(value) else value for name, value in vars(self).items()}
 
 
 @dataclass
@@ -105,6 +71,7 @@ def fit(
     on_epoch: Callable[[dict[str, Any]], None],
     stop: StopSignal,
     devices: Devices | None = None,
+    recorded: bool = False,
 ) -> None:
     """Train from where `state` stands to the last epoch.
 
@@ -114,13 +81,17 @@ def fit(
         save: writes a checkpoint; called every `checkpoint_every` epochs, at the end and when interrupted.
         stop: agreed on by all devices, which look at it equally often.
         devices: those that share each mini-batch; None: one alone.
+        recorded: whether steps are recorded as CUDA graphs.
 
     Raises:
         Diverged: `max_skipped` steps in a row had a non-finite gradient, or a split's loss is not finite.
         Interrupted: a signal asked to stop; a checkpoint was saved.
     """
-    model, optimizer, schedule, precision = state.model, state.optimizer, state.schedule, state.precision
-    closure = BatchClosure(forward, loss, precision, options.micro_batch_size, devices, options.sync_batchnorm)
+    model, optimizer, schedule = state.model, state.optimizer, state.schedule
+    closure = BatchClosure(forward, loss, state.precision, options.micro_batch_size, devices, options.sync_batchnorm)
+    step: PlainStep | GraphedStep = PlainStep(closure, optimizer)
+    if recorded:
+        step = GraphedStep(step, CudaRecorder(closure.parameters[0].device))
     max_steps = FAST_DEV_STEPS if options.fast_dev_run else options.max_steps or math.inf
     total_steps = min(options.epochs * len(batches), max_steps)
     eval_limit = FAST_DEV_STEPS if options.fast_dev_run else None
@@ -133,17 +104,10 @@ def fit(
         # The clock takes in the making of batches, but not evaluation and saving.
         clock = time.perf_counter()
         for x, y in batches.epoch(state.epoch, start=state.step):
-            size = batches.size(state.step)
-            closure.load(x, y, size)
             if compares:
                 optimizer.compare = state.step % options.compare_every == 0
-            skipped_before = optimizer.skipped
-            batch_loss = optimizer.step(closure, size=size)
-            skipped = optimizer.skipped > skipped_before
-            precision.after_step(skipped)
-            closure.after_step(skipped)
+            step(x, y, batches.size(state.step), state.totals)
             schedule.after_step()
-            _count(state.totals, optimizer, batch_loss, closure.hits, size, skipped)
             now = time.perf_counter()
             state.totals.seconds += now - clock
             clock = now
@@ -155,9 +119,12 @@ def fit(
                 break
             # After an epoch's last step the stop waits for the evaluation, which ends that epoch.
             if stop.requested and state.step < len(batches):
+                step.settle(state.totals)
                 save()
                 raise Interrupted(f"interrupted in epoch {state.epoch + 1}; the same command goes on from there")
 
+        step.settle(state.totals)
+        state.totals.seconds += time.perf_counter() - clock
         ends = state.epoch * len(batches) + state.step >= total_steps
         row = end_epoch(state, evaluations, options, ends, eval_limit, devices)
         stopping = stop.requested
@@ -203,26 +170,3 @@ def end_epoch(
     state.rows.append(row)
     state.epoch, state.step, state.totals = state.epoch + 1, 0, EpochTotals()
     return row
-
-
-def _count(totals: EpochTotals, optimizer: Descent, loss: Tensor, hits: Tensor, size: int, skipped: bool) -> None:
-    """Add one step to the totals; a skipped step counts as skipped only."""
-    totals.steps += 1
-    if skipped:
-        totals.skipped += 1
-        return
-    totals.seen += size
-    totals.loss = totals.loss + loss.double() * size
-    totals.hits = totals.hits + hits
-    alignment = getattr(optimizer, "alignment", None)
-    if alignment is not None:
-        optimizer.alignment = None
-        cosine, ratio = (float(value) for value in alignment)
-        if math.isfinite(cosine):
-            totals.compared += 1
-            totals.cosine += cosine
-            totals.length_ratio += ratio
-    penalty = getattr(optimizer, "penalty", None)
-    if penalty is not None:
-        totals.penalised += 1
-        totals.penalty = totals.penalty + penalty.double()

@@ -30,6 +30,7 @@ from fsbench.training.compiled import compiled
 from fsbench.training.devices import Devices
 from fsbench.training.evaluate import evaluate
 from fsbench.training.fit import FAST_DEV_STEPS, TrainingState, fit
+from fsbench.training.graphed_step import records_steps
 from fsbench.training.loggers import build_logger
 from fsbench.training.memory_format import chosen_memory_format
 from fsbench.training.peak_memory import peak_memory, reset_peak_memory
@@ -111,6 +112,7 @@ def train_on(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
             fit(
                 state, batches, evaluations, options.trainer, loss,
                 forward=forward, save=save, on_step=progress.step, on_epoch=on_epoch, stop=stop, devices=devices,
+                recorded=records_steps(options, device),
             )  # fmt: skip
         finally:
             progress.close()
@@ -153,7 +155,9 @@ def build_state(options: TrainConfig, data: Data, steps_per_epoch: int, devices:
     model.to(device, memory_format=chosen_memory_format(trainer.memory_format, model, precision))
     devices.same_(model)
     devices.seed(options.seed)
-    optimizer = build_optimizer(model, options.optimizer, options.base, trainer.max_norm, devices, trainer.fused)
+    # The recorded step leaves it to the fused kernels to pass over what is not finite.
+    fused = trainer.fused or records_steps(options, device)
+    optimizer = build_optimizer(model, options.optimizer, options.base, trainer.max_norm, devices, fused)
     schedule = Schedule(options.schedule, optimizer, trainer.epochs, steps_per_epoch)
     return TrainingState(model, optimizer, schedule, precision)
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from fsbench.config.compose import compose_jobs
 from fsbench.runs.directory import RunDirectory
-from fsbench.training import fit as fit_module
 from fsbench.training import run as run_module
+from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.stop_signal import StopSignal
 
 TIMES = {"seconds", "seconds_per_epoch", "seconds_per_step", "peak_memory"}
@@ -123,20 +123,20 @@ def test_n_plus_n_steps_equal_2n(fsbench, quick, monkeypatch, overrides, how) ->
         assert fsbench("train", *line, "runs_dir=broken").code == 1
         monkeypatch.setattr(run_module, "save_checkpoint", save)
     else:
-        count = fit_module._count
+        count = EpochTotals.add
 
         def count_and_signal(totals, *rest):
             count(totals, *rest)
             if totals.steps == 2:
                 signal.raise_signal(signal.SIGTERM)
 
-        monkeypatch.setattr(fit_module, "_count", count_and_signal)
+        monkeypatch.setattr(EpochTotals, "add", count_and_signal)
         ended = fsbench("train", *line, "runs_dir=broken")
         assert (ended.code, ended.err) == (
             130, "fsbench: interrupted in epoch 1; the same command goes on from there\n"
         )  # fmt: skip
         assert json.loads(only_run(Path("broken")).status_file.read_text())["status"] == "interrupted"
-        monkeypatch.setattr(fit_module, "_count", count)
+        monkeypatch.setattr(EpochTotals, "add", count)
     assert only_run(Path("broken")).checkpoint.is_file()
 
     assert fsbench("train", *line, "runs_dir=broken").code == 0
@@ -150,17 +150,17 @@ def test_n_plus_n_steps_equal_2n(fsbench, quick, monkeypatch, overrides, how) ->
 
 def test_a_signal_at_the_last_step_of_an_epoch_keeps_its_evaluation(fsbench, quick, monkeypatch) -> None:
     steps = 12
-    count = fit_module._count
+    count = EpochTotals.add
 
     def count_and_signal(totals, *rest):
         count(totals, *rest)
         if totals.steps == steps:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(fit_module, "_count", count_and_signal)
+    monkeypatch.setattr(EpochTotals, "add", count_and_signal)
     ended = fsbench("train", *quick)
     assert (ended.code, ended.err.count("interrupted after epoch 1")) == (130, 1)
-    monkeypatch.setattr(fit_module, "_count", count)
+    monkeypatch.setattr(EpochTotals, "add", count)
     assert fsbench("train", *quick).code == 0
     run = only_run(Path("runs"))
     assert [row["epoch"] for row in metrics(run)] == [1, 2]
@@ -232,7 +232,7 @@ def test_a_failure_leaves_its_traceback(fsbench, quick, monkeypatch) -> None:
     def broken(*_):
         raise ZeroDivisionError("made up")
 
-    monkeypatch.setattr(fit_module, "_count", broken)
+    monkeypatch.setattr(EpochTotals, "add", broken)
     ended = fsbench("train", *quick)
     run = only_run(Path("runs"))
     assert ended.code == 1

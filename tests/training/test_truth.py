@@ -13,8 +13,9 @@ from torch import nn
 from fsbench.config.compose import compose_jobs
 from fsbench.data import load_data
 from fsbench.models import build_model
-from fsbench.training import fit as fit_module
+from fsbench.training.batch_closure import BatchClosure
 from fsbench.training.build import build_optimizer
+from fsbench.training.epoch_totals import EpochTotals
 
 NETWORK = ["dataset=digits", "model=wrn28_2", "model.depth=10", "model.width=1", "model.dropout=0.3",
            "trainer.progress=false", "trainer.epochs=2"]  # fmt: skip
@@ -90,19 +91,19 @@ def test_every_option_reaches_the_optimizer(name, options) -> None:
 def test_skipped_steps_are_counted_and_left_out_of_means(fsbench, quick, monkeypatch) -> None:
     """The third step is poisoned; its batch is in no mean."""
     losses: list[float] = []
-    count = fit_module._count
+    count = EpochTotals.add
 
     def recording(totals, optimizer, loss, hits, size, skipped):
         losses.append((float(loss), size, skipped))
         count(totals, optimizer, loss, hits, size, skipped)
 
-    load = fit_module.BatchClosure.load
+    load = BatchClosure.load
 
     def poisoned(self, x, y, size):
         load(self, x * float("inf") if len(losses) == 2 else x, y, size)
 
-    monkeypatch.setattr(fit_module, "_count", recording)
-    monkeypatch.setattr(fit_module.BatchClosure, "load", poisoned)
+    monkeypatch.setattr(EpochTotals, "add", recording)
+    monkeypatch.setattr(BatchClosure, "load", poisoned)
     assert fsbench("train", *quick, "trainer.epochs=1").code == 0
     (row,) = rows(only_run())
     kept = [(loss, size) for loss, size, skipped in losses if not skipped]
@@ -112,13 +113,13 @@ def test_skipped_steps_are_counted_and_left_out_of_means(fsbench, quick, monkeyp
 
 def test_alignment_is_sampled_every_so_many_steps(fsbench, quick, monkeypatch) -> None:
     samples = []
-    count = fit_module._count
+    count = EpochTotals.add
 
     def recording(totals, optimizer, *rest):
         samples.append(optimizer.alignment is not None)
         count(totals, optimizer, *rest)
 
-    monkeypatch.setattr(fit_module, "_count", recording)
+    monkeypatch.setattr(EpochTotals, "add", recording)
     fsbench("train", *quick, "optimizer=asam", "trainer.epochs=1", "trainer.compare_every=5")
     assert [i for i, sampled in enumerate(samples) if sampled] == [0, 5, 10]
     (row,) = rows(only_run())

@@ -1,0 +1,220 @@
+"""A recorded step is the plain one: losses step by step, counts, skipped steps; and what is not recorded."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
+from fsbench.training.batch_closure import BatchClosure
+from fsbench.training.epoch_totals import EpochTotals
+from fsbench.training.graphed_step import CudaRecorder, GraphedStep
+from fsbench.training.plain_step import PlainStep
+from fsbench.training.precision import Precision
+
+SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "fused": True}
+METHODS: dict[str, Callable[..., Descent]] = {
+    "sgd": lambda p, **o: Descent(p, torch.optim.SGD, **SGD, **o),
+    "clipped": lambda p, **o: Descent(p, torch.optim.SGD, max_norm=0.1, **SGD, **o),
+    "adam": lambda p, **o: Descent(p, torch.optim.Adam, lr=1e-3, fused=True, **o),
+    "sam": lambda p, **o: SAM(p, torch.optim.SGD, rho=0.05, **SGD, **o),
+    "sam-m": lambda p, **o: SAM(p, torch.optim.SGD, rho=0.05, m=10, **SGD, **o),
+    "sam-adamw": lambda p, **o: SAM(p, torch.optim.AdamW, rho=0.05, lr=1e-3, fused=True, **o),
+    "asam": lambda p, **o: ASAM(p, torch.optim.SGD, rho=0.5, eta=0.01, **SGD, **o),
+    "fsam": lambda p, **o: FSAM(p, torch.optim.SGD, rho=0.1, eta=1.0, **SGD, **o),
+    "natural": lambda p, **o: FSAM(p, torch.optim.SGD, rho=0.1, eta=1.0, natural=True, **SGD, **o),
+    "fisher-trace": lambda p, **o: FisherTrace(p, alpha=1e-2, sub_batches=4, start="immediately", **SGD, **o),
+    "late": lambda p, **o: FisherTrace(p, alpha=1e-2, sub_batches=4, start="first_drop", **SGD, **o),
+}
+
+
+class Again:
+    """Stands for a CUDA graph where there is no GPU: what was recorded is done again, word for word."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.recordings = 0
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        yield
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        self.recordings += 1
+        return step
+
+    def random_state(self) -> Tensor:
+        return torch.get_rng_state()
+
+
+class Broken(Again):
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand much more")
+
+
+class Wrong(Again):
+    """Makes a step, but on what it saw when it was recorded."""
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
+
+# Recorded steps read the learning rate in fp32.
+WHERE = [
+    pytest.param(torch.device("cpu"), Again, torch.float64, 1e-6, id="cpu"),
+    pytest.param(torch.device("cuda"), CudaRecorder, torch.float32, 2e-3, id="gpu", marks=pytest.mark.gpu),
+]
+
+
+def network(device: torch.device, dtype: torch.dtype, dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Dropout(dropout), nn.Flatten(), nn.Linear(32, 5),
+    ).to(device, dtype)  # fmt: skip
+
+
+def batches(steps: int, device: torch.device, dtype: torch.dtype, last: int = 24) -> list[tuple[Tensor, Tensor]]:
+    """Every seventh has `last` rows, as at the end of an epoch."""
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (
+            torch.randn(size, 3, 8, 8, generator=generator, dtype=dtype).to(device),
+            torch.randint(5, (size,), generator=generator).to(device),
+        )
+        for size in (last if step % 7 == 6 else 24 for step in range(steps))
+    ]
+
+
+class Trained:
+    """Twenty steps and what they left: the loss summed up after each, all counts, the weights."""
+
+    def __init__(self, model: nn.Module, method: str, steps: list[tuple[Tensor, Tensor]], recorder=None) -> None:
+        self.optimizer = METHODS[method](model.named_parameters(), model=model)
+        device = steps[0][0].device
+        closure = BatchClosure(model, nn.CrossEntropyLoss(), Precision("fp32", device))
+        step = plain = PlainStep(closure, self.optimizer)
+        if recorder is not None:
+            step = GraphedStep(plain, recorder)
+        self.totals, self.losses = EpochTotals(), []
+        for number, (x, y) in enumerate(steps):
+            for group in self.optimizer.param_groups:
+                group["lr"] = SGD["lr"] / (1 + number)
+            if hasattr(self.optimizer, "compare"):
+                self.optimizer.compare = number % 9 == 0
+            step(x, y, len(y), self.totals)
+            if number % 2:  # some steps wait on the device
+                step.settle(self.totals)
+                self.losses.append(float(self.totals.loss))
+        step.settle(self.totals)
+        self.weights = [value.detach().double().cpu() for value in model.state_dict().values()]
+
+
+def same(found: Trained, expected: Trained, tolerance: float) -> None:
+    assert found.losses == pytest.approx(expected.losses, rel=tolerance, nan_ok=True)
+    for mine, theirs in zip(found.weights, expected.weights, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
+    mine, theirs = ({**of.totals.state_dict(), "lr": 0.0} for of in (found, expected))
+    assert mine == pytest.approx(theirs, rel=10 * tolerance)
+    assert found.optimizer.skipped == expected.optimizer.skipped
+    assert found.optimizer.skipped_in_a_row == expected.optimizer.skipped_in_a_row
+
+
+@pytest.mark.parametrize(("device", "recorder", "dtype", "tolerance"), WHERE)
+@pytest.mark.parametrize("method", METHODS)
+def test_it_is_the_plain_step(device, recorder, dtype, tolerance, method, caplog) -> None:
+    steps = batches(20, device, dtype, last=17)
+    expected = Trained(network(device, dtype), method, steps)
+    found = Trained(network(device, dtype), method, steps, recorder(device))
+    same(found, expected, tolerance)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(("device", "recorder", "dtype", "tolerance"), WHERE)
+@pytest.mark.parametrize("method", ["sgd", "adam", "sam", "fsam", "fisher-trace"])
+def test_a_step_that_is_not_finite_is_skipped_and_counted(device, recorder, dtype, tolerance, method) -> None:
+    steps = batches(20, device, dtype)
+    for number in (0, 8, 9, 15, 18, 19):
+        steps[number][0][3] = torch.inf
+    expected = Trained(network(device, dtype), method, steps)
+    found = Trained(network(device, dtype), method, steps, recorder(device))
+    assert (expected.optimizer.skipped, expected.optimizer.skipped_in_a_row) == (6, 2)
+    same(found, expected, tolerance)
+
+
+def recordings(method: str, recorder: Again, dropout: float = 0.0, last: int = 24) -> int:
+    device = torch.device("cpu")
+    Trained(network(device, torch.float32, dropout), method, batches(20, device, torch.float32, last), recorder)
+    return recorder.recordings
+
+
+RECORDED = [
+    pytest.param("sgd", 24, 1, id="one-form"),
+    pytest.param("sgd", 17, 1, id="smaller-batches-between"),
+    pytest.param("late", 24, 1, id="regularised-from-the-second-step"),
+]
+
+
+@pytest.mark.parametrize(("method", "last", "expected"), RECORDED)
+def test_how_often_a_step_is_recorded(method, last, expected) -> None:
+    assert recordings(method, Again(torch.device("cpu")), last=last) == expected
+
+
+REFUSED = [
+    pytest.param(Again, 0.5, "steps draw random numbers (dropout)", id="dropout"),
+    pytest.param(Broken, 0.0, "CUDA error: operation not permitted when stream is capturing", id="capture-fails"),
+    pytest.param(Wrong, 0.0, "a recorded step was not the plain one", id="wrong"),
+]
+
+
+@pytest.mark.parametrize(("recorder", "dropout", "reason"), REFUSED)
+def test_where_it_can_not_be_recorded_the_steps_are_plain_and_the_log_says_why(
+    recorder, dropout, reason, caplog
+) -> None:
+    device = torch.device("cpu")
+    steps = batches(20, device, torch.float64)
+    torch.manual_seed(5)
+    expected = Trained(network(device, torch.float64, dropout), "sam", steps)
+    torch.manual_seed(5)
+    with caplog.at_level(logging.WARNING):
+        found = Trained(network(device, torch.float64, dropout), "sam", steps, recorder(device))
+    assert found.losses == expected.losses
+    assert caplog.messages == [f"trainer.cuda_graph: not used, {reason}"]
+
+
+FORBIDDEN = [
+    pytest.param((), "needs a GPU", id="cpu"),
+    pytest.param(("trainer.population=true",), "needs a GPU", id="population"),
+]
+
+
+@pytest.mark.parametrize(("words", "reason"), FORBIDDEN)
+def test_asked_for_where_it_can_not_be_it_is_refused(fsbench, quick, words, reason, tmp_path) -> None:
+    ended = fsbench("train", *quick, *words, "trainer.cuda_graph=true", "trainer.device=cpu")
+    assert (ended.code, ended.err) == (2, f"fsbench: trainer.cuda_graph=true: {reason}; use auto or false\n")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("model", ["mlp", "resnet20"])
+@pytest.mark.parametrize("method", ["sgd", "sam", "fsam", "fisher_trace"])
+def test_a_run_is_the_run_without_graphs(fsbench, model, method, precision, caplog) -> None:
+    if (method, precision) == ("fisher_trace", "bf16"):
+        pytest.skip("train refuses it")
+    line = ["dataset=digits", f"model={model}", f"optimizer={method}", "trainer.epochs=2", "trainer.device=cuda"]
+    line += ["optimizer.start=immediately"] if method == "fisher_trace" else []
+    line += [f"trainer.precision={precision}", "trainer.progress=false", "trainer.batch_size=64", "optimizer.lr=0.01"]
+    losses = {}
+    for graph in ("true", "false"):
+        assert fsbench("train", *line, f"trainer.cuda_graph={graph}", f"runs_dir={graph}").code == 0
+        (metrics,) = Path(graph).glob("*/metrics.jsonl")
+        losses[graph] = [json.loads(text)["train_loss"] for text in metrics.read_text().splitlines()]
+    assert losses["true"] == pytest.approx(losses["false"], rel=0.05 if precision == "bf16" else 0.01)
+    assert not [message for message in caplog.messages if "cuda_graph" in message]
