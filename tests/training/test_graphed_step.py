@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
+from fsbench.optim.random_replay import RandomReplay
 from fsbench.training.batch_closure import BatchClosure
+from fsbench.training.device_counts import DeviceCounts
 from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.graphed_step import CudaRecorder, GraphedStep
 from fsbench.training.plain_step import PlainStep
@@ -146,6 +150,39 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(device, recorder, dtyp
     found = Trained(network(device, dtype), method, steps, recorder(device))
     assert (expected.optimizer.skipped, expected.optimizer.skipped_in_a_row) == (6, 2)
     same(found, expected, tolerance)
+
+
+class Elsewhere(TorchDispatchMode):
+    """Notes operations on tensors that are not on the device: a graph can't hold their way there."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device, self.found = device, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        tensors = [value for value in pytree.tree_leaves((args, kwargs, result)) if isinstance(value, Tensor)]
+        if any(tensor.device != self.device for tensor in tensors):
+            self.found.append(str(function))
+        return result
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_masked_step_reads_and_makes_nothing_on_the_host(method, monkeypatch) -> None:
+    """On tensors without values, which raise where one is looked at."""
+    device = torch.device("meta")
+    model = network(device, torch.float32)
+    optimizer = METHODS[method](model.named_parameters(), model=model)
+    monkeypatch.setattr(optimizer.base, "step", lambda: None)  # the fused kernels know no such device
+    monkeypatch.setattr(RandomReplay, "_state", lambda self: (torch.get_rng_state(), None))
+    closure = BatchClosure(model, nn.CrossEntropyLoss(), Precision("fp32", device))
+    counts = DeviceCounts(device)
+    optimizer.begin()
+    with Elsewhere(device) as elsewhere:
+        closure.load(torch.zeros(24, 3, 8, 8, device=device), torch.zeros(24, dtype=torch.int64, device=device), 24)
+        loss, taken = optimizer.masked_step(closure, 24)
+        counts.add(loss, taken, closure.hits, getattr(optimizer, "penalty", None))
+    assert elsewhere.found == []
 
 
 def recordings(method: str, recorder: Again, dropout: float = 0.0, last: int = 24) -> int:
