@@ -32,6 +32,7 @@ from fsbench.training.precision import Precision
 
 GREY = {"mlp", "lenet", "fcnn", "fcnn_small", "small_cnn", "lenet_ibayashi"}  # on images of 1 x 28 x 28
 SGD = {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
+OWN = {**SGD, "fused": True}  # the default of `fsbench train`
 PEER = "pytorch-optimizer"
 
 SGD_PLAIN = "SGD of torch, NCHW fp32"
@@ -45,7 +46,7 @@ GRAPH_BF16 = "{} (fsbench), bf16, CUDA graph"
 MEAN = "Fisher trace M=8, full_batch=mean (fsbench)"
 COPY = "copying the weights"
 MOVE = "{}, w to w + eps and back alone (fsbench)"
-FUSED = "{}, fused base (fsbench)"
+UNFUSED = "{}, plain base (fsbench)"
 
 # (what, group, row, relative to, at most)
 TARGETS = (
@@ -55,20 +56,19 @@ TARGETS = (
     ("SAM / textbook loop, by default", "step", OURS.format("SAM"), TEXTBOOK, 0.8),
     ("SAM / textbook loop, in bf16", "step", BF16.format("SAM"), TEXTBOOK, 0.4),
     ("regulariser, M = 8 / SGD", "regulariser", OURS.format("Fisher trace M=8"), OURS.format("SGD"), 2.1),
-    ("SAM / textbook SAM", "update", OURS.format("SAM"), TEXTBOOK, 0.4),
-    ("SAM / textbook SAM, fused base", "update", FUSED.format("SAM"), TEXTBOOK, 0.4),
-    ("ASAM / textbook SAM", "update", OURS.format("ASAM"), TEXTBOOK, 0.7),
-    ("ASAM / textbook SAM, fused base", "update", FUSED.format("ASAM"), TEXTBOOK, 0.7),
-    ("FSAM / textbook SAM", "update", OURS.format("FSAM"), TEXTBOOK, 0.7),
-    ("FSAM / textbook SAM, fused base", "update", FUSED.format("FSAM"), TEXTBOOK, 0.7),
+    *(
+        (f"{method} / {of}", "update", OURS.format(method), reference, most)
+        for of, reference in (("textbook SAM", TEXTBOOK), (f"{PEER}'s SAM", PEER_SAM))
+        for method, most in (("SAM", 0.4), ("ASAM", 0.7), ("FSAM", 0.7))
+    ),
 )
 
 METHODS: dict[str, Callable[..., Descent]] = {
-    "SGD": lambda p, **o: Descent(p, torch.optim.SGD, **SGD, **o),
-    "SAM": lambda p, **o: SAM(p, torch.optim.SGD, rho=0.05, **SGD, **o),
-    "ASAM": lambda p, **o: ASAM(p, torch.optim.SGD, rho=0.5, eta=0.01, **SGD, **o),
-    "FSAM": lambda p, **o: FSAM(p, torch.optim.SGD, rho=0.1, eta=1.0, **SGD, **o),
-    "Fisher trace M=8": lambda p, **o: FisherTrace(p, torch.optim.SGD, start="immediately", **SGD, **o),
+    "SGD": lambda p, **o: Descent(p, torch.optim.SGD, **{**OWN, **o}),
+    "SAM": lambda p, **o: SAM(p, torch.optim.SGD, rho=0.05, **{**OWN, **o}),
+    "ASAM": lambda p, **o: ASAM(p, torch.optim.SGD, rho=0.5, eta=0.01, **{**OWN, **o}),
+    "FSAM": lambda p, **o: FSAM(p, torch.optim.SGD, rho=0.1, eta=1.0, **{**OWN, **o}),
+    "Fisher trace M=8": lambda p, **o: FisherTrace(p, torch.optim.SGD, start="immediately", **{**OWN, **o}),
 }
 
 
@@ -198,7 +198,7 @@ def graphed(network: str, method: str, setting: Setting, precision: str = "fp32"
     model, x, y = fresh(network, setting)
     accuracy = Precision(precision, setting.device)
     model.to(memory_format=chosen_memory_format("auto", model, accuracy))
-    optimizer = METHODS[method](model.named_parameters(), model=model, fused=True)
+    optimizer = METHODS[method](model.named_parameters(), model=model)
     closure = BatchClosure(model, nn.CrossEntropyLoss(), accuracy)
     step, totals = GraphedStep(PlainStep(closure, optimizer), CudaRecorder(setting.device)), EpochTotals()
     for _ in range(2 * WARM_UP):
@@ -274,11 +274,11 @@ def update_ways(network: str, setting: Setting, absent: dict[str, str]) -> Ways:
         yield PEER_SAM, lambda: step(peers_closure)
     except ImportError as failure:
         absent[PEER] = f"{PEER} can't be imported ({failure}) and is left out"
-    for fused in (False, True):
+    for fused in (True, False):
         for method in ("SAM", "ASAM", "FSAM"):
             params, given = weights()
             optimizer = METHODS[method](list(params.items()), fused=fused)
-            name = FUSED if fused else OURS
+            name = OURS if fused else UNFUSED
             yield name.format(method), lambda optimizer=optimizer, given=given: optimizer.step(given)
     source = [p.detach() for p in weights()[0].values()]
     target = [torch.empty_like(p) for p in source]

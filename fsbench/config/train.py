@@ -41,7 +41,7 @@ class TrainerOptions(Options):
     # Later than the first records of runs, which load without them.
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     compile: bool = False
-    fused: bool = False
+    fused: bool = True
     cuda_graph: Literal["auto", True, False] = "auto"
     population: bool = False
 

@@ -156,7 +156,7 @@ def build_state(options: TrainConfig, data: Data, steps_per_epoch: int, devices:
     devices.same_(model)
     devices.seed(options.seed)
     # The recorded step leaves it to the fused kernels to pass over what is not finite.
-    fused = trainer.fused or records_steps(options, device)
+    fused = records_steps(options, device) or trainer.fused
     optimizer = build_optimizer(model, options.optimizer, options.base, trainer.max_norm, devices, fused)
     schedule = Schedule(options.schedule, optimizer, trainer.epochs, steps_per_epoch)
     return TrainingState(model, optimizer, schedule, precision)

@@ -212,7 +212,7 @@ OBSTACLES = [
     (["trainer.precision=bf16"], "trainer.precision=bf16: loss scale and autocast of one network"),
     (["trainer.devices=2"], "trainer.devices=2: several devices for one run"),
     (["trainer.compile=true"], "trainer.compile=true: one network is compiled"),
-    (["trainer.fused=true"], "trainer.fused=true: torch's own base optimizer"),
+    (["trainer.cuda_graph=true"], "trainer.cuda_graph=true: the step of one network is recorded"),
     (["trainer.fast_dev_run=true"], "trainer.fast_dev_run=true: two steps"),
     (["logger=tensorboard"], "logger=tensorboard: follows one run"),
     ([], None),

@@ -98,7 +98,7 @@ RESUMED = [
     pytest.param(["optimizer=fisher_trace"], id="fisher-trace"),
     pytest.param(["optimizer=sam", "schedule=plateau", "schedule.warmup_epochs=1"], id="plateau"),
     pytest.param(["optimizer=fsam", "trainer.precision=bf16"], id="bf16"),
-    pytest.param(["optimizer=asam", "trainer.fused=true"], id="fused"),
+    pytest.param(["optimizer=asam", "trainer.fused=false"], id="not-fused"),
     pytest.param(["optimizer=fsam", *DROPOUT_AND_BATCHNORM, "augment=crop1_flip"], id="dropout-batchnorm-augmented"),
 ]
 
