@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +17,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
 from fsbench.optim.random_replay import RandomReplay
+from fsbench.training import fit as fit_module
+from fsbench.training import run as run_module
 from fsbench.training.batch_closure import BatchClosure
 from fsbench.training.device_counts import DeviceCounts
 from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.graphed_step import CudaRecorder, GraphedStep
 from fsbench.training.plain_step import PlainStep
 from fsbench.training.precision import Precision
+from fsbench.training.progress import Progress
 
 SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "fused": True}
 METHODS: dict[str, Callable[..., Descent]] = {
@@ -189,6 +193,61 @@ def recordings(method: str, recorder: Again, dropout: float = 0.0, last: int = 2
     device = torch.device("cpu")
     Trained(network(device, torch.float32, dropout), method, batches(20, device, torch.float32, last), recorder)
     return recorder.recordings
+
+
+def graphed_sgd(lr: float = 0.05) -> tuple[Descent, GraphedStep]:
+    model = network(torch.device("cpu"), torch.float32)
+    optimizer = Descent(model.named_parameters(), torch.optim.SGD, **{**SGD, "lr": lr}, model=model)
+    closure = BatchClosure(model, nn.CrossEntropyLoss(), Precision("fp32", torch.device("cpu")))
+    return optimizer, GraphedStep(PlainStep(closure, optimizer), Again(torch.device("cpu")))
+
+
+def test_steps_that_are_skipped_are_seen_before_anybody_asks() -> None:
+    optimizer, step = graphed_sgd()
+    totals = EpochTotals()
+    for number, (x, y) in enumerate(batches(34, torch.device("cpu"), torch.float32)):
+        step(x * (torch.inf if number >= 6 else 1), y, len(y), totals)
+    assert step.recorded
+    assert optimizer.skipped_in_a_row >= 10
+
+
+def test_a_step_that_moves_nothing_shows_nothing() -> None:
+    optimizer, step = graphed_sgd(lr=0.0)
+    steps, totals = batches(10, torch.device("cpu"), torch.float32), EpochTotals()
+    for x, y in steps[:8]:
+        step(x, y, len(y), totals)
+    assert not step.recorded
+    optimizer.param_groups[0]["lr"] = 0.05
+    for x, y in steps[8:]:
+        step(x, y, len(y), totals)
+    assert step.recorded
+
+
+@pytest.mark.parametrize("stop", [9, 17], ids=["waiting-on-the-device", "second-epoch"])
+def test_interrupted_between_recorded_steps_it_goes_on(fsbench, quick, monkeypatch, stop) -> None:
+    monkeypatch.setattr(run_module, "records_steps", lambda *_: True)
+    monkeypatch.setattr(fit_module, "CudaRecorder", Again)
+    line = [*quick, "optimizer=fsam", "trainer.compare_every=0"]
+    assert fsbench("train", *line, "runs_dir=straight").code == 0
+    step, count = Progress.step, 0
+
+    def signalling(self) -> None:
+        nonlocal count
+        count += 1
+        if count == stop:
+            signal.raise_signal(signal.SIGTERM)
+        step(self)
+
+    monkeypatch.setattr(Progress, "step", signalling)
+    assert fsbench("train", *line, "runs_dir=broken").code == 130
+    assert fsbench("train", *line, "runs_dir=broken").code == 0
+    rows = {}
+    for where in ("straight", "broken"):
+        (metrics,) = Path(where).glob("*/metrics.jsonl")
+        rows[where] = [json.loads(text) | {"seconds": 0.0} for text in metrics.read_text().splitlines()]
+    # The steps after the interruption are plain again, with the learning rate in double precision.
+    for mine, theirs in zip(rows["broken"], rows["straight"], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)
 
 
 RECORDED = [
