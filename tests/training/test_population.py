@@ -29,7 +29,7 @@ SWEEPS = {
     "fsam-natural": (["optimizer=fsam", "optimizer.natural=true", "optimizer.form=additive", "seed=0,1"], ()),
     "adam": (["optimizer=adam", "optimizer.lr=0.001,0.01", "base.weight_decay=0,0.1"], ()),
     "fsam-adamw": (["optimizer=fsam", "base=adamw", "base.weight_decay=0,0.1", "seed=0,1"], ()),
-    "clipped-smoothed": (["optimizer=sam", "trainer.max_norm=0.8", "loss.label_smoothing=0.1", "seed=0,1"], ()),
+    "clipped-smoothed": (["optimizer=sam", "trainer.max_norm=2", "loss.label_smoothing=0.1", "seed=0,1"], ()),
     "augmented-plateau": (["optimizer=sam", "augment=crop1_flip", "schedule=plateau", "seed=0,1"], ()),
     "validation-seeds": (["dataset.validation=200", "dataset.seed=0,1", "trainer.max_steps=13"], ()),
     "random-labels": (["dataset.random_labels=0,0.5,1", "trainer.eval_every=2"], ()),
