@@ -61,18 +61,28 @@ def mixed_keys(
     lines: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         lines.setdefault(tuple(_text(row.get(name)) for name in by), []).append(row)
+    averaged = [members for members in lines.values() if len(members) > 1]
     mixed: dict[str, list[str]] = {}
     for key in [*choices, *configuration]:
         group = key.partition(".")[0]
         if key in by or key in _REPLICATION or key in _INCIDENTAL or group in {"logger", *mixed} - {key}:
             continue
         values: set[str] = set()
-        for members in lines.values():
-            found = {_text(row.get(key)) for row in members}
+        for members in averaged:
+            found = _texts([row.get(key) for row in members])
             values |= found if len(found) > 1 else set()
         if values:
             mixed[key] = sorted(values, key=_sort_key)
     return mixed
+
+
+def _texts(values: list[Any]) -> set[str]:
+    """The different ones as text; thousands of runs have few different values, and only those are put into words."""
+    try:
+        different: Iterable[Any] = {(type(value), value): value for value in values}.values()
+    except TypeError:  # lists
+        different = values
+    return set(map(_text, different))
 
 
 def _text(value: Any) -> str:
