@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+import fsbench
 from fsbench.runs.atomic import finite
 from fsbench.runs.directory import RunDirectory
 from fsbench.runs.identity import identity
@@ -26,6 +27,7 @@ _TRAINED = (
     "dataset=digits", "model=mlp", "model.widths=[16]", "trainer.epochs=1", "trainer.progress=false",
     "trainer.device=cpu",
 )  # fmt: skip
+_CHECKOUT = Path(fsbench.__file__).resolve().parents[1]
 # What differs between runs only in ways that no table shows is linked, not written again.
 _LINKED = ("model.safetensors", "provenance.json", "metrics.jsonl", "train.log", "status.json", "lock")
 
@@ -39,7 +41,10 @@ def trained(root: Path) -> list[Path]:
 
 def command(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """`fsbench` in a fresh process. Raises SystemExit with what it said where it failed."""
-    done = subprocess.run([sys.executable, "-m", "fsbench", *arguments], capture_output=True, text=True)
+    # The fsbench that is imported here, whichever is installed.
+    done = subprocess.run(
+        [sys.executable, "-m", "fsbench", *arguments], capture_output=True, text=True, cwd=_CHECKOUT
+    )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"fsbench {' '.join(arguments)}: {done.stderr}")
     return done
