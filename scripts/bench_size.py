@@ -314,7 +314,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench size", description=__doc__)
     add = parser.add_argument
     add("--parts", type=names, default=list(PARTS), help=f"(default: {','.join(PARTS)})")
-    add("--rounds", type=int, default=5)
+    add("--rounds", type=int, default=3, help="(default: 3)")
     add("--quick", action="store_true", help="small sizes, seconds a part")
     add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     add_options(parser)
