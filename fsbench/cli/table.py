@@ -37,7 +37,10 @@ def main(arguments: Sequence[str]) -> int:
     from fsbench.report.measured import gauss_newton, lacking, mixed_settings, refusals
     from fsbench.runs.records import read_records
 
-    records = read_records(options.runs)
+    by = _names(options.by)
+    columns = [name for name in _names(options.columns) if name not in by]
+    conditioned = [condition.partition("=")[0] for condition in options.where]
+    records = read_records(options.runs, asked=[*by, *columns, *conditioned])
     rows = records.rows
     for condition in options.where:
         key, equals, value = condition.partition("=")
@@ -58,8 +61,6 @@ def main(arguments: Sequence[str]) -> int:
         where = " ".join(map(str, options.runs))
         problem = "no finished run there" + (f" ({left_out})" if left_out else "")
         raise UsageError("runs", where, problem + _without_runs(options.runs))
-    by = _names(options.by)
-    columns = [name for name in _names(options.columns) if name not in by]
     for name in by:
         _refuse_short_name("--by", name, name)
         if measure_of(name) is not None:

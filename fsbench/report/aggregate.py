@@ -30,11 +30,13 @@ def aggregate(
     Raises:
         UsageError: no run has such a key or a number under such a column.
     """
-    frame = pd.DataFrame(rows)
+    # Of some hundred keys those that are shown.
+    frame = pd.DataFrame([{name: row[name] for name in (*by, *columns) if name in row} for row in rows])
     for option, names in (("--by", by), ("--columns", columns)):
         for name in names:
             if name not in frame:
-                raise UsageError(option, name, f"no run has such a key{did_you_mean(name, [*frame.columns, *known])}")
+                keys = dict.fromkeys(key for row in rows for key in row)
+                raise UsageError(option, name, f"no run has such a key{did_you_mean(name, [*keys, *known])}")
     for name in columns:
         try:
             frame[name] = pd.to_numeric(frame[name])
@@ -61,18 +63,29 @@ def mixed_keys(
     lines: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         lines.setdefault(tuple(_text(row.get(name)) for name in by), []).append(row)
+    averaged = [members for members in lines.values() if len(members) > 1]
+    skipped = {*by, *_REPLICATION, *_INCIDENTAL}
+    keys = [key for key in [*choices, *configuration] if key not in skipped]
+    found: dict[str, set[str]] = {key: set() for key in keys}
+    for members in averaged:
+        # Row by row into columns: a row is in the processor's cache while all of its keys are looked up.
+        for key, values in zip(keys, zip(*(map(row.get, keys) for row in members), strict=True), strict=True):
+            texts = _texts(values)
+            found[key] |= texts if len(texts) > 1 else set()
     mixed: dict[str, list[str]] = {}
-    for key in [*choices, *configuration]:
-        group = key.partition(".")[0]
-        if key in by or key in _REPLICATION or key in _INCIDENTAL or group in {"logger", *mixed} - {key}:
-            continue
-        values: set[str] = set()
-        for members in lines.values():
-            found = {_text(row.get(key)) for row in members}
-            values |= found if len(found) > 1 else set()
-        if values:
-            mixed[key] = sorted(values, key=_sort_key)
+    for key, texts in found.items():
+        if texts and key.partition(".")[0] not in {"logger", *mixed} - {key}:
+            mixed[key] = sorted(texts, key=_sort_key)
     return mixed
+
+
+def _texts(values: Sequence[Any]) -> set[str]:
+    """The different ones as text; thousands of runs have few different values, and only those are put into words."""
+    try:
+        different: Iterable[Any] = {(type(value), value): value for value in values}.values()
+    except TypeError:  # lists
+        different = values
+    return set(map(_text, different))
 
 
 def _text(value: Any) -> str:

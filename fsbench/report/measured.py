@@ -49,10 +49,11 @@ def mixed_settings(
     lines: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         lines.setdefault(tuple(str(row.get(name)) for name in by), []).append(row)
+    averaged = [members for members in lines.values() if len(members) > 1]
     within: Mixed = {}
     across: Mixed = {}
     for column in columns:
-        for members in lines.values():
+        for members in averaged:
             for key, values in _differing(_values(members, column, measured)).items():
                 known = within.setdefault(column, {}).setdefault(key, [])
                 known += sorted(values - set(known), key=_by_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,18 @@ from fsbench.runs.identity import flatten
 
 def run_directories(root: Path) -> list[Path]:
     """All run directories at or below `root`, sorted; a run directory is one with a config.yaml."""
-    found = []
-    for directory, names, files in os.walk(root):
+    return [root / place for place in _places(root)]
+
+
+def _places(root: Path) -> list[str]:
+    """Where the run directories lie below `root`, sorted; empty for `root` itself. Links are not followed."""
+    start, found = str(root), []
+    for directory, names, files in os.walk(start):
         if "config.yaml" in files:
-            found.append(Path(directory))
+            found.append(directory[len(start) :].lstrip(os.sep))
             names.clear()
-    return sorted(found)
+    # As paths are: by their parts.
+    return sorted(found, key=lambda place: place.split(os.sep))
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class Records:
     A row holds `run` (the directory), the group choices (`optimizer`: "fsam"; a folder of images goes by its
     label), every configuration key (`optimizer.rho`), every result (`test_accuracy`) and every measure of
     sharpness.json (`hessian_trace`; None where the measure was refused). `unfinished` counts the other runs by status.
-    `measured` holds, by run and measure, what the number was measured with and why it was refused.
+    `measured` holds, by run and measure, what the number was measured with and why it was refused; it is empty where
+    no measure was asked for.
     """
 
     rows: list[dict[str, Any]]
@@ -60,20 +68,29 @@ class Measured:
         return self.method.startswith("gauss-newton")
 
 
-def read_records(roots: list[Path]) -> Records:
-    """All runs at or below `roots`. Raises UsageError for a directory that does not exist."""
+def read_records(roots: list[Path], asked: Iterable[str] | None = None) -> Records:
+    """All runs at or below `roots`. One file is opened a run, or two if measures are needed, and no more as they grow.
+
+    Args:
+        asked: the names that the rows are read for: measures are left out, and their files unread, where each is a
+            configuration key, a choice or a result of some run. None: all that there is.
+
+    Raises:
+        UsageError: a directory does not exist.
+    """
     rows: list[dict[str, Any]] = []
     # dicts, for their order
     choices: dict[str, None] = {}
     configuration: dict[str, None] = {}
     unfinished: dict[str, int] = {}
-    measured: dict[str, dict[str, Measured]] = {}
     seen: set[Path] = set()
     for root in roots:
         if not root.is_dir():
             raise UsageError("runs", root, "no such directory")
-        for directory in run_directories(root):
-            if (place := directory.resolve()) in seen:
+        real = root.resolve()
+        for below in _places(root):
+            directory, place = root / below, real / below
+            if place in seen:
                 continue
             seen.add(place)
             try:
@@ -88,14 +105,22 @@ def read_records(roots: list[Path]) -> Records:
             row = {"run": str(directory), **flat, **summary["choices"], **summary["results"]}
             if row["dataset"] == "folder":
                 row["dataset"] = row["dataset.label"] or Path(row["dataset.root"]).name
-            entries = read_measures(RunDirectory(directory).sharpness)["measures"]
-            row |= {name: number(entry) for name, entry in entries.items()}
-            measured[row["run"]] = {
-                name: Measured(entry["settings"], entry.get("refused"), entry.get("method") or "")
-                for name, entry in entries.items()
-            }
             rows.append(row)
-    return Records(rows, list(choices), list(configuration), unfinished, measured)
+    needed = asked is None or any(not any(name in row for row in rows) for name in asked)
+    return Records(rows, list(choices), list(configuration), unfinished, _add_measures(rows) if needed else {})
+
+
+def _add_measures(rows: list[dict[str, Any]]) -> dict[str, dict[str, Measured]]:
+    """Put every run's measures into its row; by run and measure, how they came about."""
+    measured = {}
+    for row in rows:
+        entries = read_measures(Path(row["run"], "sharpness.json"))["measures"]
+        row |= {name: number(entry) for name, entry in entries.items()}
+        measured[row["run"]] = {
+            name: Measured(entry["settings"], entry.get("refused"), entry.get("method") or "")
+            for name, entry in entries.items()
+        }
+    return measured
 
 
 def networks(root: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from fsbench.sharpness.diagonal_approximations import difference_diagonal
 from fsbench.sharpness.estimate import Diagonal
 from fsbench.sharpness.gauss_newton import gauss_newton_notes
 from fsbench.sharpness.logit_gradients import logit_gradients
-from fsbench.sharpness.logit_hessian import factors
+from fsbench.sharpness.logit_hessian import factor_count, factors
 from fsbench.sharpness.risk import Risk
 
 
@@ -43,7 +43,7 @@ def hessian_diagonal(
     def vectors(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         return factors(risk.loss_fn, logits, labels)
 
-    sums = squared_gradients(risk, vectors, risk.classes, "diagonal")
+    sums = squared_gradients(risk, vectors, factor_count(risk.loss_fn, risk.classes), "diagonal")
     return Diagonal(
         values={name: value / risk.examples for name, value in sums.items()},
         stderr=None,

@@ -16,6 +16,10 @@ from torch.nn import functional
 
 from fsbench.errors import first_line
 from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.surrogate_hessian import MORE, surrogate_factors
+from fsbench.sharpness.surrogate_loss import normalized_softmax_cross_entropy
+
+_NOT_FINITE = "the loss has no finite second derivative with respect to the logits of some example"
 
 
 def is_cross_entropy(loss_fn: Callable[[Tensor, Tensor], Tensor]) -> bool:
@@ -50,15 +54,33 @@ def factors(
     """All of the logit Hessian: v, (K, n, K), and weights, (K, n); None stands for ones.
 
     Cross-entropy: v_l = sqrt(p_l) (e_l - p), the square root diag(p)^1/2 (1 - 1p') of diag(p) - pp', without the
-    difference of proposition 1, in which nearly everything cancels where the network is sure. Any other loss:
-    eigenvectors and eigenvalues. `logits` (n, K), `labels` (n,) or (n, ...).
+    difference of proposition 1, in which nearly everything cancels where the network is sure. The surrogate loss of
+    normalized sharpness: the K + 3 of `surrogate_factors`. Any other loss: eigenvectors and eigenvalues. `logits`
+    (n, K), `labels` (n,) or (n, ...).
+
+    Raises:
+        Refused: the loss is linear in the logits, or has no finite second derivative.
     """
     dtype = logits.dtype
     logits = logits.detach().double()
     if is_cross_entropy(loss_fn) and not labels.is_floating_point():
         return _softmax_root(logits.softmax(-1), dtype), None
+    if _is_surrogate(loss_fn) and labels.dim() == 1 and not labels.is_floating_point() and bool((labels >= 0).all()):
+        v, weights = surrogate_factors(logits, labels)
+        if not v.isfinite().all():
+            raise Refused(_NOT_FINITE)
+        return v, weights
     values, vectors = torch.linalg.eigh(_logit_hessian(loss_fn, logits, labels))
     return vectors.permute(2, 0, 1), values.t()
+
+
+def factor_count(loss_fn: Callable[[Tensor, Tensor], Tensor], classes: int) -> int:
+    """How many vectors `factors` gives, for K classes."""
+    return classes + (MORE if _is_surrogate(loss_fn) else 0)
+
+
+def _is_surrogate(loss_fn: Callable[[Tensor, Tensor], Tensor]) -> bool:
+    return loss_fn is normalized_softmax_cross_entropy
 
 
 def sampled_factors(
@@ -128,5 +150,5 @@ def _logit_hessian(loss_fn: Callable[[Tensor, Tensor], Tensor], logits: Tensor, 
             raise Refused(f"the loss has no second derivative in torch: {first_line(failure)}") from failure
     hessian = torch.stack(rows, dim=1)
     if not hessian.isfinite().all():
-        raise Refused("the loss has no finite second derivative with respect to the logits of some example")
+        raise Refused(_NOT_FINITE)
     return hessian

@@ -14,7 +14,7 @@ from fsbench.sharpness.estimate import Estimate, standard_error
 from fsbench.sharpness.gauss_newton import gauss_newton_notes
 from fsbench.sharpness.hutchinson import hutchinson_trace
 from fsbench.sharpness.logit_gradients import logit_gradients
-from fsbench.sharpness.logit_hessian import factors, sampled_factors
+from fsbench.sharpness.logit_hessian import factor_count, factors, sampled_factors
 from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.risk import Risk
 
@@ -77,10 +77,11 @@ def hessian_trace(
         return sampled_factors(risk.loss_fn, logits, labels, classes, generator)
 
     count = classes or risk.classes
+    passes = classes or factor_count(risk.loss_fn, risk.classes)
     layers: dict[str, list[Tensor]] = {name: [] for name in risk.names}
     draws: dict[int, Tensor] = {}
     squares: list[Tensor] = []
-    for _, pieces in groupby(logit_gradients(risk, vectors, count, "trace"), key=lambda piece: piece.rows):
+    for _, pieces in groupby(logit_gradients(risk, vectors, passes, "trace"), key=lambda piece: piece.rows):
         scores: list[Tensor] = []  # of each tensor in turn, (n,)
         for piece in pieces:
             for name, gradients in piece.gradients:
