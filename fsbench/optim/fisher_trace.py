@@ -14,7 +14,7 @@ from fsbench.optim.beside import Beside
 from fsbench.optim.descent import Closure, Descent
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.running_statistics import mixes_examples, unmoved_statistics
-from fsbench.optim.sub_batch_gradients import NotTogether, SubBatchGradients, obstacle, worth_it
+from fsbench.optim.sub_batch_gradients import NotTogether, SubBatchGradients, obstacle
 from fsbench.optim.sub_batches import Part, batch_size, sub_batches
 
 
@@ -95,7 +95,8 @@ class FisherTrace(Descent):
         if together is True and reason is not None:
             raise ValueError(f"together=True: {reason}")
         self.together = together
-        self._follows = reason is None and (together is True or (together == "auto" and worth_it(self.model)))
+        self._can_follow = reason is None and together is not False
+        self._apart: set[int] = set()  # sizes of mini-batches that were found not to go together
 
     @property
     def active(self) -> bool:
@@ -113,8 +114,10 @@ class FisherTrace(Descent):
 
         if self.full_batch == "mean":
             batch_size(size, "FisherTrace with full_batch='mean'")
-        if self._follows and size is not None and (loss := self._together(closure, size)) is not None:
-            return loss
+        if self._can_follow and size is not None and size not in self._apart:
+            loss = self._together(closure, size)
+            if loss is not None:
+                return loss
         return self._one_after_another(closure, size)
 
     def _together(self, closure: Closure, size: int) -> Tensor | None:
@@ -123,9 +126,8 @@ class FisherTrace(Descent):
         try:
             if not getattr(closure, "followable", True):
                 raise NotTogether("the closure does not pass the mini-batch through the network at once, as it is")
-            each = SubBatchGradients(
-                (p for group in self.param_groups for p in group["params"]), sub_batches(size, self.parts), size
-            )
+            params = (p for group in self.param_groups for p in group["params"])
+            each = SubBatchGradients(params, sub_batches(size, self.parts), size, self.together == "auto")
             with each.at_w():
                 loss = self.one_pass(closure)
             if replay.drawn:
@@ -136,7 +138,7 @@ class FisherTrace(Descent):
         except NotTogether as failure:
             if self.together is True:
                 raise NotTogether(f"together=True: {failure}") from None
-            self._follows = False
+            self._apart.add(size)
             replay.rewind()
             return None
         params = [p for p in self.trained() if p in gradient]

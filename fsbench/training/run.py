@@ -24,7 +24,7 @@ from fsbench.runs.atomic import atomic_path, disk_full, write_json, write_json_l
 from fsbench.runs.directory import RunDirectory
 from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
-from fsbench.training.build import build_optimizer
+from fsbench.training.build import build_optimizer, check_together
 from fsbench.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from fsbench.training.compiled import compiled
 from fsbench.training.devices import Devices
@@ -153,6 +153,7 @@ def build_state(options: TrainConfig, data: Data, steps_per_epoch: int, devices:
     model.to(device, memory_format=chosen_memory_format(trainer.memory_format, model, precision))
     devices.same_(model)
     devices.seed(options.seed)
+    check_together(model, options.optimizer, torch.zeros(2, *shape, device=device))
     optimizer = build_optimizer(model, options.optimizer, options.base, trainer.max_norm, devices, trainer.fused)
     schedule = Schedule(options.schedule, optimizer, trainer.epochs, steps_per_epoch)
     return TrainingState(model, optimizer, schedule, precision)
