@@ -54,7 +54,8 @@ def _usage_error(error: dict[str, Any], values: dict[str, Any]) -> UsageError:
         field = context["discriminator"].strip("'")
         return UsageError(f"{key}.{field}", context["tag"], f"must be one of {allowed}")
     if kind == "literal_error":
-        context = {"expected": context["expected"].replace("'", "").replace(" or ", ", ")}
+        allowed = context["expected"].replace("'", "").replace(" or ", ", ")
+        context = {"expected": allowed.replace("True", "true").replace("False", "false")}
     context = {name: f"{bound:g}" if isinstance(bound, float) else bound for name, bound in context.items()}
     return UsageError(key, _shown(node), _WORDS.get(kind, error["msg"]).format(**context))
 

@@ -126,7 +126,11 @@ class TrainConfig(Options):
     @model_validator(mode="after")
     def _together_is_one_pass(self) -> TrainConfig:
         trainer = self.trainer
-        pieces = {"compile": trainer.compile, "micro_batch_size": trainer.micro_batch_size, "devices": trainer.devices > 1}
+        pieces = {
+            "compile": trainer.compile,
+            "micro_batch_size": trainer.micro_batch_size,
+            "devices": trainer.devices > 1,
+        }
         for key in (key for key, holds in pieces.items() if holds):
             if getattr(self.optimizer, "together", None) is True:
                 raise ValueError(

@@ -8,13 +8,15 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from fsbench.optim.beside import Beside
 from fsbench.optim.descent import Closure, Descent
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.running_statistics import mixes_examples, unmoved_statistics
-from fsbench.optim.sub_batch_gradients import NotTogether, SubBatchGradients, obstacle
+from fsbench.optim.sub_batch_gradients import SubBatchGradients, obstacle
+from fsbench.optim.sub_batch_layers import NotTogether
 from fsbench.optim.sub_batches import Part, batch_size, sub_batches
 
 
@@ -33,7 +35,8 @@ class FisherTrace(Descent):
 
     A step is three passes over the batch: the full batch at w, the sub-batches at w and at w - alpha g_i. It is
     two, grad L(B) being the mean of the g_i, where `model` is handed in, mixes no examples (no BatchNorm), and
-    `step(closure, size=N)` tells the batch size. Without the size sub-batch i is rows i, i + M, i + 2M, ...
+    `step(closure, size=N)` tells the batch size; these are passes of the whole batch where sub-batches go together.
+    Without the size sub-batch i is rows i, i + M, i + 2M, ...
 
     BatchNorm: sub-batches use their own statistics, so that the mean of the g_i is not grad L(B). `full_batch`
     says what stands for it: "own", the gradient of the full batch under the full batch's statistics, as in
@@ -49,8 +52,11 @@ class FisherTrace(Descent):
         full_batch: "own" or "mean", as above; they are one for networks that mix no examples.
         together: pass all sub-batches at once, each at its own w - alpha g_i, with the same result to rounding
             (`SubBatchGradients`): True, False, or "auto", where it can be done and is faster. It needs `model`, which
-            mixes no examples and draws no random numbers; `size`; and a closure whose call without rows is one pass of
-            the network, uncompiled, in the precision of its weights (one that is not says so: `followable` is False).
+            mixes no examples and draws no random numbers; `size`; and a closure that, called without rows, passes the
+            mini-batch through the network once, in the precision of its weights, not compiled. A closure for which this
+            does not hold may say so by an attribute, `followable = False`; most are recognised: the first step is then
+            begun again, one sub-batch after another. Where the closure compiles what `model` is not, say False.
+            On a CPU, "auto" goes by the size of a layer's output in a sub-batch; on a GPU it has not been measured.
         start: "first_drop": active once the learning rate has fallen below its peak, as in the paper
             (section 7.2.1; with a rate that falls in every step, from the second step on); "immediately": always.
         max_norm, model: as for `Descent`.
@@ -91,7 +97,9 @@ class FisherTrace(Descent):
         # The peak lives in the groups, so that state_dict carries it.
         super().__init__(params, base, defaults={"peak_lr": 0.0}, **options)
         self._separable = self.model is not None and not mixes_examples(self.model)
-        reason = obstacle(self.model) or ("several processes share the mini-batch" if self.processes.count > 1 else None)
+        reason = obstacle(self.model)
+        if self.processes.count > 1:
+            reason = "several processes share the mini-batch"
         if together is True and reason is not None:
             raise ValueError(f"together=True: {reason}")
         self.together = together
@@ -124,6 +132,8 @@ class FisherTrace(Descent):
         """Two passes over the whole mini-batch; None, with nothing done, where it can't be."""
         replay = RandomReplay(self.param_groups[0]["params"][0].device)
         try:
+            if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+                raise NotTogether("several processes share the mini-batch")
             if not getattr(closure, "followable", True):
                 raise NotTogether("the closure does not pass the mini-batch through the network at once, as it is")
             params = (p for group in self.param_groups for p in group["params"])

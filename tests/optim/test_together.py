@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fsbench.optim import FisherTrace
-from fsbench.optim.sub_batch_gradients import NotTogether, obstacle
+from fsbench.optim.sub_batch_gradients import obstacle
+from fsbench.optim.sub_batch_layers import NotTogether
 
 SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 CLASSES = 4
@@ -236,6 +237,7 @@ OBSTACLES = [
     pytest.param(lambda: nn.Sequential(perceptron(), nn.Dropout(0.3)), "the network draws random numbers, as dropout "
                  "does", id="dropout"),
     pytest.param(Twice, "a parameter is used twice", id="tied"),
+    pytest.param(lambda: torch.compile(perceptron()), "the network is compiled", id="compiled"),
     pytest.param(perceptron, None, id="none"),
     pytest.param(Tokens, None, id="none-tokens"),
 ]  # fmt: skip
@@ -249,6 +251,13 @@ def test_obstacles_are_found_beforehand(network, reason) -> None:
     assert obstacle(model, torch.zeros(2, *SHAPE)) == reason
     assert torch.equal(torch.get_rng_state(), state)
     assert model is None or all(p.grad is None for p in model.parameters())
+
+
+def test_several_processes_of_torch_are_no_one_pass(monkeypatch) -> None:
+    """Under DistributedDataParallel g_i is a mean over the processes."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    assert trained(made(perceptron), "auto", batches((24,)))[1] == [8]
 
 
 @pytest.mark.parametrize(("model", "reason"), [
@@ -290,7 +299,13 @@ def test_rounding_of_the_difference(network) -> None:
         for beta in (1.0, 0.0):
             twin = copy.deepcopy(model)
             # So strong that the sum's own rounding does not count.
-            options = {"alpha": 1e-4, "beta": 1e4 * beta, "sub_batches": 8, "start": "immediately", "together": together}
+            options = {
+                "alpha": 1e-4,
+                "beta": 1e4 * beta,
+                "sub_batches": 8,
+                "start": "immediately",
+                "together": together,
+            }
             optimizer = FisherTrace(twin.parameters(), lr=1.0, model=twin, **options)
             ((x, y),) = batches((128,), dtype)
             optimizer.step(Closure(twin, x, y), size=128)
