@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -138,13 +138,11 @@ class FisherTrace(Descent):
                 raise NotTogether("the closure does not pass the mini-batch through the network at once, as it is")
             params = (p for group in self.param_groups for p in group["params"])
             each = SubBatchGradients(params, sub_batches(size, self.parts), size, self.together == "auto")
-            with each.at_w():
-                loss = self.one_pass(closure)
+            loss = self.one_pass(lambda: _inside(each.at_w(), closure))
             if replay.drawn:
                 raise NotTogether("the network draws random numbers")
             gradient = {p: p.grad for p in self.trained()}
-            with each.moved(-self.alpha):
-                below = self.one_pass(closure)
+            below = self.one_pass(lambda: _inside(each.moved(-self.alpha), closure))
         except NotTogether as failure:
             if self.together is True:
                 raise NotTogether(f"together=True: {failure}") from None
@@ -216,6 +214,11 @@ class FisherTrace(Descent):
         if size is None:
             return [(slice(i, None, self.parts), 1 / self.parts) for i in range(self.parts)]
         return sub_batches(size, self.parts)
+
+
+def _inside(scope: AbstractContextManager[None], closure: Closure) -> Tensor:
+    with scope:
+        return closure()
 
 
 def _accumulate(total: dict[Tensor, Tensor], params: list[Tensor], values: list[Tensor], share: float) -> None:

@@ -151,20 +151,20 @@ class _Calls(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        params = [a for a in _flat((*args, *kwargs.values())) if id(a) in self.trained]
+        params = self._trained_among((*args, *kwargs.values()) if kwargs else args)
         if not params or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         if func in LAYERS or func in SUMS:
             return self.act(func, params, args, kwargs)
         found = func(*args, **kwargs)
-        if any(isinstance(value, Tensor) and value.requires_grad for value in _flat((found,))):
+        several = found if isinstance(found, (list, tuple)) else (found,)
+        if any(isinstance(value, Tensor) and value.requires_grad for value in several):
             return self.act(func, params, args, kwargs)
         return found
 
-
-def _flat(values: Iterable[Any]) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, (list, tuple)):
-            yield from _flat(value)
-        else:
-            yield value
+    def _trained_among(self, values: Sequence[Any]) -> list[Tensor]:
+        params = [value for value in values if id(value) in self.trained]
+        for value in values:
+            if isinstance(value, (list, tuple)):
+                params += self._trained_among(value)
+        return params
