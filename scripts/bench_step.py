@@ -44,6 +44,8 @@ COMPILED = "{} (fsbench), compiled"
 GRAPH = "{} (fsbench), CUDA graph"
 GRAPH_BF16 = "{} (fsbench), bf16, CUDA graph"
 MEAN = "Fisher trace M=8, full_batch=mean (fsbench)"
+TOGETHER = "Fisher trace M=8, together=true (fsbench)"
+APART = "Fisher trace M=8, together=false (fsbench)"
 COPY = "copying the weights"
 MOVE = "{}, w to w + eps and back alone (fsbench)"
 UNFUSED = "{}, plain base (fsbench)"
@@ -248,6 +250,11 @@ def regulariser_ways(network: str, setting: Setting, absent: dict[str, str]) -> 
     yield OURS.format("SGD"), ours(network, "SGD", setting)
     yield OURS.format("Fisher trace M=8"), ours(network, "Fisher trace M=8", setting)
     yield MEAN, ours(network, "Fisher trace M=8", setting, full_batch="mean")
+    yield APART, ours(network, "Fisher trace M=8", setting, together=False)
+    try:
+        yield TOGETHER, ours(network, "Fisher trace M=8", setting, together=True)
+    except ValueError as failure:
+        absent[f"{TOGETHER}, {network}"] = f"{network}, {failure}"
 
 
 def update_ways(network: str, setting: Setting, absent: dict[str, str]) -> Ways:

@@ -68,7 +68,9 @@ class FisherTraceOptions(Options):
     beta: NonNegative
     sub_batches: Annotated[int, Field(ge=1)]
     start: Literal["first_drop", "immediately"]
-    full_batch: Literal["own", "mean"] = "own"  # records of runs from before it load without it
+    # Records of runs from before these load without them.
+    full_batch: Literal["own", "mean"] = "own"
+    together: Literal["auto", True, False] = "auto"
 
 
 OptimizerOptions = Annotated[

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from fsbench.optim.beside import Beside
 from fsbench.optim.descent import Closure, Descent
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.running_statistics import mixes_examples, unmoved_statistics
+from fsbench.optim.sub_batch_gradients import SubBatchGradients, obstacle
+from fsbench.optim.sub_batch_layers import NotTogether
 from fsbench.optim.sub_batches import Part, batch_size, sub_batches
 
 
@@ -31,7 +35,8 @@ class FisherTrace(Descent):
 
     A step is three passes over the batch: the full batch at w, the sub-batches at w and at w - alpha g_i. It is
     two, grad L(B) being the mean of the g_i, where `model` is handed in, mixes no examples (no BatchNorm), and
-    `step(closure, size=N)` tells the batch size. Without the size sub-batch i is rows i, i + M, i + 2M, ...
+    `step(closure, size=N)` tells the batch size; these are passes of the whole batch where sub-batches go together.
+    Without the size sub-batch i is rows i, i + M, i + 2M, ...
 
     BatchNorm: sub-batches use their own statistics, so that the mean of the g_i is not grad L(B). `full_batch`
     says what stands for it: "own", the gradient of the full batch under the full batch's statistics, as in
@@ -45,6 +50,13 @@ class FisherTrace(Descent):
         beta: strength, >= 0; 0 is the base optimizer.
         sub_batches: M (paper: 8).
         full_batch: "own" or "mean", as above; they are one for networks that mix no examples.
+        together: pass all sub-batches at once, each at its own w - alpha g_i, with the same result to rounding
+            (`SubBatchGradients`): True, False, or "auto", where it can be done and is faster. It needs `model`, which
+            mixes no examples and draws no random numbers; `size`; and a closure that, called without rows, passes the
+            mini-batch through the network once, in the precision of its weights, not compiled. A closure for which this
+            does not hold may say so by an attribute, `followable = False`; most are recognised: the first step is then
+            begun again, one sub-batch after another. Where the closure compiles what `model` is not, say False.
+            On a CPU, "auto" goes by the size of a layer's output in a sub-batch; on a GPU it has not been measured.
         start: "first_drop": active once the learning rate has fallen below its peak, as in the paper
             (section 7.2.1; with a rate that falls in every step, from the second step on); "immediately": always.
         max_norm, model: as for `Descent`.
@@ -62,6 +74,7 @@ class FisherTrace(Descent):
         beta: float = 10.0,
         sub_batches: int = 8,
         full_batch: str = "own",
+        together: bool | str = "auto",
         start: str = "first_drop",
         **options: Any,
     ) -> None:
@@ -73,6 +86,8 @@ class FisherTrace(Descent):
             raise ValueError(f"sub_batches must be >= 1, got {sub_batches}")
         if full_batch not in ("own", "mean"):
             raise ValueError(f"full_batch must be 'own' or 'mean', got {full_batch!r}")
+        if together not in ("auto", True, False):
+            raise ValueError(f"together must be 'auto', True or False, got {together!r}")
         if start not in ("first_drop", "immediately"):
             raise ValueError(f"start must be 'first_drop' or 'immediately', got {start!r}")
         self.alpha, self.beta, self.parts, self.start = alpha, beta, sub_batches, start
@@ -83,6 +98,14 @@ class FisherTrace(Descent):
         # The peak lives in the groups, so that state_dict carries it.
         super().__init__(params, base, defaults={"peak_lr": 0.0}, **options)
         self._separable = self.model is not None and not mixes_examples(self.model)
+        reason = obstacle(self.model)
+        if self.processes.count > 1:
+            reason = "several processes share the mini-batch"
+        if together is True and reason is not None:
+            raise ValueError(f"together=True: {reason}")
+        self.together = together
+        self._can_follow = reason is None and together is not False
+        self._apart: set[int] = set()  # sizes of mini-batches that were found not to go together
 
     @property
     def active(self) -> bool:
@@ -104,6 +127,44 @@ class FisherTrace(Descent):
 
         if self.full_batch == "mean":
             batch_size(size, "FisherTrace with full_batch='mean'")
+        if self._can_follow and size is not None and size not in self._apart:
+            loss = self._together(closure, size)
+            if loss is not None:
+                return loss
+        return self._one_after_another(closure, size)
+
+    def _together(self, closure: Closure, size: int) -> Tensor | None:
+        """Two passes over the whole mini-batch; None, with nothing done, where it can't be."""
+        replay = RandomReplay(self.param_groups[0]["params"][0].device)
+        try:
+            if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+                raise NotTogether("several processes share the mini-batch")
+            if not getattr(closure, "followable", True):
+                raise NotTogether("the closure does not pass the mini-batch through the network at once, as it is")
+            params = (p for group in self.param_groups for p in group["params"])
+            each = SubBatchGradients(params, sub_batches(size, self.parts), size, self.together == "auto")
+            loss = self.one_pass(lambda: _inside(each.at_w(), closure))
+            if replay.drawn:
+                raise NotTogether("the network draws random numbers")
+            gradient = {p: p.grad for p in self.trained()}
+            below = self.one_pass(lambda: _inside(each.moved(-self.alpha), closure))
+        except NotTogether as failure:
+            if self.together is True:
+                raise NotTogether(f"together=True: {failure}") from None
+            self._apart.add(size)
+            replay.rewind()
+            return None
+        params = [p for p in self.trained() if p in gradient]
+        opposite = [p.grad for p in params]
+        self.zero_grad()
+        # g + beta (g - h) in one sweep; the difference, exact where both are near each other, comes first.
+        torch._foreach_lerp_([gradient[p] for p in params], opposite, -self.beta)
+        for p, g in gradient.items():
+            p.grad = g
+        self.penalty = loss - below
+        return loss
+
+    def _one_after_another(self, closure: Closure, size: int | None) -> Tensor:
         if self.full_batch == "mean" or (self._separable and size is not None):
             loss, gradient, regulariser = self._over_sub_batches(closure, size)
         else:
@@ -113,7 +174,9 @@ class FisherTrace(Descent):
                 _, _, regulariser = self._over_sub_batches(closure, size, means=False)
         self.zero_grad()
         for p, g in gradient.items():
-            p.grad = g.add_(regulariser[p], alpha=self.beta) if p in regulariser else g
+            p.grad = g
+        shared = [p for p in gradient if p in regulariser]
+        torch._foreach_add_([gradient[p] for p in shared], [regulariser[p] for p in shared], alpha=self.beta)
         return loss
 
     def _over_sub_batches(
@@ -124,6 +187,8 @@ class FisherTrace(Descent):
         penalty: Tensor | float = 0.0
         gradient: dict[Tensor, Tensor] = {}
         regulariser: dict[Tensor, Tensor] = {}
+        # Without `means` the caller puts running statistics back once, after all sub-batches.
+        moves = means and not self._separable
         filled = 0
         for rows, share in self._parts(size):
             replay = RandomReplay(self.param_groups[0]["params"][0].device)
@@ -134,7 +199,7 @@ class FisherTrace(Descent):
             params = self.trained()
             g = [p.grad for p in params]
             beside = self._beside.displaced(params, g, [-self.alpha] * len(params))
-            with beside, unmoved_statistics(self.model), replay.again():
+            with beside, unmoved_statistics(self.model) if moves else nullcontext(), replay.again():
                 below = self.one_pass(closure, rows)
                 opposite = [p.grad for p in params]
             # Exact where both are near each other, so before either is scaled.
@@ -156,11 +221,17 @@ class FisherTrace(Descent):
         return sub_batches(size, self.parts)
 
 
+def _inside(scope: AbstractContextManager[None], closure: Closure) -> Tensor:
+    with scope:
+        return closure()
+
+
 def _accumulate(total: dict[Tensor, Tensor], params: list[Tensor], values: list[Tensor], share: float) -> None:
     """total += share values, where a parameter that is new keeps its values' memory."""
-    torch._foreach_mul_(values, share)
+    new = [(p, value) for p, value in zip(params, values, strict=True) if p not in total]
     known = [(total[p], value) for p, value in zip(params, values, strict=True) if p in total]
+    if new:
+        torch._foreach_mul_([value for _, value in new], share)
     if known:
-        torch._foreach_add_([t for t, _ in known], [value for _, value in known])
-    for p, value in zip(params, values, strict=True):
-        total.setdefault(p, value)
+        torch._foreach_add_([t for t, _ in known], [value for _, value in known], alpha=share)
+    total.update(new)

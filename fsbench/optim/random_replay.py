@@ -29,6 +29,16 @@ class RandomReplay:
         finally:
             self._set(later)
 
+    @property
+    def drawn(self) -> bool:
+        """Whether anything was drawn since this object was made."""
+        pairs = zip(self.start, self._state(), strict=True)
+        return any(before is not None and not torch.equal(before, now) for before, now in pairs)
+
+    def rewind(self) -> None:
+        """As if nothing had been drawn since."""
+        self._set(self.start)
+
     def _state(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         return torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if self._on_gpu else None
 

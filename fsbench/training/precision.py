@@ -39,8 +39,7 @@ class Precision:
         self._multiply(parameters, 1 / self.scale)
 
     def _multiply(self, parameters: list[Tensor], factor: float) -> None:
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if factor != 1 and gradients:
+        if factor != 1 and (gradients := [p.grad for p in parameters if p.grad is not None]):
             torch._foreach_mul_(gradients, factor)
 
     def after_step(self, skipped: bool) -> None:

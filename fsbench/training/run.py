@@ -24,7 +24,7 @@ from fsbench.runs.atomic import atomic_path, disk_full, write_json, write_json_l
 from fsbench.runs.directory import RunDirectory
 from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
-from fsbench.training.build import build_optimizer
+from fsbench.training.build import build_optimizer, check_together
 from fsbench.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from fsbench.training.compiled import compiled
 from fsbench.training.devices import Devices
@@ -155,6 +155,7 @@ def build_state(options: TrainConfig, data: Data, steps_per_epoch: int, devices:
     model.to(device, memory_format=chosen_memory_format(trainer.memory_format, model, precision))
     devices.same_(model)
     devices.seed(options.seed)
+    check_together(model, options.optimizer, torch.zeros(2, *shape, device=device))
     # The recorded step leaves it to the fused kernels to pass over what is not finite.
     fused = records_steps(options, device) or trainer.fused
     optimizer = build_optimizer(model, options.optimizer, options.base, trainer.max_norm, devices, fused)

@@ -27,6 +27,13 @@ CASES = [
      "trainer.precision=bf16: optimizer=fisher_trace needs fp32"),
     ("regulariser-constant", ["optimizer=fisher_trace", "schedule=constant"],
      "optimizer.start=first_drop: the learning rate never drops with schedule=constant"),
+    ("together", ["optimizer=fisher_trace", "optimizer.together=maybe"],
+     "optimizer.together=maybe: must be one of auto, true, false"),
+    ("together-micro-batches", ["optimizer=fisher_trace", "optimizer.together=true", "trainer.micro_batch_size=8"],
+     "optimizer.together=true: needs each mini-batch in one pass of the network as it is, which "
+     "trainer.micro_batch_size rules out; use optimizer.together=auto"),
+    ("together-batchnorm", ["dataset=digits", "model=resnet20", "optimizer=fisher_trace", "optimizer.together=true"],
+     "optimizer.together=true: BatchNorm gives each sub-batch statistics of its own; use optimizer.together=auto"),
     ("noise", ["dataset.noise=1.5"], "dataset.noise=1.5: must be <= 1"),
     ("epochs", ["trainer.epochs=0"], "trainer.epochs=0: must be >= 1"),
     ("device", ["trainer.device=gpu"], "trainer.device=gpu: must be one of auto, cpu, cuda"),

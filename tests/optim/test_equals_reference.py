@@ -173,10 +173,10 @@ def test_three_steps_of_the_regulariser(network: str, parts: int, full_batch: st
 def test_the_mean_of_sub_batches_is_the_full_batch_without_batchnorm() -> None:
     """Two passes where the network is known to mix no examples; three, the same to rounding, where it is not known."""
     after = []
-    for options in ({}, {"full_batch": "mean"}, {"model": True}):
+    for options in ({}, {"full_batch": "mean"}, {"together": False}):
         model = NETWORKS["plain"]()
-        if "model" in options:
-            options = {"model": model}
+        if "together" in options:
+            options["model"] = model
         optimizer = FisherTrace(model.parameters(), alpha=0.05, sub_batches=3, start="immediately", **options, **SGD)
         passes = []
         for x, y in batches():

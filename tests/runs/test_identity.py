@@ -40,6 +40,8 @@ def test_keys_that_came_later_leave_older_runs_their_identity() -> None:
     older = copy.deepcopy(config)
     del older["optimizer"]["full_batch"]
     assert identity(config) == identity(older)
+    config["optimizer"]["together"] = True  # how, not what
+    assert identity(config) == identity(older)
     config["optimizer"]["full_batch"] = "mean"
     assert identity(config) != identity(older)
 
