@@ -171,13 +171,17 @@ class Elsewhere(TorchDispatchMode):
         return result
 
 
+@pytest.mark.parametrize("batchnorm", [True, False], ids=["batchnorm", "sub-batches-together"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_masked_step_reads_and_makes_nothing_on_the_host(method, monkeypatch) -> None:
+def test_a_masked_step_reads_and_makes_nothing_on_the_host(method, batchnorm, monkeypatch) -> None:
     """On tensors without values, which raise where one is looked at."""
     device = torch.device("meta")
     model = network(device, torch.float32)
+    if not batchnorm:
+        model[1] = nn.GroupNorm(2, 8, device=device)
     optimizer = METHODS[method](model.named_parameters(), model=model)
     monkeypatch.setattr(optimizer.base, "step", lambda: None)  # the fused kernels know no such device
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
     monkeypatch.setattr(RandomReplay, "_state", lambda self: (torch.get_rng_state(), None))
     closure = BatchClosure(model, nn.CrossEntropyLoss(), Precision("fp32", device))
     counts = DeviceCounts(device)
