@@ -157,7 +157,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(device, recorder, dtyp
 
 
 class Elsewhere(TorchDispatchMode):
-    """Notes operations on tensors that are not on the device: a graph can't hold their way there."""
+    """Notes operations that make tensors outside the device, or bring in some: a graph can't hold that."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -165,8 +165,11 @@ class Elsewhere(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        tensors = [value for value in pytree.tree_leaves((args, kwargs, result)) if isinstance(value, Tensor)]
-        if any(tensor.device != self.device for tensor in tensors):
+        given, made = (
+            {leaf.device for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)}
+            for tree in ((args, kwargs), result)
+        )
+        if len(given) > 1 or made - {self.device}:
             self.found.append(str(function))
         return result
 
