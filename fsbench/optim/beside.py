@@ -38,12 +38,14 @@ class Beside:
         return [self._kept[p] for p in params]
 
     def direction(self, params: list[Tensor], inverse_metric: InverseMetric | None) -> tuple[list[Tensor], Tensor]:
-        """D g, and sqrt(g' D g). D g may lie in the memory, and is then gone once the weights were displaced."""
+        """D g, and sqrt(g' D g). D g may be `.grad` itself or lie in the memory: it is gone once the weights move."""
         gradients = [p.grad for p in params]
         if inverse_metric is None:
             return geometry.direction(gradients, None)
         if not _swaps(params):
-            return geometry.direction(gradients, inverse_metric(params, None))
+            along = inverse_metric(params, None)
+            torch._foreach_mul_(along, gradients)
+            return along, geometry.length(gradients, along)
         # Tensor by tensor, so that what is computed in between stays in the cache.
         memory, products = self.memory(params), []
         for p, b in zip(params, memory, strict=True):
@@ -56,7 +58,10 @@ class Beside:
     def displaced(
         self, params: list[Tensor], direction: Sequence[Tensor], radii: Sequence[float], norm: Tensor | None = None
     ) -> Iterator[None]:
-        """Weights at w + radius direction / norm inside, at exactly w after, also when the pass inside fails."""
+        """Weights at w + radius direction / norm inside, at exactly w after, also when the pass inside fails.
+
+        With a norm, `direction` may be overwritten.
+        """
         memory = self.memory(params)
         if _swaps(params):
             scale = 1.0 if norm is None else geometry.inverse_or_zero(norm).item()
@@ -71,10 +76,12 @@ class Beside:
             return
         torch._foreach_copy_(memory, params)
         try:
-            if norm is None and len(set(radii)) == 1:
+            if norm is not None:
+                torch._foreach_mul_(list(direction), geometry.inverse_or_zero(norm))
+            if len(set(radii)) == 1:
                 torch._foreach_add_(params, list(direction), alpha=radii[0])
             else:
-                torch._foreach_add_(params, geometry.scaled(direction, norm, radii))
+                torch._foreach_add_(params, geometry.scaled(direction, None, radii))
             torch.clear_autocast_cache()
             yield
         finally:

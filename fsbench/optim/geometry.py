@@ -75,7 +75,12 @@ def direction(gradients: Tensors, inverse_metric: Tensors | None) -> tuple[list[
     if inverse_metric is None:
         return list(gradients), torch.nn.utils.get_total_norm(list(gradients))
     found = torch._foreach_mul(list(inverse_metric), list(gradients))
-    return found, torch.stack([inner(g, d) for g, d in zip(gradients, found, strict=True)]).sum().sqrt()
+    return found, length(gradients, found)
+
+
+def length(gradients: Tensors, direction: Tensors) -> Tensor:
+    """sqrt(g' D g) of g and D g."""
+    return torch.stack([inner(g, d) for g, d in zip(gradients, direction, strict=True)]).sum().sqrt()
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
