@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from benchmark import add_options, names, publish
+from benchmark import add_options, ended, names, publish
 
 from fsbench.config.compose import Job, compose_jobs
-from fsbench.errors import UsageError
 from fsbench.runs.provenance import provenance
 from fsbench.training.attempt import attempt
 from fsbench.training.population import train_population
@@ -130,8 +129,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UsageError as failure:
-        print(failure, file=sys.stderr)
-        sys.exit(2)
+    sys.exit(ended(main))

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark import add_options, aligned, contended, publish, short, show, version
+from benchmark import add_options, aligned, contended, ended, publish, short, show, version
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fsbench.config.compose import compose_jobs
 from fsbench.data import eval_batches, load_data
-from fsbench.errors import UsageError
 from fsbench.models import build_model
 from fsbench.runs.provenance import provenance
 from fsbench.sharpness import Risk, hessian_diagonal, hessian_trace
@@ -491,8 +490,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UsageError as failure:
-        print(failure, file=sys.stderr)
-        sys.exit(2)
+    sys.exit(ended(main))

@@ -19,14 +19,13 @@ from typing import Any
 
 import torch
 from bench_step import METHODS
-from benchmark import add_options, aligned, contended, names, publish, short, show
+from benchmark import Timer, add_options, aligned, contended, ended, names, publish, short, show
 from many_runs import command, multiply, trained
 from torch import nn
 from torch.nn import functional
 
 from fsbench.config.compose import compose_jobs
 from fsbench.data.batches import Batch
-from fsbench.errors import UsageError
 from fsbench.models import build_model, parameter_count
 from fsbench.runs.provenance import provenance
 from fsbench.sharpness import Risk, fisher_trace, hessian_trace, minimum_sharpness, normalized_sharpness
@@ -74,25 +73,10 @@ QUICK = Sizes((64, 256), (8, 14), (16, 32), (10, 100), (10, 30), (10, 100), (10,
 
 
 @dataclass(frozen=True)
-class Setting:
+class Setting(Timer):
     """Where, how often, and by which clock, in seconds."""
 
-    device: torch.device
     rounds: int
-    clock: Callable[[], float]
-
-    def timed(self, run: Callable[[], object], times: int = 1) -> float:
-        """Seconds of a run, the mean of so many."""
-        self._wait()
-        start = self.clock()
-        for _ in range(times):
-            run()
-        self._wait()
-        return (self.clock() - start) / times
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
 
 @dataclass
@@ -332,7 +316,7 @@ def main() -> int:
     # What a GPU does takes no CPU time.
     cpu_time = given.cpu_time and device.type == "cpu"
     torch.set_num_threads(1 if cpu_time else given.threads)
-    setting = Setting(device, given.rounds, time.process_time if cpu_time else time.perf_counter)
+    setting = Setting(device, time.process_time if cpu_time else time.perf_counter, given.rounds)
     sizes = QUICK if given.quick else Sizes()
     load, origin, started = os.getloadavg()[0], provenance(), time.perf_counter()
     found: list[Grown] = []
@@ -365,8 +349,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UsageError as failure:
-        print(failure, file=sys.stderr)
-        sys.exit(2)
+    sys.exit(ended(main))

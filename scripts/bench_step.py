@@ -12,23 +12,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from benchmark import add_options, aligned, contended, names, publish, short, show, version
+from benchmark import Timer, add_options, aligned, contended, ended, names, publish, short, show, version
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from fsbench.config.compose import compose_jobs
-from fsbench.errors import UsageError
 from fsbench.models import build_model
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
 from fsbench.runs.provenance import provenance
 from fsbench.training.batch_closure import BatchClosure
 from fsbench.training.compiled import compiled
 from fsbench.training.epoch_totals import EpochTotals
-from fsbench.training.graphed_step import WARM_UP, CudaRecorder, GraphedStep
+from fsbench.training.graphed_step import WARM_UP, GraphedStep
 from fsbench.training.memory_format import chosen_memory_format
 from fsbench.training.plain_step import PlainStep
 from fsbench.training.precision import Precision
+from fsbench.training.recorder import CudaRecorder
 
 GREY = {"mlp", "lenet", "fcnn", "fcnn_small", "small_cnn", "lenet_ibayashi"}  # on images of 1 x 28 x 28
 SGD = {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
@@ -75,30 +75,16 @@ METHODS: dict[str, Callable[..., Descent]] = {
 
 
 @dataclass(frozen=True)
-class Setting:
+class Setting(Timer):
     """Where and how long.
 
     Args:
         rounds: of A B A B ..., after two that are not counted.
-        clock: seconds.
     """
 
-    device: torch.device
     batch: int
     rounds: int
-    clock: Callable[[], float]
     compiles: bool
-
-    def timed(self, run: Callable[[], None]) -> float:
-        self._wait()
-        start = self.clock()
-        run()
-        self._wait()
-        return self.clock() - start
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
 
 @dataclass
@@ -413,7 +399,7 @@ def main() -> int:
     torch.set_num_threads(1 if given.cpu_time else given.threads)
     clock = time.process_time if given.cpu_time else time.perf_counter
     device = torch.device(given.device)
-    setting = Setting(device, given.batch, given.rounds, clock, given.compile)
+    setting = Setting(device, clock, given.batch, given.rounds, given.compile)
     load, origin, started = os.getloadavg()[0], provenance(), time.perf_counter()
     absent: dict[str, str] = {}
     rows: list[Row] = []
@@ -451,8 +437,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UsageError as failure:
-        print(failure, file=sys.stderr)
-        sys.exit(2)
+    sys.exit(ended(main))

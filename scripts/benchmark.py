@@ -6,10 +6,15 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import torch
+
+from fsbench.errors import UsageError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +23,40 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--cpu-time", action="store_true", help="CPU time of one thread: for a machine that has other work to do")
     add("--json", type=Path, metavar="FILE", help="write all that was measured and where it comes from")
     add("--markdown", type=Path, metavar="FILE", help="write the tables")
+
+
+@dataclass(frozen=True)
+class Timer:
+    """What is timed, and by which clock.
+
+    Args:
+        clock: seconds.
+    """
+
+    device: torch.device
+    clock: Callable[[], float]
+
+    def timed(self, run: Callable[[], object], times: int = 1) -> float:
+        """Seconds of a run, the mean of so many."""
+        self._wait()
+        start = self.clock()
+        for _ in range(times):
+            run()
+        self._wait()
+        return (self.clock() - start) / times
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def ended(main: Callable[[], int]) -> int:
+    """The exit code of a bench; bad input is one line."""
+    try:
+        return main()
+    except UsageError as failure:
+        print(failure, file=sys.stderr)
+        return 2
 
 
 def show(text: str) -> None:

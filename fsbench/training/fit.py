@@ -18,9 +18,10 @@ from fsbench.training.batch_closure import BatchClosure
 from fsbench.training.devices import Devices
 from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.evaluate import evaluate
-from fsbench.training.graphed_step import CudaRecorder, GraphedStep
+from fsbench.training.graphed_step import GraphedStep
 from fsbench.training.plain_step import PlainStep
 from fsbench.training.precision import Precision
+from fsbench.training.recorder import CudaRecorder
 from fsbench.training.schedule import Schedule
 from fsbench.training.stop_signal import StopSignal
 

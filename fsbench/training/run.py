@@ -30,12 +30,12 @@ from fsbench.training.compiled import compiled
 from fsbench.training.devices import Devices
 from fsbench.training.evaluate import evaluate
 from fsbench.training.fit import FAST_DEV_STEPS, TrainingState, fit
-from fsbench.training.graphed_step import records_steps
 from fsbench.training.loggers import build_logger
 from fsbench.training.memory_format import chosen_memory_format
 from fsbench.training.peak_memory import peak_memory, reset_peak_memory
 from fsbench.training.precision import Precision
 from fsbench.training.progress import Progress
+from fsbench.training.recorder import records_steps
 from fsbench.training.schedule import Schedule
 from fsbench.training.stop_signal import StopSignal
 

@@ -22,10 +22,11 @@ from fsbench.training import run as run_module
 from fsbench.training.batch_closure import BatchClosure
 from fsbench.training.device_counts import DeviceCounts
 from fsbench.training.epoch_totals import EpochTotals
-from fsbench.training.graphed_step import CudaRecorder, GraphedStep
+from fsbench.training.graphed_step import GraphedStep
 from fsbench.training.plain_step import PlainStep
 from fsbench.training.precision import Precision
 from fsbench.training.progress import Progress
+from fsbench.training.recorder import CudaRecorder
 
 SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "fused": True}
 METHODS: dict[str, Callable[..., Descent]] = {

@@ -1,0 +1,77 @@
+"""Where steps run and how one is recorded, and which runs have theirs recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fsbench.config.train import TrainConfig
+from fsbench.errors import UsageError
+
+
+def records_steps(config: TrainConfig, device: torch.device) -> bool:
+    """Whether a run's steps are to be recorded.
+
+    Raises:
+        UsageError: `trainer.cuda_graph=true` where that can't be.
+    """
+    trainer, method = config.trainer, config.optimizer
+    reasons = {
+        "needs a GPU": device.type != "cuda",
+        f"not with trainer.devices={trainer.devices}, whose processes wait for each other": trainer.devices > 1,
+        "not with trainer.precision=fp16, whose loss scale the host sets": trainer.precision == "fp16",
+        "not with optimizer.fisher other than batch, a pass for each example": (
+            getattr(method, "fisher", "batch") != "batch"
+        ),
+        "not with trainer.fast_dev_run=true, which makes two steps": trainer.fast_dev_run,
+    }
+    obstacle = next((reason for reason, holds in reasons.items() if holds), None)
+    if trainer.cuda_graph is True and obstacle is not None:
+        raise UsageError("trainer.cuda_graph", "true", f"{obstacle}; use auto or false")
+    return trainer.cuda_graph is not False and obstacle is None
+
+
+class Recorder(Protocol):
+    """Where steps run, and how one is recorded."""
+
+    def beside(self) -> AbstractContextManager[None]:
+        """Steps run in here, recorded or not."""
+        ...
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        """What makes the step again."""
+        ...
+
+    def random_state(self) -> Tensor:
+        """Changes whenever something is drawn."""
+        ...
+
+
+class CudaRecorder:
+    """Records on a stream of its own; the plain steps before run there too, as torch asks for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        outside = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(outside)
+        with torch.cuda.stream(self.stream):
+            yield
+        outside.wait_stream(self.stream)
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        graph = torch.cuda.CUDAGraph()
+        # Other threads (loaders that pin memory) may use the device meanwhile.
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+            step()
+        return graph.replay
+
+    def random_state(self) -> Tensor:
+        return torch.cat([torch.get_rng_state(), torch.cuda.get_rng_state(self.device)])
