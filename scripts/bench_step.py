@@ -70,7 +70,9 @@ METHODS: dict[str, Callable[..., Descent]] = {
     "SAM": lambda p, **o: SAM(p, torch.optim.SGD, rho=0.05, **{**OWN, **o}),
     "ASAM": lambda p, **o: ASAM(p, torch.optim.SGD, rho=0.5, eta=0.01, **{**OWN, **o}),
     "FSAM": lambda p, **o: FSAM(p, torch.optim.SGD, rho=0.1, eta=1.0, **{**OWN, **o}),
-    "Fisher trace M=8": lambda p, **o: FisherTrace(p, torch.optim.SGD, start="immediately", **{**OWN, **o}),
+    "Fisher trace M=8": lambda p, **o: FisherTrace(
+        p, torch.optim.SGD, start="immediately", **{**OWN, "together": "auto", **o}
+    ),
 }
 
 

@@ -53,10 +53,12 @@ class FisherTrace(Descent):
         together: pass all sub-batches at once, each at its own w - alpha g_i, with the same result to rounding
             (`SubBatchGradients`): True, False, or "auto", where it can be done and is faster. It needs `model`, which
             mixes no examples and draws no random numbers; `size`; and a closure that, called without rows, passes the
-            mini-batch through the network once, in the precision of its weights, not compiled. A closure for which this
-            does not hold may say so by an attribute, `followable = False`; most are recognised: the first step is then
-            begun again, one sub-batch after another. Where the closure compiles what `model` is not, say False.
-            On a CPU, "auto" goes by the size of a layer's output in a sub-batch; on a GPU it has not been measured.
+            mini-batch through the network once, in the precision of its weights, not compiled, does one backward pass
+            and leaves the gradients as they come (no scaling, no clipping), in every step alike. The first step of each
+            size is made both ways: where the gradients differ "auto" goes one sub-batch after another from there on,
+            and True raises NotTogether. A closure for which it does not hold may say so by an attribute,
+            `followable = False`. On a CPU, "auto" goes by the size of a layer's output in a sub-batch; on a GPU it has
+            not been measured.
         start: "first_drop": active once the learning rate has fallen below its peak, as in the paper
             (section 7.2.1; with a rate that falls in every step, from the second step on); "immediately": always.
         max_norm, model: as for `Descent`.
@@ -74,7 +76,7 @@ class FisherTrace(Descent):
         beta: float = 10.0,
         sub_batches: int = 8,
         full_batch: str = "own",
-        together: bool | str = "auto",
+        together: bool | str = False,
         start: str = "first_drop",
         **options: Any,
     ) -> None:
@@ -105,7 +107,7 @@ class FisherTrace(Descent):
             raise ValueError(f"together=True: {reason}")
         self.together = together
         self._can_follow = reason is None and together is not False
-        self._apart: set[int] = set()  # sizes of mini-batches that were found not to go together
+        self._goes_together: dict[int, bool] = {}  # by size of the mini-batch, once it was tried
 
     @property
     def active(self) -> bool:
@@ -127,42 +129,85 @@ class FisherTrace(Descent):
 
         if self.full_batch == "mean":
             batch_size(size, "FisherTrace with full_batch='mean'")
-        if self._can_follow and size is not None and size not in self._apart:
-            loss = self._together(closure, size)
-            if loss is not None:
-                return loss
+        if self._can_follow and size is not None and self._goes_together.get(size, True):
+            found = self._together(closure, size)
+            if found is not None:
+                return found
         return self._one_after_another(closure, size)
 
     def _together(self, closure: Closure, size: int) -> Tensor | None:
-        """Two passes over the whole mini-batch; None, with nothing done, where it can't be."""
+        """Two passes over the whole mini-batch; None, with nothing done, where it can't be.
+
+        The first time, both gradients are compared with those of one sub-batch after another.
+        """
         replay = RandomReplay(self.param_groups[0]["params"][0].device)
         try:
-            if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-                raise NotTogether("several processes share the mini-batch")
-            if not getattr(closure, "followable", True):
-                raise NotTogether("the closure does not pass the mini-batch through the network at once, as it is")
-            params = (p for group in self.param_groups for p in group["params"])
-            each = SubBatchGradients(params, sub_batches(size, self.parts), size, self.together == "auto")
-            loss = self.one_pass(lambda: _inside(each.at_w(), closure))
-            if replay.drawn:
-                raise NotTogether("the network draws random numbers")
-            gradient = {p: p.grad for p in self.trained()}
-            below = self.one_pass(lambda: _inside(each.moved(-self.alpha), closure))
-        except NotTogether as failure:
+            loss, below, gradient, opposite = self._passes_together(closure, size, replay)
+            if size not in self._goes_together:
+                known = self._agrees(closure, size, gradient, opposite)
+                if known is None:
+                    return None
+                if not known:
+                    raise NotTogether("passed together they have other gradients than one after another")
+                self._goes_together[size] = True
+        # A RuntimeError: calls that were followed are made with other arguments than before, which may not do.
+        except (NotTogether, RuntimeError) as failure:
             if self.together is True:
+                if not isinstance(failure, NotTogether):
+                    raise
                 raise NotTogether(f"together=True: {failure}") from None
-            self._apart.add(size)
+            self._goes_together[size] = False
             replay.rewind()
             return None
-        params = [p for p in self.trained() if p in gradient]
-        opposite = [p.grad for p in params]
+        params = [p for p in gradient if p in opposite]
         self.zero_grad()
         # g + beta (g - h) in one sweep; the difference, exact where both are near each other, comes first.
-        torch._foreach_lerp_([gradient[p] for p in params], opposite, -self.beta)
+        torch._foreach_lerp_([gradient[p] for p in params], [opposite[p] for p in params], -self.beta)
         for p, g in gradient.items():
             p.grad = g
         self.penalty = loss - below
         return loss
+
+    def _passes_together(
+        self, closure: Closure, size: int, replay: RandomReplay
+    ) -> tuple[Tensor, Tensor, dict[Tensor, Tensor], dict[Tensor, Tensor]]:
+        """The mean losses, and the means of the sub-batches' gradients, at w and at w - alpha g_i."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            raise NotTogether("several processes share the mini-batch")
+        if not getattr(closure, "followable", True):
+            raise NotTogether("the closure does not pass the mini-batch through the network at once, as it is")
+        params = (p for group in self.param_groups for p in group["params"])
+        each = SubBatchGradients(params, sub_batches(size, self.parts), size, self.together == "auto")
+        loss = self.one_pass(lambda: _inside(each.at_w(), closure))
+        if replay.drawn:
+            raise NotTogether("the network draws random numbers")
+        gradient = {p: p.grad for p in self.trained()}
+        below = self.one_pass(lambda: _inside(each.moved(-self.alpha), closure))
+        return loss, below, gradient, {p: p.grad for p in self.trained()}
+
+    def _agrees(
+        self, closure: Closure, size: int, gradient: dict[Tensor, Tensor], opposite: dict[Tensor, Tensor]
+    ) -> bool | None:
+        """Whether both gradients are, to rounding, what one sub-batch after another gives; None where they can't tell.
+
+        The difference of the two is small beside each of them, and as uncertain as they are.
+        """
+        _, expected, regulariser = self._over_sub_batches(closure, size)
+        if expected.keys() != gradient.keys() or regulariser.keys() != opposite.keys():
+            return False
+        if not gradient:
+            return True
+        g, of_g = (torch._foreach_clone([found[p] for p in gradient]) for found in (gradient, expected))
+        d = torch._foreach_sub([gradient[p] for p in opposite], [opposite[p] for p in opposite])
+        of_d = [regulariser[p] for p in opposite]
+        total = torch.nn.utils.get_total_norm
+        length, difference = float(total(of_g)), float(total(of_d))
+        if not math.isfinite(length + difference):
+            return None
+        rounding = 256 * torch.finfo(g[0].dtype).eps * length
+        torch._foreach_sub_(g, of_g)
+        torch._foreach_sub_(d, of_d)
+        return float(total(g)) <= rounding and float(total(d)) <= rounding + 1e-3 * difference
 
     def _one_after_another(self, closure: Closure, size: int | None) -> Tensor:
         if self.full_batch == "mean" or (self._separable and size is not None):

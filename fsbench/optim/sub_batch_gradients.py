@@ -96,7 +96,7 @@ class SubBatchGradients:
         keys = [id(p) for p in params]
         if self._uses.keys() & keys:
             raise NotTogether("a parameter is used twice")
-        use = use_of(func, params, args, self._cut)
+        use = use_of(func, params, args, kwargs, self._cut)
         self._uses.update(dict.fromkeys(keys, use))
         output = use.at_w(*args, **kwargs)
         if self._if_faster and isinstance(output, Tensor):

@@ -282,7 +282,9 @@ class Sum(Use):
         return torch.cat([own.add(gradient, alpha=radius / share) for own, gradient, share in rows])
 
 
-def use_of(func: Callable[..., Any], params: list[Tensor], args: tuple[Any, ...], cut: Cut) -> Use:
+def use_of(
+    func: Callable[..., Any], params: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], cut: Cut
+) -> Use:
     batch = args[0] if args and isinstance(args[0], Tensor) else None
     if func in SUMS and len(params) == 1:
         return Sum(func, cut, params[0])
@@ -298,6 +300,6 @@ def use_of(func: Callable[..., Any], params: list[Tensor], args: tuple[Any, ...]
         rows, (outputs, inputs) = max(cut.counts) * batch[0, ..., 0].numel(), args[1].shape
         if rows * (inputs + outputs) <= max(inputs * outputs, _SMALL):
             return FactoredLinear(cut, *own)
-    if func in CONVOLUTIONS and not any(isinstance(a, str) for a in args):  # padding="same"
+    if func in CONVOLUTIONS and not any(isinstance(a, str) for a in (*args, *kwargs.values())):  # padding="same"
         return Convolution(func, cut, *own)
     return Layer(func, cut, params)

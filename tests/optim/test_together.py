@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from fsbench.optim import FisherTrace
 from fsbench.optim.sub_batch_gradients import obstacle
@@ -140,10 +141,20 @@ def batches(sizes: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[
 
 
 class Closure:
-    """The README's closure; `passes` counts its calls."""
+    """The README's closure; `passes` counts its calls.
 
-    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, pieces: int = 1, autocast: bool = False) -> None:
+    Args:
+        scale: of the loss, taken back from the gradients.
+        clip: length that the gradients are cut to.
+        twice: in two backward passes.
+    """
+
+    def __init__(
+        self, model: nn.Module, x: Tensor, y: Tensor, pieces: int = 1, autocast: bool = False, scale: float = 1.0,
+        clip: float | None = None, twice: bool = False,
+    ) -> None:  # fmt: skip
         self.model, self.x, self.y, self.pieces, self.autocast = model, x, y, pieces, autocast
+        self.scale, self.clip, self.twice = scale, clip, twice
         self.passes = 0
 
     def __call__(self, rows: slice | None = None) -> Tensor:
@@ -155,8 +166,16 @@ class Closure:
                 logits = self.model(part)
             share = len(part) / len(x)
             loss = share * functional.cross_entropy(logits.to(x.dtype), labels, label_smoothing=0.1)
-            loss.backward()
+            if self.twice:
+                (loss / 2).backward(retain_graph=True)
+                loss = loss / 2 + loss.detach() / 2
+            (loss * self.scale).backward()
             total = total.to(loss) + loss.detach()
+        gradients = [p.grad for p in self.model.parameters()]
+        if self.scale != 1:
+            torch._foreach_div_(gradients, self.scale)
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         return total
 
 
@@ -197,7 +216,9 @@ def assert_twenty_steps_alike(network, device: str, **options: object) -> None:
     expected, passes = trained(apart, False, steps, **options)
     assert passes == [2 * min(4, size) for size in sizes]
     found, passes = trained(at_once, True, steps, **options)
-    assert passes == [2] * 20
+    # The first mini-batch of each size is passed one sub-batch after another too, and the gradients are compared.
+    firsts = {sizes.index(size) for size in sizes}
+    assert passes == [2 + 2 * min(4, size) * (step in firsts) for step, size in enumerate(sizes)]
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
     for mine, theirs in zip(at_once.parameters(), apart.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-11)
@@ -228,6 +249,92 @@ def test_what_can_not_be_passed_together_is_passed_one_after_another(network, of
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), other.parameters(), strict=True))
     with pytest.raises(NotTogether, match=f"^together=True: {reason}$"):
         trained(made(network), True, steps, of_closure)
+
+
+class Centred(nn.Module):
+    """Subtracts the mean over the mini-batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(128, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.a(x.flatten(1))
+        return self.b((hidden - hidden.mean(0)).tanh())
+
+
+class Detached(nn.Module):
+    """Has the same weight on a second way without gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(128, 128), nn.Linear(128, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return self.b(self.a(x).tanh() + functional.linear(x, self.a.weight.detach()))
+
+
+class Reordered(nn.Module):
+    """Rows meet the layers in another order than they came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(128, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        order = x[:, 0].argsort()
+        return self.b(self.a(x[order])[order.argsort()].tanh())
+
+
+class Checkpointed(nn.Module):
+    """Is run again in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = perceptron()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.net, x, use_reentrant=False)
+
+
+OTHER = "passed together they have other gradients than one after another"
+UNLIKE = [
+    pytest.param(perceptron, {"scale": 1024.0}, id="scaled-loss"),
+    pytest.param(perceptron, {"clip": 0.1}, id="clipped-in-the-closure"),
+    pytest.param(perceptron, {"twice": True}, id="two-backward-passes"),
+    pytest.param(Centred, {}, id="rows-mixed"),
+    pytest.param(Detached, {}, id="without-gradient"),
+    pytest.param(Reordered, {}, id="rows-reordered"),
+    pytest.param(Checkpointed, {}, id="checkpointed"),
+]
+
+
+@pytest.mark.parametrize(("network", "of_closure"), UNLIKE)
+def test_what_would_have_other_gradients_is_noticed_in_the_first_step(network, of_closure) -> None:
+    steps = batches((24,) * 3)
+    plain, other = made(network), made(network)
+    expected, _ = trained(plain, False, steps, of_closure)
+    found, _ = trained(other, "auto", steps, of_closure)
+    assert found == expected
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), other.parameters(), strict=True))
+    # Run again, the checkpointed network counts what it saves, and complains itself.
+    with pytest.raises((NotTogether, RuntimeError), match=f"^together=True: {OTHER}$|tensors saved"):
+        trained(made(network), True, steps, of_closure)
+
+
+def test_a_padding_in_words_is_followed() -> None:
+    class Same(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(2, 3, 3), nn.Linear(192, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(functional.conv2d(x, self.a.weight, self.a.bias, padding="same").relu().flatten(1))
+
+    steps = batches((24,) * 3)
+    assert trained(made(Same), True, steps)[0] == pytest.approx(trained(made(Same), False, steps)[0], rel=1e-9)
 
 
 BATCHNORM = "BatchNorm gives each sub-batch statistics of its own"
@@ -271,7 +378,7 @@ def test_together_where_it_is_impossible_is_refused(model, reason) -> None:
 
 
 CHOICES = [
-    pytest.param(lambda: nn.Sequential(nn.Conv2d(2, 255, 3, padding=1), nn.Flatten(), nn.Linear(16320, CLASSES)), 2,
+    pytest.param(lambda: nn.Sequential(nn.Conv2d(2, 255, 3, padding=1), nn.Flatten(), nn.Linear(16320, CLASSES)), 4,
                  id="convolution"),
     pytest.param(lambda: nn.Sequential(nn.Conv2d(2, 256, 3, padding=1), nn.Flatten(), nn.Linear(16384, CLASSES)), 3,
                  id="large-convolution"),
@@ -282,10 +389,10 @@ CHOICES = [
 
 @pytest.mark.parametrize(("network", "passes"), CHOICES)
 def test_what_auto_chooses(network, passes) -> None:
-    """One sub-batch of 16: the try at w, then two passes of its own where together is slower."""
+    """One sub-batch of 16: where together is slower, the try at w and two passes of its own; else the comparison."""
     steps = batches((16,), torch.float32)
     assert trained(made(network, torch.float32), "auto", steps, sub_batches=1, alpha=1e-4)[1] == [passes]
-    assert trained(made(network, torch.float32), True, steps, sub_batches=1, alpha=1e-4)[1] == [2]
+    assert trained(made(network, torch.float32), True, steps, sub_batches=1, alpha=1e-4)[1] == [4]
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
