@@ -114,8 +114,8 @@ def fit(
             clock = now
             state.step += 1
             on_step()
-            if optimizer.skipped_in_a_row >= options.max_skipped:
-                raise too_many_skipped(state)
+            if step.skipped_in_a_row >= options.max_skipped:
+                raise too_many_skipped(state, step.skipped_in_a_row)
             if state.epoch * len(batches) + state.step >= total_steps:
                 break
             # After an epoch's last step the stop waits for the evaluation, which ends that epoch.
@@ -138,9 +138,9 @@ def fit(
             raise Interrupted(f"interrupted after epoch {state.epoch}; the same command goes on from there")
 
 
-def too_many_skipped(state: TrainingState) -> Diverged:
+def too_many_skipped(state: TrainingState, count: int) -> Diverged:
     return Diverged(
-        f"diverged: {state.optimizer.skipped_in_a_row} steps in a row had a non-finite gradient "
+        f"diverged: {count} steps in a row had a non-finite gradient "
         f"(epoch {state.epoch + 1}, step {state.step}); lower optimizer.lr, or raise trainer.max_skipped"
     )
 

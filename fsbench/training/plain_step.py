@@ -26,5 +26,10 @@ class PlainStep:
         closure.after_step(skipped)
         totals.add(optimizer, loss, closure.hits, size, skipped)
 
+    @property
+    def skipped_in_a_row(self) -> int:
+        """The most of late, as far as is known."""
+        return self.optimizer.skipped_in_a_row
+
     def settle(self, totals: EpochTotals) -> None:
         """Have all that was counted so far in the totals and the optimizer: here it is."""

@@ -169,7 +169,7 @@ class _Population:
             if lost:
                 self._give(optimizer, totals)
             for member in lost:
-                self._fail(member, too_many_skipped(member.state))
+                self._fail(member, too_many_skipped(member.state, member.state.optimizer.skipped_in_a_row))
             if self._done >= self.total:
                 break
             # After an epoch's last step the stop waits for the evaluation, which ends that epoch.

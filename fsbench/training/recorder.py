@@ -50,6 +50,10 @@ class Recorder(Protocol):
         """Changes whenever something is drawn."""
         ...
 
+    def fits(self) -> bool:
+        """Whether there is memory for a recorded step, which keeps its own, beside plain ones."""
+        ...
+
 
 class CudaRecorder:
     """Records on a stream of its own; the plain steps before run there too, as torch asks for."""
@@ -75,3 +79,9 @@ class CudaRecorder:
 
     def random_state(self) -> Tensor:
         return torch.cat([torch.get_rng_state(), torch.cuda.get_rng_state(self.device)])
+
+    def fits(self) -> bool:
+        free, _ = torch.cuda.mem_get_info(self.device)
+        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        # The most so far holds the weights too, so this is on the safe side.
+        return torch.cuda.max_memory_allocated(self.device) <= free + unused

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
 from fsbench.optim.random_replay import RandomReplay
+from fsbench.optim.sharpness_aware import SharpnessAware
 from fsbench.training import fit as fit_module
 from fsbench.training import run as run_module
 from fsbench.training.batch_closure import BatchClosure
@@ -63,6 +65,14 @@ class Again:
     def random_state(self) -> Tensor:
         return torch.get_rng_state()
 
+    def fits(self) -> bool:
+        return True
+
+
+class Full(Again):
+    def fits(self) -> bool:
+        return False
+
 
 class Broken(Again):
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
@@ -77,6 +87,18 @@ class Wrong(Again):
 
 
 # Recorded steps read the learning rate in fp32.
+class OnePass(Again):
+    """Makes a step whose second pass is at w."""
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        def lazy() -> None:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(SharpnessAware, "group_values", lambda self, key: defaultdict(float))
+                step()
+
+        return lazy
+
+
 WHERE = [
     pytest.param(torch.device("cpu"), Again, torch.float64, 1e-6, id="cpu"),
     pytest.param(torch.device("cuda"), CudaRecorder, torch.float32, 2e-3, id="gpu", marks=pytest.mark.gpu),
@@ -223,6 +245,15 @@ def test_steps_that_are_skipped_are_seen_before_anybody_asks() -> None:
     assert optimizer.skipped_in_a_row >= 10
 
 
+def test_the_longest_run_of_skipped_steps_is_seen_also_where_it_is_over() -> None:
+    optimizer, step = graphed_sgd()
+    totals, seen = EpochTotals(), []
+    for number, (x, y) in enumerate(batches(30, torch.device("cpu"), torch.float32)):
+        step(x * (torch.inf if 8 <= number < 19 else 1), y, len(y), totals)
+        seen.append(step.skipped_in_a_row)
+    assert (optimizer.skipped, optimizer.skipped_in_a_row, max(seen)) == (11, 0, 11)
+
+
 def test_a_step_that_moves_nothing_shows_nothing() -> None:
     optimizer, step = graphed_sgd(lr=0.0)
     steps, totals = batches(10, torch.device("cpu"), torch.float32), EpochTotals()
@@ -278,6 +309,8 @@ REFUSED = [
     pytest.param(Again, 0.5, "steps draw random numbers (dropout)", id="dropout"),
     pytest.param(Broken, 0.0, "CUDA error: operation not permitted when stream is capturing", id="capture-fails"),
     pytest.param(Wrong, 0.0, "a recorded step was not the plain one", id="wrong"),
+    pytest.param(OnePass, 0.0, "a recorded step was not the plain one", id="without-its-second-pass"),
+    pytest.param(Full, 0.0, "it would need as much memory again", id="memory"),
 ]
 
 
