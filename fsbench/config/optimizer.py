@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fsbench.config.options import Options
 
@@ -53,6 +53,12 @@ class FSAMOptions(SharpnessAwareOptions):
     eta: NonNegative
     form: Literal["multiplicative", "additive"]
     fisher: Literal["batch", "per_example", "true"]
+
+    @field_validator("fisher", mode="before")
+    @classmethod
+    def _true_is_a_word(cls, value: object) -> object:
+        """The command line's `true` is a truth value."""
+        return "true" if value is True else value
 
     @model_validator(mode="after")
     def _additive_needs_eta(self) -> FSAMOptions:

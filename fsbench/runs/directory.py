@@ -60,7 +60,7 @@ class RunDirectory:
         """Results of a finished run. Raises UsageError where the summary can't be read."""
         try:
             return json.loads(self.summary.read_text(encoding="utf-8"))["results"]
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             raise UsageError("summary", self.summary, "can't be read; delete it to train this run again") from None
 
     @property

@@ -95,16 +95,16 @@ def read_records(roots: list[Path], asked: Iterable[str] | None = None) -> Recor
             seen.add(place)
             try:
                 summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-            except (FileNotFoundError, ValueError) as failure:
+                flat = flatten(summary["config"])
+                row = {"run": str(directory), **flat, **summary["choices"], **summary["results"]}
+                if row["dataset"] == "folder":
+                    row["dataset"] = row["dataset.label"] or Path(row["dataset.root"]).name
+            except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as failure:
                 status = RunDirectory(directory).status if isinstance(failure, FileNotFoundError) else "unreadable"
                 unfinished[status] = unfinished.get(status, 0) + 1
                 continue
-            flat = flatten(summary["config"])
             choices |= dict.fromkeys(summary["choices"])
             configuration |= dict.fromkeys(flat)
-            row = {"run": str(directory), **flat, **summary["choices"], **summary["results"]}
-            if row["dataset"] == "folder":
-                row["dataset"] = row["dataset.label"] or Path(row["dataset.root"]).name
             rows.append(row)
     needed = asked is None or any(not any(name in row for row in rows) for name in asked)
     return Records(rows, list(choices), list(configuration), unfinished, _add_measures(rows) if needed else {})

@@ -27,6 +27,8 @@ CASES = [
      "trainer.precision=bf16: optimizer=fisher_trace needs fp32"),
     ("regulariser-constant", ["optimizer=fisher_trace", "schedule=constant"],
      "optimizer.start=first_drop: the learning rate never drops with schedule=constant"),
+    ("fisher", ["optimizer=fsam", "optimizer.fisher=no"],
+     "optimizer.fisher=no: must be one of batch, per_example, true"),
     ("together", ["optimizer=fisher_trace", "optimizer.together=maybe"],
      "optimizer.together=maybe: must be one of auto, true, false"),
     ("together-micro-batches", ["optimizer=fisher_trace", "optimizer.together=true", "trainer.micro_batch_size=8"],

@@ -6,6 +6,7 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
 from data.tiny_sets import write_folder
 
 from fsbench.training import run as run_module
@@ -136,10 +137,11 @@ def test_rerun_leaves_the_old_run_alone(fsbench, quick) -> None:
     assert len(list(Path("runs").iterdir())) == 3
 
 
-def test_one_bad_file_does_not_spoil_the_table(fsbench, quick) -> None:
+@pytest.mark.parametrize("content", ['{"run":', "[]", '{"config": {}}'], ids=["cut", "list", "keys"])
+def test_one_bad_file_does_not_spoil_the_table(fsbench, quick, content) -> None:
     fsbench("train", "-m", *quick, "seed=0,1,2")
     first, *_ = sorted(Path("runs").iterdir())
-    (first / "summary.json").write_text('{"run":')
+    (first / "summary.json").write_text(content)
     table = fsbench("table", "runs", "runs/.")
     assert table.out.splitlines()[2].split("|")[4].strip() == "2"
     assert "not finished: 1 unreadable" in table.err
