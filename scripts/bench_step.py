@@ -46,6 +46,7 @@ GRAPH_BF16 = "{} (fsbench), bf16, CUDA graph"
 MEAN = "Fisher trace M=8, full_batch=mean (fsbench)"
 TOGETHER = "Fisher trace M=8, together=true (fsbench)"
 APART = "Fisher trace M=8, together=false (fsbench)"
+BARE = "8 sub-batches forward and backward alone"
 COPY = "copying the weights"
 MOVE = "{}, w to w + eps and back alone (fsbench)"
 UNFUSED = "{}, plain base (fsbench)"
@@ -243,6 +244,15 @@ def regulariser_ways(network: str, setting: Setting, absent: dict[str, str]) -> 
         yield TOGETHER, ours(network, "Fisher trace M=8", setting, together=True)
     except ValueError as failure:
         absent[f"{TOGETHER}, {network}"] = f"{network}, {failure}"
+    model, x, y = fresh(network, setting)
+    passes = [plain_pass(model, *rows) for rows in zip(x.chunk(8), y.chunk(8), strict=True)]
+
+    def bare() -> None:
+        for one in passes:
+            model.zero_grad()
+            one()
+
+    yield BARE, bare
 
 
 def update_ways(network: str, setting: Setting, absent: dict[str, str]) -> Ways:
