@@ -88,6 +88,7 @@ class Setting(Timer):
     batch: int
     rounds: int
     compiles: bool
+    pixels: int
 
 
 @dataclass
@@ -150,7 +151,7 @@ def fresh(network: str, setting: Setting) -> tuple[nn.Module, Tensor, Tensor]:
     """The network with random weights (seed 0) and a batch of random images."""
     grey = network in GREY
     (job,) = compose_jobs([f"model={network}", f"dataset={'mnist' if grey else 'cifar10'}"], multirun=False)
-    shape = (1, 28, 28) if grey else (3, 32, 32)
+    shape = (1, 28, 28) if grey else (3, setting.pixels, setting.pixels)
     torch.manual_seed(0)
     model = build_model(job.config.model, shape, 10).to(setting.device).train()
     x = torch.randn(setting.batch, *shape, device=setting.device)
@@ -356,12 +357,15 @@ def tables(rows: list[Row], setting: Setting, peak: float | None) -> Iterator[st
         here = {r.name: r for r in rows if (r.group, r.case) == (group, network)}
         references = [name for name in REFERENCES[group] if name in here]
         shares = peak is not None and group != "update"
-        head = ["way", "ms", *(f"/ {name}" for name in references), *(["share of peak"] if shares else [])]
+        rates = group != "update"
+        head = ["way", "ms", *(["images/s"] if rates else []), *(f"/ {name}" for name in references)]
+        head += ["share of peak"] if shares else []
         lines = [head]
         for row in here.values():
             ms = f"{short(1e3 * row.median)} ({short(1e3 * min(row.times))} - {short(1e3 * max(row.times))})"
             share = [f"{100 * row.flop / row.median / peak:.1f} %" if row.flop else ""] if shares else []
-            lines.append([row.name, ms, *(between(row, here[name]) for name in references), *share])
+            rate = [short(setting.batch / row.median)] if rates else []
+            lines.append([row.name, ms, *rate, *(between(row, here[name]) for name in references), *share])
         yield from ["", "## " + TITLES[group].format(network, setting.batch), "", *aligned(lines)]
         if group == "update":
             # It reads g for the norm, then w and g, and writes w + eps; a copy reads and writes.
@@ -399,6 +403,7 @@ def arguments() -> argparse.Namespace:
     add("--regularised", type=names, default=["mlp", "lenet", "cnn"], help="networks of the regulariser's steps")
     add("--update", type=names, default=["wrn28_10"], help="networks whose update is measured alone")
     add("--batch", type=int, default=128)
+    add("--pixels", type=int, default=32, help="on a side of colour images (default: 32; 224 for vit_base_patch16)")
     add("--rounds", type=int, default=9)
     add("--compile", action="store_true", help="compiled steps too; the first takes minutes on a CPU")
     add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
@@ -411,7 +416,7 @@ def main() -> int:
     torch.set_num_threads(1 if given.cpu_time else given.threads)
     clock = time.process_time if given.cpu_time else time.perf_counter
     device = torch.device(given.device)
-    setting = Setting(device, clock, given.batch, given.rounds, given.compile)
+    setting = Setting(device, clock, given.batch, given.rounds, given.compile, given.pixels)
     load, origin, started = os.getloadavg()[0], provenance(), time.perf_counter()
     absent: dict[str, str] = {}
     rows: list[Row] = []
@@ -440,7 +445,7 @@ def main() -> int:
         "provenance": {
             **origin, "peers": {PEER: version(PEER)}, "threads": torch.get_num_threads(),
             "cpu_time": given.cpu_time, "load_average": load, "peak_flops": peak, "device": device.type,
-            "batch": given.batch, "rounds": given.rounds,
+            "batch": given.batch, "pixels": given.pixels, "rounds": given.rounds,
         },
         "rows": [{**vars(row), "median": row.median} for row in rows],
     }  # fmt: skip
