@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from fsbench.optim.beside import Beside
 from fsbench.optim.descent import Closure, Descent
+from fsbench.optim.passes_together import PassesTogether
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.running_statistics import mixes_examples, unmoved_statistics
-from fsbench.optim.sub_batch_gradients import SubBatchGradients, obstacle
-from fsbench.optim.sub_batch_layers import NotTogether
 from fsbench.optim.sub_batches import Part, batch_size, sub_batches
 
 
@@ -88,8 +86,6 @@ class FisherTrace(Descent):
             raise ValueError(f"sub_batches must be >= 1, got {sub_batches}")
         if full_batch not in ("own", "mean"):
             raise ValueError(f"full_batch must be 'own' or 'mean', got {full_batch!r}")
-        if together not in ("auto", True, False):
-            raise ValueError(f"together must be 'auto', True or False, got {together!r}")
         if start not in ("first_drop", "immediately"):
             raise ValueError(f"start must be 'first_drop' or 'immediately', got {start!r}")
         self.alpha, self.beta, self.parts, self.start = alpha, beta, sub_batches, start
@@ -100,14 +96,7 @@ class FisherTrace(Descent):
         # The peak lives in the groups, so that state_dict carries it.
         super().__init__(params, base, defaults={"peak_lr": 0.0}, **options)
         self._separable = self.model is not None and not mixes_examples(self.model)
-        reason = obstacle(self.model)
-        if self.processes.count > 1:
-            reason = "several processes share the mini-batch"
-        if together is True and reason is not None:
-            raise ValueError(f"together=True: {reason}")
-        self.together = together
-        self._can_follow = reason is None and together is not False
-        self._goes_together: dict[int, bool] = {}  # by size of the mini-batch, once it was tried
+        self._passes = PassesTogether(together, self.model, self.processes.count)
 
     @property
     def active(self) -> bool:
@@ -129,85 +118,24 @@ class FisherTrace(Descent):
 
         if self.full_batch == "mean":
             batch_size(size, "FisherTrace with full_batch='mean'")
-        if self._can_follow and size is not None and self._goes_together.get(size, True):
-            found = self._together(closure, size)
-            if found is not None:
-                return found
+        if size is not None and (loss := self._together(closure, size)) is not None:
+            return loss
         return self._one_after_another(closure, size)
 
     def _together(self, closure: Closure, size: int) -> Tensor | None:
-        """Two passes over the whole mini-batch; None, with nothing done, where it can't be.
-
-        The first time, both gradients are compared with those of one sub-batch after another.
-        """
-        replay = RandomReplay(self.param_groups[0]["params"][0].device)
-        try:
-            loss, below, gradient, opposite = self._passes_together(closure, size, replay)
-            if size not in self._goes_together:
-                known = self._agrees(closure, size, gradient, opposite)
-                if known is None:
-                    return None
-                if not known:
-                    raise NotTogether("passed together they have other gradients than one after another")
-                self._goes_together[size] = True
-        # A RuntimeError: calls that were followed are made with other arguments than before, which may not do.
-        except (NotTogether, RuntimeError) as failure:
-            if self.together is True:
-                if not isinstance(failure, NotTogether):
-                    raise
-                raise NotTogether(f"together=True: {failure}") from None
-            self._goes_together[size] = False
-            replay.rewind()
+        """Two passes over the whole mini-batch; None, with nothing done, where it can't be."""
+        parts = sub_batches(size, self.parts)
+        found = self._passes(self, closure, size, parts, -self.alpha, self._over_sub_batches)
+        if found is None:
             return None
-        params = [p for p in gradient if p in opposite]
+        params = [p for p in found.gradient if p in found.opposite]
         self.zero_grad()
         # g + beta (g - h) in one sweep; the difference, exact where both are near each other, comes first.
-        torch._foreach_lerp_([gradient[p] for p in params], [opposite[p] for p in params], -self.beta)
-        for p, g in gradient.items():
+        torch._foreach_lerp_([found.gradient[p] for p in params], [found.opposite[p] for p in params], -self.beta)
+        for p, g in found.gradient.items():
             p.grad = g
-        self.penalty = loss - below
-        return loss
-
-    def _passes_together(
-        self, closure: Closure, size: int, replay: RandomReplay
-    ) -> tuple[Tensor, Tensor, dict[Tensor, Tensor], dict[Tensor, Tensor]]:
-        """The mean losses, and the means of the sub-batches' gradients, at w and at w - alpha g_i."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            raise NotTogether("several processes share the mini-batch")
-        if not getattr(closure, "followable", True):
-            raise NotTogether("the closure does not pass the mini-batch through the network at once, as it is")
-        params = (p for group in self.param_groups for p in group["params"])
-        each = SubBatchGradients(params, sub_batches(size, self.parts), size, self.together == "auto")
-        loss = self.one_pass(lambda: _inside(each.at_w(), closure))
-        if replay.drawn:
-            raise NotTogether("the network draws random numbers")
-        gradient = {p: p.grad for p in self.trained()}
-        below = self.one_pass(lambda: _inside(each.moved(-self.alpha), closure))
-        return loss, below, gradient, {p: p.grad for p in self.trained()}
-
-    def _agrees(
-        self, closure: Closure, size: int, gradient: dict[Tensor, Tensor], opposite: dict[Tensor, Tensor]
-    ) -> bool | None:
-        """Whether both gradients are, to rounding, what one sub-batch after another gives; None where they can't tell.
-
-        The difference of the two is small beside each of them, and as uncertain as they are.
-        """
-        _, expected, regulariser = self._over_sub_batches(closure, size)
-        if expected.keys() != gradient.keys() or regulariser.keys() != opposite.keys():
-            return False
-        if not gradient:
-            return True
-        g, of_g = (torch._foreach_clone([found[p] for p in gradient]) for found in (gradient, expected))
-        d = torch._foreach_sub([gradient[p] for p in opposite], [opposite[p] for p in opposite])
-        of_d = [regulariser[p] for p in opposite]
-        total = torch.nn.utils.get_total_norm
-        length, difference = float(total(of_g)), float(total(of_d))
-        if not math.isfinite(length + difference):
-            return None
-        rounding = 256 * torch.finfo(g[0].dtype).eps * length
-        torch._foreach_sub_(g, of_g)
-        torch._foreach_sub_(d, of_d)
-        return float(total(g)) <= rounding and float(total(d)) <= rounding + 1e-3 * difference
+        self.penalty = found.loss - found.below
+        return found.loss
 
     def _one_after_another(self, closure: Closure, size: int | None) -> Tensor:
         if self.full_batch == "mean" or (self._separable and size is not None):
@@ -264,11 +192,6 @@ class FisherTrace(Descent):
         if size is None:
             return [(slice(i, None, self.parts), 1 / self.parts) for i in range(self.parts)]
         return sub_batches(size, self.parts)
-
-
-def _inside(scope: AbstractContextManager[None], closure: Closure) -> Tensor:
-    with scope:
-        return closure()
 
 
 def _accumulate(total: dict[Tensor, Tensor], params: list[Tensor], values: list[Tensor], share: float) -> None:

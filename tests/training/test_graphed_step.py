@@ -209,7 +209,7 @@ def test_a_masked_step_reads_and_makes_nothing_on_the_host(method, batchnorm, mo
         model[1] = nn.GroupNorm(2, 8, device=device)
     optimizer = METHODS[method](model.named_parameters(), model=model)
     if isinstance(optimizer, FisherTrace) and not batchnorm:
-        optimizer._goes_together[24] = True  # as the steps before found out
+        optimizer._passes.known[24] = True  # as the steps before found out
     monkeypatch.setattr(optimizer.base, "step", lambda: None)  # the fused kernels know no such device
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
     monkeypatch.setattr(RandomReplay, "_state", lambda self: (torch.get_rng_state(), None))
