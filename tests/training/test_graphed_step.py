@@ -329,6 +329,19 @@ def test_where_it_can_not_be_recorded_the_steps_are_plain_and_the_log_says_why(
     assert caplog.messages == [f"trainer.cuda_graph: not used, {reason}"]
 
 
+def test_a_second_pass_that_hardly_shows_is_missed_all_the_same(monkeypatch, caplog) -> None:
+    """A radius of 0.002 turns the step by less than one part in twenty."""
+    monkeypatch.setitem(METHODS, "sam", lambda p, **o: SAM(p, torch.optim.SGD, rho=0.002, **SGD, **o))
+    device = torch.device("cpu")
+    for recorder, said in (
+        (Again, []),
+        (OnePass, ["trainer.cuda_graph: not used, a recorded step was not the plain one"]),
+    ):
+        caplog.clear()
+        Trained(network(device, torch.float64), "sam", batches(20, device, torch.float64), recorder(device))
+        assert caplog.messages == said
+
+
 FORBIDDEN = [
     pytest.param((), "needs a GPU", id="cpu"),
     pytest.param(("trainer.population=true",), "needs a GPU", id="population"),
