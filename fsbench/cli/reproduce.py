@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from fsbench.config.primary import REPRODUCE
 from fsbench.errors import Diverged, Interrupted, UsageError, one_line
 from fsbench.executors.build import build_executor
 from fsbench.executors.executor import Executor
+from fsbench.executors.tell import tell
 from fsbench.papers import add_papers, artefacts
 from fsbench.papers.artefact import SCALES, Artefact, Computed
 from fsbench.reproduce.compositions import Compositions
@@ -146,7 +146,7 @@ class _Work:
             self._tell_waiting()
         if not self.failed:
             return 0
-        _tell(f"fsbench: {self.failed} failed; the same command goes on with what is missing")
+        tell(f"fsbench: {self.failed} failed; the same command goes on with what is missing")
         return 3
 
     def _tell_waiting(self) -> None:
@@ -154,7 +154,7 @@ class _Work:
         for plan in self.plans:
             for reason in dict.fromkeys(run.waits for run in plan.runs if run.waits):
                 self.failed += 1
-                _tell(f"{plan.artefact.name}: {reason}")
+                tell(f"{plan.artefact.name}: {reason}")
 
     def _carry_out(self, executor: Executor, written: Sequence[Plan]) -> None:
         """Run what is missing; each of the plans `written` is written as soon as its last run has ended."""
@@ -170,7 +170,7 @@ class _Work:
                 path = outcome.task.directory.path
                 outcomes.append(outcome)
                 self._refuse_bad_input(outcomes, tasks)
-                _tell(f"[{len(outcomes)}/{len(tasks)}] {outcome.line}")
+                tell(f"[{len(outcomes)}/{len(tasks)}] {outcome.line}")
                 if outcome.reason and not (path in candidates and isinstance(outcome.untrained, Diverged)):
                     self.failed += 1
                     self.reasons[path] = outcome.reason
@@ -223,7 +223,7 @@ class _Work:
 
         def progress(line: str) -> None:
             if self.request.config.progress:
-                _tell(f"{artefact.name}: {line}")
+                tell(f"{artefact.name}: {line}")
 
         try:
             with at_once():
@@ -248,7 +248,3 @@ def _paths(plan: Plan) -> set[Path]:
 def _say_written(name: str, what: str, paths: Sequence[Path]) -> None:
     shown = " ".join(path.name for path in paths)
     say(f"{name}: {what}; {paths[0].parent}: {shown}")
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Any, Generic
 from fsbench.errors import FsbenchError, Interrupted, one_line
 from fsbench.executors.engine import Engine, WorkerLost
 from fsbench.executors.executor import Outcome, Task
+from fsbench.executors.tell import tell
 from fsbench.executors.worker import Call
 from fsbench.training.stop_signal import StopSignal
 
@@ -43,7 +43,7 @@ class PooledExecutor:
         threads: int,
         retries: int,
         stop: StopSignal,
-        tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+        tell: Callable[[str], None] = tell,
     ) -> None:
         self._engine, self._threads, self._retries, self._stop, self._tell = engine, threads, retries, stop, tell
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from fsbench.errors import FsbenchError
 from fsbench.executors.executor import Outcome, Task
 from fsbench.executors.serial import SerialExecutor
+from fsbench.executors.tell import tell
 from fsbench.training.attempt import finished
 from fsbench.training.population_plan import populations
 from fsbench.training.stop_signal import StopSignal
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 class PopulationExecutor:
@@ -24,7 +20,7 @@ class PopulationExecutor:
         tell: is told, in a line, of runs that ask for it and can't be.
     """
 
-    def __init__(self, stop: StopSignal, tell: Callable[[str], None] = _tell) -> None:
+    def __init__(self, stop: StopSignal, tell: Callable[[str], None] = tell) -> None:
         self._stop, self._tell = stop, tell
 
     def run(self, tasks: Sequence[Task[Outcome]]) -> Iterator[Outcome]:
