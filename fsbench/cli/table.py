@@ -91,6 +91,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"note: {shown}; {command} measures them", file=sys.stderr)
     if measures:
         print(_DEVIATION, file=sys.stderr)
+    if unreadable := [str(path) for path in records.unreadable]:
+        more = f" and {len(unreadable) - 2} more" if len(unreadable) > 2 else ""
+        print(f"note: unreadable: {', '.join(unreadable[:2])}{more}", file=sys.stderr)
     if left_out:
         print(f"note: runs left out because they are not finished: {left_out}", file=sys.stderr)
     return 0

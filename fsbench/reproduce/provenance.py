@@ -16,6 +16,7 @@ from fsbench.reproduce.planned_run import PlannedRun
 from fsbench.runs.atomic import write_json
 from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
+from fsbench.runs.read import Unreadable, read_json
 
 FILE = "provenance.json"
 _PLACES = ("runs_dir", "data_dir", "results_dir", "trainer.device", "trainer.progress")
@@ -92,7 +93,10 @@ def _measuring_seconds(plan: Plan, run: PlannedRun) -> float:
     """Of what the artefact shows; the columns of one measure have its time each."""
     if (job := plan.measuring(run)) is None:
         return 0.0
-    found = answered(run.directory, job.config)
+    try:
+        found = answered(run.directory, job.config)
+    except Unreadable:
+        return 0.0
     return sum(next(iter(entries.values()))["seconds"] for _, entries in found if entries)
 
 
@@ -108,7 +112,6 @@ def _distinct(records: Sequence[dict[str, Any]], keys: Sequence[str] | None) -> 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except (FileNotFoundError, Unreadable):
         return {}
-    return found if isinstance(found, dict) else {}

@@ -82,6 +82,7 @@ def finished(job: Job) -> tuple[RunDirectory, dict[str, Any] | None]:
     directory.refuse_other_config(config, overwrite=job.config.overwrite)
     if job.config.overwrite or not directory.finished:
         return directory, None
+    directory.remove_leftovers()
     return directory, directory.read_results()
 
 

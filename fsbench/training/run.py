@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors.torch import save
@@ -21,7 +21,7 @@ from fsbench.data.splits import Split
 from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError
 from fsbench.models import build_model, parameter_count
 from fsbench.runs.atomic import atomic_path, disk_full, write_json, write_json_lines, write_text
-from fsbench.runs.directory import RunDirectory
+from fsbench.runs.directory import RunDirectory, open_log
 from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
 from fsbench.training.build import build_optimizer, check_together
@@ -253,10 +253,15 @@ def finish(
     directory.traceback.unlink(missing_ok=True)
 
 
+class _LogFile(logging.FileHandler):
+    def _open(self) -> IO[str]:
+        return open_log(Path(self.baseFilename))
+
+
 @contextmanager
 def reported(directory: RunDirectory, devices: Devices, log: logging.Logger = log) -> Iterator[None]:
     """Log to train.log what `log` is told; leave status, and the traceback of a failure, in the run directory."""
-    handler = logging.FileHandler(directory.log, delay=True)
+    handler = _LogFile(directory.log, delay=True)
     handler.handleError = lambda record: None  # a full disk is met, and said, at the next file
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
