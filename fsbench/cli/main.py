@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from fsbench.cli.commands import COMMANDS
 from fsbench.errors import FsbenchError, UsageError, did_you_mean
+from fsbench.lines import tell
 
 HELP = """fsbench: train with sharpness-aware optimizers and compare what comes out.
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         if not failure.said:
-            print(f"fsbench: {failure}", file=sys.stderr)
+            tell(f"fsbench: {failure}")
         return failure.exit_code
 
 

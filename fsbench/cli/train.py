@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from fsbench.cli.flags import parse_composed
-from fsbench.cli.say import say
 from fsbench.cli.train_help import HELP
 from fsbench.config.compose import Job, compose_jobs, compose_text
 from fsbench.errors import FsbenchError, UsageError
+from fsbench.lines import say, tell
 from fsbench.training.attempt import Outcome, TrainingTask, by_torchrun, described, failed_line, finished, run
 from fsbench.training.stop_signal import StopSignal, stop_signal
 
@@ -80,11 +79,14 @@ def sweep(jobs: list[Job], stop: StopSignal) -> int:
     finally:
         counts = {status: sum(o.status == status for o in outcomes) for status in ("done", "skipped", "failed")}
         missing = f", {len(unique) - len(outcomes)} not begun or interrupted" if len(outcomes) < len(unique) else ""
+        busy = sum(outcome.busy for outcome in outcomes)
+        missing += f", {busy} busy in another process" if busy else ""
         say(", ".join(f"{count} {status}" for status, count in counts.items()) + missing)
-    if not counts["failed"]:
+    wrong = {"failed": counts["failed"], "are busy in another process": busy}
+    if not any(wrong.values()):
         return 0
-    print(f"fsbench: {counts['failed']} of {len(unique)} runs failed; the same command runs what is missing",
-          file=sys.stderr)  # fmt: skip
+    shown = ", ".join(f"{count} of {len(unique)} runs {how}" for how, count in wrong.items() if count)
+    tell(f"fsbench: {shown}; the same command runs what is missing")
     return 3
 
 

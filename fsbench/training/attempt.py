@@ -10,13 +10,13 @@ from typing import Any
 
 from fsbench.config.compose import Job
 from fsbench.errors import FsbenchError, Interrupted, UsageError, first_line, portable
-from fsbench.runs.directory import RunDirectory
+from fsbench.runs.directory import RunDirectory, RunIsBusy
 from fsbench.training.stop_signal import StopSignal
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one of several runs ended: `done`, `skipped` (was done before) or `failed`; a line for a reader."""
+    """How one of several runs ended: `done`, `skipped` (was done before), `failed` or `busy`; a line for a reader."""
 
     status: str
     line: str
@@ -26,6 +26,11 @@ class Outcome:
     def no_data(self) -> UsageError | None:
         """What is wrong with the images, if that is why it failed."""
         return missing_images(self.failure)
+
+    @property
+    def busy(self) -> bool:
+        """Another process is at work in the run's directory."""
+        return isinstance(self.failure, RunIsBusy)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Outcome, (self.status, self.line, portable(self.failure))
@@ -112,6 +117,8 @@ def attempt(job: Job, stop: StopSignal) -> Outcome:
         return Outcome("done", f"{directory.path}: done, {described(run(job, stop))}")
     except Interrupted:
         raise
+    except RunIsBusy as failure:
+        return busy(directory, failure)
     except FsbenchError as failure:
         return Outcome("failed", f"{directory.path}: failed, {failure}", failure)
     # A run must not end the others, not even by SystemExit.
@@ -124,6 +131,11 @@ def attempt(job: Job, stop: StopSignal) -> Outcome:
 def skipped(directory: RunDirectory, results: dict[str, Any]) -> Outcome:
     """The outcome of a run that was finished before."""
     return Outcome("skipped", f"{directory.path}: already done, {described(results)}")
+
+
+def busy(directory: RunDirectory, failure: RunIsBusy) -> Outcome:
+    """The outcome of a run that another process is at work on."""
+    return Outcome("busy", f"{directory.path}: busy, another process trains it", failure)
 
 
 def failed_line(directory: RunDirectory, failure: BaseException) -> str:

@@ -85,7 +85,8 @@ def start(count: int, module: str, place: str) -> None:
     )
     try:
         with _launching():
-            elastic_launch(config, sys.executable)("-c", _WORKER, json.dumps(sys.path), module, place)
+            # -P: no module of the working directory, which may be anybody's, comes before Python's own.
+            elastic_launch(config, sys.executable)("-P", "-c", _WORKER, json.dumps(sys.path), module, place)
     except ChildFailedError as failed:
         rank, first = failed.get_first_failure()
         told = why(place)
