@@ -23,7 +23,7 @@ def _made_of(pattern: str, allowed: str) -> AfterValidator:
 _Name = Annotated[str, Field(min_length=1), _made_of(r"[A-Za-z0-9][A-Za-z0-9_.,-]*", "letters, digits and . , _ -")]
 _Address = Annotated[str, Field(min_length=1), _made_of(r"[A-Za-z0-9_.:/\[\]-]*", "letters, digits and . : / [ ] _ -")]
 _Option = Annotated[str, _made_of(r"[a-z][a-z0-9_-]*", "small letters, digits and _ -")]
-_MARKS = ". , : ; / @ % + = & | ( ) [ ] ^ ~ * ? # _ -"
+_MARKS = ". , : / @ % + = & | ( ) [ ] ^ ~ * ? # _ -"
 _Value = Annotated[
     str | int | float | bool,
     _made_of(f"[A-Za-z0-9{re.escape(_MARKS)}]*", f"letters, digits, spaces and {_MARKS}"),

@@ -81,18 +81,20 @@ def _text(path: Path, largest: int) -> str:
         raise
     except OSError as failure:
         raise Unreadable(path, str(failure.strerror)) from None
-    with open(handle, "rb") as file:
+    try:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise Unreadable(path, "not a file")
         if found.st_size > largest:
             raise Unreadable(path, f"larger than {largest / 2**20:g} MiB")
-        try:
+        with open(handle, "rb", closefd=False) as file:
             return file.read(largest).decode("utf-8")
-        except UnicodeDecodeError:
-            raise Unreadable(path, "not text") from None
-        except OSError as failure:
-            raise Unreadable(path, str(failure.strerror)) from None
+    except UnicodeDecodeError:
+        raise Unreadable(path, "not text") from None
+    except OSError as failure:
+        raise Unreadable(path, str(failure.strerror)) from None
+    finally:
+        os.close(handle)
 
 
 def _table(path: Path, value: Any) -> dict[str, Any]:
