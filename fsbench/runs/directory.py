@@ -64,7 +64,7 @@ class RunDirectory:
         """Results of a finished run. Raises Unreadable where the summary can't be read."""
         try:
             results = read_json(self.summary).get("results")
-            if not isinstance(results, dict) or not all(map(_is_result, results.values())):
+            if not isinstance(results, dict) or not all(map(is_result, results.values())):
                 raise Unreadable(self.summary, "its results are no numbers")
             for name in ("test_accuracy", "train_accuracy", "seconds"):
                 if results.get(name) is None:
@@ -269,7 +269,8 @@ def open_log(path: Path) -> IO[str]:
     return open(os.open(path, flags, 0o666), "a", encoding="utf-8")
 
 
-def _is_result(value: Any) -> bool:
+def is_result(value: Any) -> bool:
+    """A number that a float can hold, or nothing."""
     if isinstance(value, int):
         return abs(value) < 2**63
     return value is None or isinstance(value, float)

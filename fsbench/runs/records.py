@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fsbench.errors import UsageError
-from fsbench.runs.directory import RunDirectory
+from fsbench.runs.directory import RunDirectory, is_result
 from fsbench.runs.identity import flatten
 from fsbench.runs.read import Unreadable, read_json
 
@@ -98,7 +98,10 @@ def read_records(roots: list[Path], asked: Iterable[str] | None = None) -> Recor
             try:
                 summary = read_json(directory / "summary.json")
                 flat = flatten(summary["config"])
-                row = {"run": str(directory), **flat, **_flat(summary["choices"], str), **_flat(summary["results"])}
+                choice, results = summary["choices"], summary["results"]
+                if not all(map(is_result, results.values())) or any(not isinstance(c, str) for c in choice.values()):
+                    raise TypeError
+                row = {"run": str(directory), **flat, **choice, **results}
                 if row["dataset"] == "folder":
                     row["dataset"] = row["dataset.label"] or Path(row["dataset.root"]).name
             except FileNotFoundError:
@@ -109,19 +112,12 @@ def read_records(roots: list[Path], asked: Iterable[str] | None = None) -> Recor
                 unfinished["unreadable"] = unfinished.get("unreadable", 0) + 1
                 unreadable.append(directory / "summary.json")
                 continue
-            choices |= dict.fromkeys(summary["choices"])
+            choices |= dict.fromkeys(choice)
             configuration |= dict.fromkeys(flat)
             rows.append(row)
     needed = asked is None or any(not any(name in row for row in rows) for name in asked)
     measured = _add_measures(rows, unreadable) if needed else {}
     return Records(rows, list(choices), list(configuration), unfinished, measured, unreadable)
-
-
-def _flat(values: dict[str, Any], kind: type = object) -> dict[str, Any]:
-    """The values. Raises TypeError where one is of another kind, or a table or list."""
-    if any(isinstance(value, (dict, list)) or not isinstance(value, kind) for value in values.values()):
-        raise TypeError
-    return values
 
 
 def _add_measures(rows: list[dict[str, Any]], unreadable: list[Path]) -> dict[str, dict[str, Measured]]:
