@@ -101,7 +101,7 @@ REFUSED = {
     "sum": (plain, lambda o, y: CE(o, y, reduction="sum"), batches(), "not the mean"),
     "no reduction": (plain, lambda o, y: CE(o, y, reduction="none"), batches(), "not the mean"),
     "class weights": (plain, weighted, batches(), "not the mean"),
-    "statistics of the batch in eval mode": (lambda: ByTheBatch().eval(), CE, batches(), "can.t take an example by itself: Expected more"),
+    "statistics in eval mode": (lambda: ByTheBatch().eval(), CE, batches(), "take an example by itself: Expected more"),
     "frozen": (frozen, CE, batches(), "no trained weights"),
     "generator": (plain, CE, (pair for pair in batches()), "only once"),
     "empty": (plain, CE, [], "no examples"),
