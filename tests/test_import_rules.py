@@ -16,6 +16,7 @@ ROOT = Path(fsbench.__file__).parent
 # A package, and the packages of fsbench it may import.
 ALLOWED = {
     "errors": set(),
+    "lines": set(),
     "config": {"errors"},
     "optim": set(),
     "data": {"config", "errors"},
@@ -23,9 +24,9 @@ ALLOWED = {
     "runs": {"errors"},
     "papers": {"errors"},
     "report": {"errors", "papers", "runs"},
-    "training": {"config", "data", "errors", "models", "optim", "runs"},
+    "training": {"config", "data", "errors", "lines", "models", "optim", "runs"},
     "sharpness": {"errors", "optim"},
-    "executors": {"config", "errors", "runs", "training"},
+    "executors": {"config", "errors", "lines", "runs", "training"},
     "measuring": {"config", "data", "errors", "models", "runs", "sharpness", "training"},
     "reproduce": {
         "config",
@@ -41,7 +42,7 @@ ALLOWED = {
         "sharpness",
         "training",
     },
-    "cli": {"config", "errors", "executors", "measuring", "papers", "report", "reproduce", "runs", "training"},
+    "cli": {"config", "errors", "executors", "lines", "measuring", "papers", "report", "reproduce", "runs", "training"},
 }
 
 

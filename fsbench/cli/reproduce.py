@@ -11,13 +11,12 @@ from pathlib import Path
 
 from fsbench.cli.flags import Parser
 from fsbench.cli.reproduce_help import HELP
-from fsbench.cli.say import say
 from fsbench.config.compose import compose_text
 from fsbench.config.primary import REPRODUCE
 from fsbench.errors import Diverged, Interrupted, UsageError, one_line
 from fsbench.executors.build import build_executor
 from fsbench.executors.executor import Executor
-from fsbench.executors.tell import tell
+from fsbench.lines import say, tell
 from fsbench.papers import add_papers, artefacts
 from fsbench.papers.artefact import SCALES, Artefact, Computed
 from fsbench.reproduce.compositions import Compositions

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fsbench.cli.flags import Parser
 from fsbench.errors import UsageError, did_you_mean
+from fsbench.lines import tell
 from fsbench.measuring.measures import MEASURES, Measure, measure_of
 from fsbench.measuring.shortened import shortened
 
@@ -76,23 +76,23 @@ def main(arguments: Sequence[str]) -> int:
     known = [measure.column for measure in MEASURES.values() if measure.has(measure.column)]
     print(FORMATS[options.format](aggregate(rows, by, columns, known), by, columns), end="")
     for key, values in mixed_keys(rows, by, records.choices, records.configuration).items():
-        print(f"note: a line averages runs that differ in {key} ({', '.join(values)}); add it to --by", file=sys.stderr)
+        tell(f"note: a line averages runs that differ in {key} ({', '.join(values)}); add it to --by")
     within, across = mixed_settings(rows, by, measures, records.measured)
     for name, settings in within.items():
-        print(f"note: a line averages {name} measured with different settings: {_shown(settings)}", file=sys.stderr)
+        tell(f"note: a line averages {name} measured with different settings: {_shown(settings)}")
     for name, settings in across.items():
-        print(f"note: {name}: lines were measured with different settings: {_shown(settings)}", file=sys.stderr)
+        tell(f"note: {name}: lines were measured with different settings: {_shown(settings)}")
     for line in [*gauss_newton(rows, measures, records.measured), *refusals(rows, measures, records.measured)]:
-        print(f"note: {shortened(line)}", file=sys.stderr)
+        tell(f"note: {shortened(line)}")
     if absent:
         shown = ", ".join(f"{count} of {len(rows)} runs lack {name}" for name, count in absent.items())
         lacks = [row for row in rows if any(name not in records.measured[row["run"]] for name in absent)]
         command = _command(lacks, list(absent), listed=bool(options.where))
-        print(f"note: {shown}; {command} measures them", file=sys.stderr)
+        tell(f"note: {shown}; {command} measures them")
     if measures:
-        print(_DEVIATION, file=sys.stderr)
+        tell(_DEVIATION)
     if left_out:
-        print(f"note: runs left out because they are not finished: {left_out}", file=sys.stderr)
+        tell(f"note: runs left out because they are not finished: {left_out}")
     return 0
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from fsbench.cli.flags import parse_composed
-from fsbench.cli.say import say
 from fsbench.cli.train_help import HELP
 from fsbench.config.compose import Job, compose_jobs, compose_text
 from fsbench.errors import FsbenchError, UsageError
+from fsbench.lines import say, tell
 from fsbench.training.attempt import Outcome, TrainingTask, by_torchrun, described, failed_line, finished, run
 from fsbench.training.stop_signal import StopSignal, stop_signal
 
@@ -83,8 +82,7 @@ def sweep(jobs: list[Job], stop: StopSignal) -> int:
         say(", ".join(f"{count} {status}" for status, count in counts.items()) + missing)
     if not counts["failed"]:
         return 0
-    print(f"fsbench: {counts['failed']} of {len(unique)} runs failed; the same command runs what is missing",
-          file=sys.stderr)  # fmt: skip
+    tell(f"fsbench: {counts['failed']} of {len(unique)} runs failed; the same command runs what is missing")
     return 3
 
 

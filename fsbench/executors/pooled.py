@@ -12,8 +12,8 @@ from typing import Any, Generic
 from fsbench.errors import FsbenchError, Interrupted, one_line
 from fsbench.executors.engine import Engine, WorkerLost
 from fsbench.executors.executor import Outcome, Task
-from fsbench.executors.tell import tell
 from fsbench.executors.worker import Call
+from fsbench.lines import tell
 from fsbench.training.stop_signal import StopSignal
 
 _GOES_ON = "interrupted; the same command goes on from here"

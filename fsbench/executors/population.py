@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from fsbench.errors import FsbenchError
 from fsbench.executors.executor import Outcome, Task
 from fsbench.executors.serial import SerialExecutor
-from fsbench.executors.tell import tell
+from fsbench.lines import tell
 from fsbench.training.attempt import finished
 from fsbench.training.population_plan import populations
 from fsbench.training.stop_signal import StopSignal
