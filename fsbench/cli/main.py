@@ -9,8 +9,9 @@ import traceback
 from collections.abc import Sequence
 
 from fsbench.cli.commands import COMMANDS
-from fsbench.errors import FsbenchError, UsageError, did_you_mean
-from fsbench.lines import tell
+from fsbench.errors import FsbenchError, Interrupted, UsageError, bad_input, did_you_mean, one_line
+from fsbench.lines import flushed, steady_streams, tell
+from fsbench.training.stop_signal import AtOnce, at_once
 
 HELP = """fsbench: train with sharpness-aware optimizers and compare what comes out.
 
@@ -31,22 +32,45 @@ Exit codes: 0 done, 1 failed, 2 bad input, 3 some runs failed, 4 diverged, 130 i
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code and prints errors as one line on stderr."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    steady_streams()
+    code = _ended(list(sys.argv[1:] if arguments is None else arguments))
+    if (lost := flushed()) is not None:
+        tell(f"fsbench: stdout: {lost.strerror}")
+        return code or 1
+    return code
+
+
+def _ended(arguments: list[str]) -> int:
+    signals = AtOnce()
     try:
-        return _dispatch(arguments)
-    except KeyboardInterrupt:
-        print("fsbench: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of a pipe (`| head`) went away; nothing is left to say to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with at_once() as signals:
+            return _dispatch(arguments)
+    except BrokenPipeError:  # the reader of stdout went away (`| head`); nothing is left to say to it
         return 0
-    except FsbenchError as failure:
+    except BaseException as met:
+        failure = _explained(met, signals)
+        if failure is None:
+            raise
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         if not failure.said:
-            tell(f"fsbench: {failure}")
+            tell(f"fsbench: {one_line(failure)}")
         return failure.exit_code
+
+
+def _explained(met: BaseException, signals: AtOnce) -> FsbenchError | None:
+    """What is said of an exception that ends a command; None where it explains nothing and its traceback is needed."""
+    if isinstance(met, Interrupted):
+        return met
+    # A signal may come out as another exception: where it came, some libraries take it for their own failure.
+    if isinstance(met, KeyboardInterrupt) or signals.requested:
+        return Interrupted("interrupted")
+    if isinstance(met, FsbenchError):
+        return met
+    if (wrong := bad_input(met)) is not None:
+        return wrong
+    # A full disk, say: the machine's fault, not ours.
+    return FsbenchError(one_line(met)) if isinstance(met, OSError) else None
 
 
 def _dispatch(arguments: list[str]) -> int:

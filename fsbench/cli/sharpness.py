@@ -18,7 +18,6 @@ from fsbench.config.primary import SHARPNESS
 from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line
 from fsbench.lines import say, tell
 from fsbench.measuring.measures import Measure, chosen_measures
-from fsbench.training.stop_signal import at_once
 
 if TYPE_CHECKING:
     from fsbench.config.sharpness import SharpnessConfig
@@ -54,8 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     )  # fmt: skip
     for job in jobs:
         chosen_measures(job.config.measures)
-    with at_once():
-        return _sweep(jobs) if options.multirun else _single(jobs[0])
+    return _sweep(jobs) if options.multirun else _single(jobs[0])
 
 
 def _single(job: Job[SharpnessConfig]) -> int:

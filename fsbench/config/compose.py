@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fsbench.config.paths import conf_dir
 from fsbench.config.primary import TRAIN, Primary
-from fsbench.errors import UsageError, first_line
+from fsbench.errors import UsageError, check_signals, first_line
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -186,6 +186,7 @@ def _without_hydra(composed: DictConfig) -> DictConfig:
 
 
 def _job(overrides: list[str], primary: Primary) -> Job:
+    check_signals()
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 

@@ -24,7 +24,7 @@ from fsbench.optim import Processes
 from fsbench.optim.running_statistics import mixes_examples
 from fsbench.runs.directory import RunIsBusy
 from fsbench.training.build import build_device
-from fsbench.training.stop_signal import StopSignal
+from fsbench.training.stop_signal import StopSignal, by_default
 
 Value = TypeVar("Value")
 
@@ -82,12 +82,13 @@ class Devices(Processes):
             torch.cuda.set_device(device)
         elif "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-        store, *_ = next(dist.rendezvous("env://", rank, count))
         # What lies on the CPU (states, flags) goes through gloo everywhere.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(
-            backend, store=dist.PrefixStore("group", store), rank=rank, world_size=count, timeout=_PATIENCE
-        )
+        with by_default():
+            store, *_ = next(dist.rendezvous("env://", rank, count))
+            dist.init_process_group(
+                backend, store=dist.PrefixStore("group", store), rank=rank, world_size=count, timeout=_PATIENCE
+            )
         return cls(device, rank, count, dist.PrefixStore("fsbench", store))
 
     def leave(self) -> None:
