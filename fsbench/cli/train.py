@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fsbench.cli.flags import parse_composed
@@ -11,7 +12,17 @@ from fsbench.cli.train_help import HELP
 from fsbench.config.compose import Job, compose_jobs, compose_text
 from fsbench.errors import FsbenchError, UsageError
 from fsbench.lines import say, tell
-from fsbench.training.attempt import Outcome, TrainingTask, by_torchrun, described, failed_line, finished, run
+from fsbench.runs.read import Unreadable
+from fsbench.training.attempt import (
+    Outcome,
+    TrainingTask,
+    by_torchrun,
+    described,
+    directory_of,
+    failed_line,
+    finished,
+    run,
+)
 from fsbench.training.stop_signal import StopSignal, stop_signal
 
 
@@ -94,7 +105,9 @@ def distinct(jobs: list[Job]) -> list[Job]:
     """Jobs without repetitions. Raises UsageError where different runs would share one directory."""
     unique: dict[Path, Job] = {}
     for job in jobs:
-        path = finished(job)[0].path
+        with suppress(Unreadable):  # the others go on without it
+            finished(job)
+        path = directory_of(job).path
         if path in unique and unique[path].config != job.config:
             raise UsageError("run_name", job.config.run_name, "several runs of the sweep would share this directory")
         unique[path] = job

@@ -85,7 +85,7 @@ class Source:
             self.directory.path.mkdir(parents=True, exist_ok=True)
             with self.directory.locked():
                 if self.directory.sharpness.is_dir():
-                    raise UsageError("", "", f"{self.directory.sharpness} is a directory; delete it")
+                    raise Unreadable(self.directory.sharpness, "a directory", "delete it")
                 if not self.is_run:
                     write_text(self.directory.path / "source.yaml", yaml.safe_dump(self.described, sort_keys=False))
         except OSError as failure:

@@ -20,6 +20,7 @@ from fsbench.runs.atomic import disk_full, remove_parts, write_json, write_text
 from fsbench.runs.identity import differences, identity
 from fsbench.runs.read import Unreadable, read_json, read_yaml
 
+_NO_FILE = "a link, or no plain file"
 # What a run that is not finished can be said to be.
 _STATUSES = ("running", "done", "failed", "diverged", "interrupted")
 
@@ -148,13 +149,13 @@ class RunDirectory:
             )
 
     def _refuse_links(self) -> None:
-        """Raise UsageError where what would be written lies elsewhere, or is no file."""
+        """Raise Unreadable where what would be written lies elsewhere, or is no file."""
         for path in (self.path / "lock", self.config, *self._written()):
             if path.is_symlink() or (path.exists() and not path.is_file()):
-                raise UsageError("", "", f"{path} is a link, or no plain file; nothing is written there; delete it")
+                raise Unreadable(path, _NO_FILE, "delete it")
         for path in self._folders():
             if path.is_symlink():
-                raise UsageError("", "", f"{path} is a link; nothing is written there; delete it")
+                raise Unreadable(path, "a link", "delete it")
 
     @contextmanager
     def open(self, config: dict[str, Any], *, overwrite: bool = False) -> Iterator[bool]:
@@ -248,19 +249,19 @@ def _open_lock(path: Path, access: int = os.O_RDWR | os.O_CREAT) -> IO[bytes]:
     """The file, neither emptied nor, where it is a link, followed.
 
     Raises:
-        UsageError: it is a link, or no plain file.
+        Unreadable: it is a link, or no plain file.
     """
     try:
         handle = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as failure:
         if failure.errno in (errno.ELOOP, errno.EISDIR):
-            raise UsageError("", "", f"{path} is a link, or no plain file; delete it") from None
+            raise Unreadable(path, _NO_FILE, "delete it") from None
         raise
     lock = os.fdopen(handle, "rb", buffering=0)
     if stat.S_ISREG(os.fstat(handle).st_mode):
         return lock
     lock.close()
-    raise UsageError("", "", f"{path} is a link, or no plain file; delete it")
+    raise Unreadable(path, _NO_FILE, "delete it")
 
 
 def open_log(path: Path) -> IO[str]:

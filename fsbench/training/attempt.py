@@ -11,6 +11,7 @@ from typing import Any
 from fsbench.config.compose import Job
 from fsbench.errors import FsbenchError, Interrupted, UsageError, first_line, portable
 from fsbench.runs.directory import RunDirectory, RunIsBusy
+from fsbench.runs.read import Unreadable
 from fsbench.training.stop_signal import StopSignal
 
 
@@ -44,7 +45,7 @@ class TrainingTask:
 
     @cached_property
     def directory(self) -> RunDirectory:
-        return RunDirectory.of(self.job.config.model_dump(mode="json"), self.job.choices)
+        return directory_of(self.job)
 
     @property
     def data(self) -> tuple[str, str, str | None]:
@@ -80,11 +81,14 @@ def missing_images(failure: BaseException | None) -> UsageError | None:
     return failure if isinstance(failure, UsageError) and failure.key in ("data_dir", "dataset.root") else None
 
 
+def directory_of(job: Job) -> RunDirectory:
+    return RunDirectory.of(job.config.model_dump(mode="json"), job.choices)
+
+
 def finished(job: Job) -> tuple[RunDirectory, dict[str, Any] | None]:
     """The job's directory, and its results if it is finished and not to be overwritten."""
-    config = job.config.model_dump(mode="json")
-    directory = RunDirectory.of(config, job.choices)
-    directory.refuse_other_config(config, overwrite=job.config.overwrite)
+    directory = directory_of(job)
+    directory.refuse_other_config(job.config.model_dump(mode="json"), overwrite=job.config.overwrite)
     if job.config.overwrite or not directory.finished:
         return directory, None
     directory.remove_leftovers()
@@ -110,7 +114,10 @@ def by_torchrun() -> bool:
 
 def attempt(job: Job, stop: StopSignal) -> Outcome:
     """Train unless it is done; a failure is an outcome. Raises Interrupted."""
-    directory, results = finished(job)
+    try:
+        directory, results = finished(job)
+    except Unreadable as failure:
+        return Outcome("failed", f"{directory_of(job).path}: failed, {failure}", failure)
     if results is not None:
         return skipped(directory, results)
     try:

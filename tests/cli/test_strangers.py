@@ -30,10 +30,10 @@ def test_links_in_a_run_directory_are_not_followed(fsbench, quick, run, tmp_path
     precious.write_text("mine")
     (run / name).unlink(missing_ok=True)
     (run / name).symlink_to(precious)
-    what = "a link" if name in ("tensorboard", "wandb") else "a link, or no plain file"
+    why = "a link" if name in ("tensorboard", "wandb") else "a link, or no plain file"
     ended = fsbench("train", *quick, "trainer.max_steps=2", "run_name=x", "overwrite=true")
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err == f"fsbench: {run / name} is {what}; nothing is written there; delete it\n"
+    assert ended.err == f"fsbench: unreadable: {run / name} ({why}); delete it\n"
     assert precious.read_text() == "mine"
 
 
@@ -44,7 +44,7 @@ def test_what_is_no_file_where_one_is_written(fsbench, quick, run, name, make) -
     make(run / name)
     ended = fsbench("train", *quick, "trainer.max_steps=1", "run_name=x")
     assert ended.code == 2
-    assert ended.err == f"fsbench: {run / name} is a link, or no plain file; nothing is written there; delete it\n"
+    assert ended.err == f"fsbench: unreadable: {run / name} (a link, or no plain file); delete it\n"
 
 
 def test_a_linked_lock_is_not_emptied_by_sharpness(fsbench, run, tmp_path) -> None:
@@ -53,12 +53,12 @@ def test_a_linked_lock_is_not_emptied_by_sharpness(fsbench, run, tmp_path) -> No
     (run / "lock").unlink()
     (run / "lock").symlink_to(precious)
     ended = fsbench("sharpness", f"run={run}", "measures=[fisher_trace]", "samples=50")
-    assert (ended.code, ended.err) == (2, f"fsbench: {run}/lock is a link, or no plain file; delete it\n")
+    assert (ended.code, ended.err) == (2, f"fsbench: unreadable: {run}/lock (a link, or no plain file); delete it\n")
     assert precious.read_text() == "mine"
     (run / "lock").unlink()
     (run / "sharpness.json").mkdir()
     ended = fsbench("sharpness", f"run={run}", "measures=[fisher_trace]", "samples=50")
-    assert (ended.code, ended.err) == (2, f"fsbench: {run}/sharpness.json is a directory; delete it\n")
+    assert (ended.code, ended.err) == (2, f"fsbench: unreadable: {run}/sharpness.json (a directory); delete it\n")
 
 
 FOREIGN = [

@@ -95,6 +95,6 @@ def test_a_lock_that_is_no_file(tmp_path, kind) -> None:
     }[kind]()
     with pytest.raises(UsageError) as met, RunDirectory(place).locked():
         pass
-    assert str(met.value) == f"{lock} is a link, or no plain file; delete it"
+    assert str(met.value) == f"unreadable: {lock} (a link, or no plain file); delete it"
     assert (tmp_path / "precious").read_text() == "mine"
     assert not (tmp_path / "other").exists()

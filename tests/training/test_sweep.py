@@ -165,6 +165,10 @@ def test_one_bad_file_does_not_spoil_the_table(fsbench, quick, content, why) -> 
     assert ended.code == 2
     assert ended.err == f"fsbench: unreadable: {first}/summary.json ({why}); delete it to train this run again\n"
     assert f"note: unreadable: {first}/summary.json\n" in table.err
+    sweep = fsbench("train", "-m", *quick, "seed=0,1,3", "trainer.max_steps=1")
+    assert sweep.code == 3
+    assert sweep.out.splitlines()[0].startswith(f"[1/3] {first}: failed, unreadable: {first}/summary.json ({why})")
+    assert sweep.out.splitlines()[-1] == "1 done, 1 skipped, 1 failed"
 
 
 def test_where_and_by(fsbench, quick) -> None:
