@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def runs_provenance(plan: Plan) -> dict[str, Any]:
             "measuring": sum(_measuring_seconds(plan, run) for run in planned),
         },
         "trained_with": _distinct(trained, ("fsbench", "git_commit", "python", "versions", "hardware")),
-        "data": _distinct([one.get("data", {}) for one in trained], None),
+        "data": _distinct([data for one in trained if isinstance(data := one.get("data"), dict)], None),
         "runs": runs,
         **({"chosen_from": chosen} if chosen else {}),
     }
@@ -85,7 +86,9 @@ def _run(run: PlannedRun) -> dict[str, Any]:
         "overrides": without_places(run.job.overrides),
         "status": run.directory.status if run.directory.path.is_dir() else "not run",
     }
-    results = _read(run.directory.summary).get("results", {})
+    results = {}
+    with suppress(FileNotFoundError, Unreadable):
+        results = run.directory.read_results()
     return row | {key: results[key] for key in ("seconds", "validation_accuracy") if key in results}
 
 
