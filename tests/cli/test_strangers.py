@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,26 @@ from pathlib import Path
 import pytest
 
 import fsbench as package
+from fsbench.cli.main import main
 
+LINE = ("dataset=digits", "model=mlp", "model.widths=[16]", "trainer.progress=false", "trainer.max_steps=1",
+        "run_name=x")  # fmt: skip
 PACKAGE = Path(package.__file__).parent
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run, trained once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("trained"))
+        assert main(["train", *LINE]) == 0
+        return Path("runs/x").resolve()
+
+
 @pytest.fixture
-def run(fsbench, quick) -> Path:
-    fsbench("train", *quick, "trainer.max_steps=1", "run_name=x")
+def run(fsbench, trained) -> Path:
+    """A copy of it in the working directory."""
+    shutil.copytree(trained, "runs/x")
     return Path("runs/x")
 
 
@@ -25,13 +39,13 @@ def run(fsbench, quick) -> Path:
     "name", ["lock", "train.log", "metrics.jsonl", "summary.json", "status.json", "checkpoint.pt", "model.safetensors",
              "provenance.json", "config.yaml", "traceback.txt", "tensorboard", "wandb"],
 )  # fmt: skip
-def test_links_in_a_run_directory_are_not_followed(fsbench, quick, run, tmp_path, name) -> None:
+def test_links_in_a_run_directory_are_not_followed(fsbench, run, tmp_path, name) -> None:
     precious = tmp_path / "precious"
     precious.write_text("mine")
     (run / name).unlink(missing_ok=True)
     (run / name).symlink_to(precious)
     why = "a link" if name in ("tensorboard", "wandb") else "a link, or no plain file"
-    ended = fsbench("train", *quick, "trainer.max_steps=2", "run_name=x", "overwrite=true")
+    ended = fsbench("train", *LINE, "overwrite=true")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == f"fsbench: unreadable: {run / name} ({why}); delete it\n"
     assert precious.read_text() == "mine"
@@ -39,10 +53,10 @@ def test_links_in_a_run_directory_are_not_followed(fsbench, quick, run, tmp_path
 
 @pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl", "checkpoint.pt", "train.log"])
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "directory"])
-def test_what_is_no_file_where_one_is_written(fsbench, quick, run, name, make) -> None:
+def test_what_is_no_file_where_one_is_written(fsbench, run, name, make) -> None:
     (run / name).unlink(missing_ok=True)
     make(run / name)
-    ended = fsbench("train", *quick, "trainer.max_steps=1", "run_name=x")
+    ended = fsbench("train", *LINE)
     assert ended.code == 2
     assert ended.err == f"fsbench: unreadable: {run / name} (a link, or no plain file); delete it\n"
 
