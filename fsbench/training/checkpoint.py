@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -34,7 +35,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UsageError: the file is truncated or not a checkpoint.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of what is no file of torch's it says more than one line
+            state = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(state, dict) and state.keys() >= PARTS:
             return state
         raise ValueError

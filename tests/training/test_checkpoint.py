@@ -90,10 +90,12 @@ def test_a_checkpoint_that_does_not_fit(interrupted, case) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x04K\x01.", pickle.dumps(Code())],
                          ids=["empty", "zip", "number", "code"])  # fmt: skip
-def test_a_file_that_is_no_checkpoint(interrupted, content, tmp_path) -> None:
+@pytest.mark.filterwarnings("default")  # torch's are not heard
+def test_a_file_that_is_no_checkpoint(interrupted, content, tmp_path, recwarn) -> None:
     go_on, run = interrupted
     run.checkpoint.write_bytes(content)
     ended = go_on()
+    assert [str(warning.message) for warning in recwarn if "pickle" in str(warning.message)] == []
     why = "truncated or not a checkpoint; delete it to train this run from its start"
     assert (ended.code, ended.err) == (2, f"fsbench: checkpoint={run.checkpoint}: {why}\n")
     assert not (tmp_path / "executed").exists()
