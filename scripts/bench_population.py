@@ -110,8 +110,9 @@ def report(record: dict[str, Any]) -> str:
         f"Written by `scripts/bench population`. {known['where']}, {known['threads']} threads, torch "
         f"{known['versions']['torch']}; {known['dataset']} at 28 x 28, batches of {known['batch']}, {known['epochs']} "
         f"epochs, {known['rounds']} rounds. "
-        f"{'CPU time' if known['cpu_time'] else f'Wall time, {load}'}. Seconds from the configurations to the finished directories, evaluation and files included{part}: median "
-        "(least - most); the ratio is the median over rounds of times taken one after the other."
+        f"{'CPU time' if known['cpu_time'] else f'Wall time, {load}'}. Seconds from the configurations to the finished "
+        f"directories, evaluation and files included{part}: median (least - most); the ratio is the median "
+        "over rounds of times taken one after the other."
     )
     return "\n".join(["# A population beside its runs one after the other", "", text, "", *aligned(lines)]) + "\n"
 

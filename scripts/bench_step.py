@@ -427,6 +427,12 @@ def ratios(row: Row, reference: Row) -> tuple[float, float, float]:
     return statistics.median(found), min(found), max(found)
 
 
+def between(row: Row, reference: Row) -> str:
+    middle, least, most = ratios(row, reference)
+    # Of three rounds the least and the most say nothing.
+    return f"{middle:.2f} ({least:.2f} - {most:.2f})" if len(row.times) > 3 else f"{middle:.2f}"
+
+
 def tables(rows: list[Row], batch: int, peaks: Mapping[str, float]) -> Iterator[str]:
     """A table for each network.
 
@@ -435,7 +441,9 @@ def tables(rows: list[Row], batch: int, peaks: Mapping[str, float]) -> Iterator[
     """
     flop = {(r.case, r.method): r.flop for r in rows if r.flop}
     for group, network in dict.fromkeys((r.group, r.case) for r in rows):
-        here = {r.name: r for r in rows if (r.group, r.case) == (group, network)}
+        found = [r for r in rows if (r.group, r.case) == (group, network)]
+        found.sort(key=lambda row: (PRECISIONS.index(row.precision), FORMS.index(row.form)))
+        here = {row.name: row for row in found}
         shares = {name: share_of_peak(r, flop.get((network, r.method)), peaks) for name, r in here.items()}
         lines = [dict(cells(row, here, batch, shares[name])) for name, row in here.items()]
         head = [name for name in lines[0] if any(line[name] for line in lines)]
@@ -463,7 +471,7 @@ def cells(row: Row, here: Mapping[str, Row], batch: int, share: float | None) ->
     for name in COMPARED[row.group]:
         form = row.form if name.endswith("(fsbench)") else "plain"
         reference = here.get(named(name, row.precision, form))
-        yield f"/ {name}", "{:.2f} ({:.2f} - {:.2f})".format(*ratios(row, reference)) if reference else ""
+        yield f"/ {name}", between(row, reference) if reference else ""
     plain = here.get(named(row.method, row.precision))
     yield "/ its plain form", f"{ratios(row, plain)[0]:.2f}" if plain and row.form != "plain" else ""
     yield "kernels", "" if row.kernels is None else str(row.kernels)
