@@ -355,8 +355,11 @@ def study(stage: Stage) -> int:
 def timed_step(workers: Workers, common: Sequence[str], name: str, count: int) -> float:
     """Seconds of a step while `count` processes train: the median over their epochs after the first."""
     lines = [["train", *common, "optimizer=fsam", f"seed={i}", f"runs_dir=probe/{name}/{i}"] for i in range(count)]
-    with ThreadPoolExecutor(count) as pool:
+    pool = ThreadPoolExecutor(count)
+    try:
         codes = list(pool.map(workers.carry_out, lines))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     if any(codes):
         raise SystemExit(f"a step could not be timed with {count} at a time: exit codes {codes}")
     rows = [
@@ -372,18 +375,21 @@ def carried_out(stage: Stage, workers: Workers, common: Sequence[str], record: d
     from fsbench.config.compose import compose_jobs
     from fsbench.runs.directory import RunDirectory
 
-    pool, waiting = ThreadPoolExecutor(record["side"]), {}
-    trained: dict[str, Future[int]] = {}
+    lines = {}
     for seed in range(record["seeds"]):
         for method, choice in METHODS.items():
             epochs = record["epochs"] * (2 if method == "sgd" else 1)
             line = [*common, *choice, f"seed={seed}", f"trainer.epochs={epochs}"]
             (job,) = compose_jobs(line, multirun=False)
-            path = RunDirectory.of(job.config.model_dump(mode="json"), job.choices).path
-            row = {"method": method, "seed": seed, "run": path.name, "training": "not ended", "measures": {}}
+            name = RunDirectory.of(job.config.model_dump(mode="json"), job.choices).path.name
+            row = {"method": method, "seed": seed, "run": name, "training": "not ended", "measures": {}}
             record["runs"].append(row)
-            trained[path.name] = future = pool.submit(workers.carry_out, ["train", *line])
-            waiting[future] = row, "training"
+            lines[name] = line
+    stage.write("study", record)
+    pool, waiting = ThreadPoolExecutor(record["side"]), {}
+    trained = {name: pool.submit(workers.carry_out, ["train", *line]) for name, line in lines.items()}
+    for row in record["runs"]:
+        waiting[trained[row["run"]]] = row, "training"
     for options in stage.size.measures:
         for row in record["runs"]:
             command = ["sharpness", f"run=runs/{row['run']}", *options, f"device={stage.device}", "progress=false"]
@@ -473,24 +479,20 @@ def run(given: argparse.Namespace, size: Size) -> int:
         # Beside the first stages. What is wrong with it the stages that need it find out.
         unpacking = Thread(target=unpack, args=(archive, root), daemon=True)
         unpacking.start()
-        try:
-            for i, name in enumerate(given.stages):
-                if name in ("study", "population"):
-                    unpacking.join()
-                seconds = (end - time.time()) * SHARES[name] / sum(SHARES[later] for later in given.stages[i:])
-                how = {"out": str(out), "root": str(root), "device": "cpu" if given.rehearse else "cuda"}
-                how |= {"seconds": seconds - 1.5 * GRACE, "size": asdict(size)}
-                command = [sys.executable, __file__, "stage", name, json.dumps(how)]
-                stage = ended(name, command, seconds, scratch, log)
-                record["stages"].append(stage)
-                print(told(stage), flush=True)
-                write_json(out / "run.json", record)
-                pack(Path(scratch), out)
-        except KeyboardInterrupt:
+        for i, name in enumerate(given.stages):
+            if name in ("study", "population"):
+                unpacking.join()
+            seconds = (end - time.time()) * SHARES[name] / sum(SHARES[later] for later in given.stages[i:])
+            how = {"out": str(out), "root": str(root), "device": "cpu" if given.rehearse else "cuda"}
+            how |= {"seconds": seconds - 1.5 * GRACE, "size": asdict(size)}
+            command = [sys.executable, __file__, "stage", name, json.dumps(how)]
+            stage = ended(name, command, seconds, scratch, log)
+            record["stages"].append(stage)
+            print(told(stage), flush=True)
             write_json(out / "run.json", record)
             pack(Path(scratch), out)
-            print("interrupted; what was there is kept", file=sys.stderr)
-            return 130
+            if stage["state"] == "interrupted":
+                return 130
     print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))} in {time.time() - started:.0f} s")
     return 0 if all(stage["state"] == "done" for stage in record["stages"]) else 1
 
@@ -516,13 +518,14 @@ def ended(name: str, command: Sequence[str], seconds: float, scratch: str, log: 
         process.wait(max(1.0, seconds - GRACE))
     except subprocess.TimeoutExpired:
         state = "out of time"
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    except KeyboardInterrupt:
+        state = "interrupted"
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
     code = process.returncode
     state = state or ("done" if code == 0 else f"failed, {f'signal {-code}' if code < 0 else f'exit code {code}'}")
     with open(log.name, errors="replace") as said:
@@ -614,14 +617,15 @@ def write_study(record: dict[str, Any], made: Path, came: Path) -> Lines:
     from fsbench.runs.atomic import write_text
 
     yield record.get("said", "No step was timed.")
-    unfinished = [row for row in record["runs"] if row["training"] != "done"]
+    if (came / "runs.tar.gz").is_file():
+        with tarfile.open(came / "runs.tar.gz") as packed:
+            packed.extractall(".", filter="data")
+    unfinished = [row for row in record["runs"] if not Path("runs", row["run"], "summary.json").is_file()]
     if unfinished:
         names = (f"{row['method']} seed {row['seed']} ({row['training']})" for row in unfinished)
         yield from ("", f"Not finished: {', '.join(names)}.")
-    if not (came / "runs.tar.gz").is_file() or len(unfinished) == len(record["runs"]):
+    if len(unfinished) == len(record["runs"]):
         return
-    with tarfile.open(came / "runs.tar.gz") as packed:
-        packed.extractall(".", filter="data")
     Path("papers").mkdir()
     Path("papers/study.py").write_text(PAPER.format(alphas=ALPHAS, **record))
     line = ["reproduce", "--papers", "papers", "study", "stands_for=cifar10", "dataset=folder", "render=true"]
@@ -653,7 +657,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/gpu/run", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("run", prog="scripts/gpu/run").add_argument
-    add("--minutes", type=float, default=None, help="in all (default: 9; 3.5 of a rehearsal)")
+    add("--minutes", type=float, default=None, help="in all (default: 9; 4 of a rehearsal)")
     add("--out", metavar="DIR", help="where eight files at most go (a rehearsal's: by default a new temporary folder)")
     add("--data", metavar="FILE", help="a tar archive of train/<class>/ and test/<class>/")
     add("--commit", help="of this copy of the checkout, where there is no .git")
@@ -672,7 +676,7 @@ def arguments() -> argparse.Namespace:
             parser.error(f"--stages: no {', '.join(unknown)}; there are {', '.join(SHARES)}")
         if not given.rehearse and not (given.out and given.data and Path(given.data).is_file()):
             parser.error("--out DIR and --data FILE are needed (--rehearse does without)")
-        given.minutes = given.minutes or (3.5 if given.rehearse else 9)
+        given.minutes = given.minutes or (4 if given.rehearse else 9)
     return given
 
 
