@@ -119,7 +119,7 @@ def fit(
             if state.epoch * len(batches) + state.step >= total_steps:
                 break
             # After an epoch's last step the stop waits for the evaluation, which ends that epoch.
-            if stop.requested and state.step < len(batches):
+            if state.step < len(batches) and stop.requested_between_steps():
                 step.settle(state.totals)
                 save()
                 raise Interrupted(f"interrupted in epoch {state.epoch + 1}; the same command goes on from there")
