@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -31,6 +32,12 @@ class FisherTrace(Descent):
     Dropout draws the same mask at w and at w - alpha g_i; else the difference would be its noise, not the
     curvature.
 
+    The difference is about alpha H g_i, small beside the two gradients, which are rounded to eps ||g_i|| at least
+    (float32: eps = 1.2e-7). In bfloat16, float16 and TF32 nothing of it is left: with the operands of convolutions
+    rounded to 10 bits it is off by more than its own length, while R looks right. So weights and passes are float32 or
+    float64; on a GPU set `torch.backends.cudnn.allow_tf32 = False`, else a warning says so. Near a fitted minimum
+    float32 leaves few digits too; `compare` shows how many, and a larger alpha leaves more.
+
     A step is three passes over the batch: the full batch at w, the sub-batches at w and at w - alpha g_i. It is
     two, grad L(B) being the mean of the g_i, where `model` is handed in, mixes no examples (no BatchNorm), and
     `step(closure, size=N)` tells the batch size; these are passes of the whole batch where sub-batches go together.
@@ -43,8 +50,7 @@ class FisherTrace(Descent):
     known as ghost batch normalisation), and running statistics move once for each sub-batch at w.
 
     Args:
-        alpha: finite-difference step, > 0 (paper: 1e-4). The difference is of order alpha ||g||^2, so
-            weights stay in fp32.
+        alpha: finite-difference step, > 0 (paper: 1e-4).
         beta: strength, >= 0; 0 is the base optimizer.
         sub_batches: M (paper: 8).
         full_batch: "own" or "mean", as above; they are one for networks that mix no examples.
@@ -63,6 +69,10 @@ class FisherTrace(Descent):
 
     Attributes:
         penalty: R of the last step that computed it, else None.
+        compare: while True, each step that is regularised stores `difference_digits`.
+        difference_digits: log10(||d|| / (eps ||g||)), at least 0: about how many decimal digits are right of the mean
+            difference of gradients d. ||g|| is the root mean square of the ||g_i||, sqrt(R / alpha), for the gradients
+            that are subtracted are larger than their mean. None in steps that do not compare.
     """
 
     def __init__(
@@ -91,7 +101,10 @@ class FisherTrace(Descent):
         self.alpha, self.beta, self.parts, self.start = alpha, beta, sub_batches, start
         self.full_batch = full_batch
         self.penalty: Tensor | None = None
+        self.compare = False
+        self.difference_digits: Tensor | None = None
         self._regularised = False
+        self._rounding_said = False
         self._beside = Beside()
         # The peak lives in the groups, so that state_dict carries it.
         super().__init__(params, base, defaults={"peak_lr": 0.0}, **options)
@@ -105,14 +118,21 @@ class FisherTrace(Descent):
             self.start == "immediately" or any(group["lr"] < group["peak_lr"] for group in self.param_groups)
         )
 
-    def begin(self) -> bool:
+    def begin(self) -> tuple[bool, bool]:
         for group in self.param_groups:
             group["peak_lr"] = max(group["peak_lr"], float(group["lr"]))
         self._regularised = self.active
-        return self._regularised
+        if self._regularised and not self._rounding_said and rounds_products(self.param_groups[0]["params"][0].device):
+            self._rounding_said = True
+            warnings.warn(
+                "FisherTrace: TF32 rounds away the difference of gradients that it adds; set "
+                "torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32 to False",
+                stacklevel=3,
+            )
+        return self._regularised, self._regularised and self.compare
 
     def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
-        self.penalty = None
+        self.penalty = self.difference_digits = None
         if not self._regularised:
             return self.one_pass(closure)
 
@@ -130,11 +150,14 @@ class FisherTrace(Descent):
             return None
         params = [p for p in found.gradient if p in found.opposite]
         self.zero_grad()
+        self.penalty = found.loss - found.below
+        if self.compare:
+            difference = torch._foreach_sub([found.gradient[p] for p in params], [found.opposite[p] for p in params])
+            self.difference_digits = self._digits(difference, found.loss)
         # g + beta (g - h) in one sweep; the difference, exact where both are near each other, comes first.
         torch._foreach_lerp_([found.gradient[p] for p in params], [found.opposite[p] for p in params], -self.beta)
         for p, g in found.gradient.items():
             p.grad = g
-        self.penalty = found.loss - found.below
         return found.loss
 
     def _one_after_another(self, closure: Closure, size: int | None) -> Tensor:
@@ -148,6 +171,8 @@ class FisherTrace(Descent):
         self.zero_grad()
         for p, g in gradient.items():
             p.grad = g
+        if self.compare:
+            self.difference_digits = self._digits(list(regulariser.values()), torch.as_tensor(loss))
         shared = [p for p in gradient if p in regulariser]
         torch._foreach_add_([gradient[p] for p in shared], [regulariser[p] for p in shared], alpha=self.beta)
         return loss
@@ -188,10 +213,23 @@ class FisherTrace(Descent):
         self.penalty = torch.as_tensor(penalty)
         return loss, gradient, regulariser
 
+    def _digits(self, difference: list[Tensor], loss: Tensor) -> Tensor:
+        length = torch.nn.utils.get_total_norm(difference)
+        # R is not known better than to the rounding of the losses.
+        penalty = self.penalty.clamp_min(torch.finfo(self.penalty.dtype).eps * loss)
+        rounding = torch.finfo(length.dtype).eps * (penalty / self.alpha).sqrt()
+        return (length / rounding).nan_to_num(0.0).clamp_min(1).log10()
+
     def _parts(self, size: int | None) -> list[Part]:
         if size is None:
             return [(slice(i, None, self.parts), 1 / self.parts) for i in range(self.parts)]
         return sub_batches(size, self.parts)
+
+
+def rounds_products(device: torch.device) -> bool:
+    """Whether torch may round the operands of convolutions or matrix products to TF32 there."""
+    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    return device.type == "cuda" and any(backend.fp32_precision == "tf32" for backend in backends)
 
 
 def _accumulate(total: dict[Tensor, Tensor], params: list[Tensor], values: list[Tensor], share: float) -> None:

@@ -23,6 +23,7 @@ from fsbench.training.build import build_device
 from fsbench.training.fit import end_epoch, too_many_skipped
 from fsbench.training.member import Member, SharedData
 from fsbench.training.peak_memory import reset_peak_memory
+from fsbench.training.precision import arithmetic
 from fsbench.training.progress import Progress
 from fsbench.training.stacked_closure import StackedClosure
 from fsbench.training.stop_signal import StopSignal
@@ -71,7 +72,8 @@ def train_population(jobs: Sequence[Job], stop: StopSignal) -> Iterator[tuple[in
                 member.close(cut)
             continue
         population = _Population(group, stop)
-        cut = population.run()
+        with arithmetic("fp32", shared.device):
+            cut = population.run()
         ended += [(numbers[member], outcome) for member, outcome in population.ended]
     yield from sorted(ended, key=lambda one: one[0])
     if cut is not None:
