@@ -77,7 +77,7 @@ class DeviceCounts:
         runs = self._sums.view(_ROWS, -1).T.tolist()
         self.longest = [int(sums[-1]) for sums in runs]
         for total, optimizer, sums in zip(totals, optimizers, runs, strict=True):
-            taken, seen, hits, loss, penalised, penalty, weighed, digits, compared, cosine, ratio, streak, _ = sums
+            taken, seen, hits, loss, penalised, penalty, sampled, digits, compared, cosine, ratio, streak, _ = sums
             skipped = self.pending - int(taken)
             total.steps += self.pending
             total.skipped += skipped
@@ -86,7 +86,7 @@ class DeviceCounts:
             total.hits = total.hits + int(hits)
             total.penalised += int(penalised)
             total.penalty = total.penalty + penalty
-            total.weighed += int(weighed)
+            total.sampled += int(sampled)
             total.digits = total.digits + digits
             total.compared += int(compared)
             total.cosine += cosine

@@ -28,7 +28,7 @@ class EpochTotals:
     length_ratio: float = 0.0
     penalised: int = 0
     penalty: Tensor | float = 0.0
-    weighed: int = 0
+    sampled: int = 0
     digits: Tensor | float = 0.0
 
     def add(self, optimizer: Descent, loss: Tensor, hits: Tensor, size: int, skipped: bool) -> None:
@@ -53,7 +53,7 @@ class EpochTotals:
             self.penalty = self.penalty + penalty.double()
         digits = getattr(optimizer, "difference_digits", None)
         if digits is not None:
-            self.weighed += 1
+            self.sampled += 1
             self.digits = self.digits + digits.double()
 
     def row(self) -> dict[str, Any]:
@@ -69,8 +69,8 @@ class EpochTotals:
             row["eps_length_over_sam"] = self.length_ratio / self.compared
         if self.penalised:
             row["penalty"] = float(self.penalty) / self.penalised
-        if self.weighed:
-            row["difference_digits"] = float(self.digits) / self.weighed
+        if self.sampled:
+            row["difference_digits"] = float(self.digits) / self.sampled
         return row
 
     def state_dict(self) -> dict[str, float]:
