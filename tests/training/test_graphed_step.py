@@ -6,15 +6,13 @@ import json
 import logging
 import signal
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from recording import Again, Elsewhere
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
 from fsbench.optim.random_replay import RandomReplay
@@ -45,39 +43,6 @@ METHODS: dict[str, Callable[..., Descent]] = {
     ),
     "late": lambda p, **o: FisherTrace(p, alpha=1e-2, sub_batches=4, start="first_drop", **SGD, **o),
 }
-
-
-class Again:
-    """Stands for a CUDA graph where there is no GPU: what was recorded is done again, word for word.
-
-    What a recording made lies in memory that others use after it, so nobody may look at it.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.recordings = 0
-
-    @contextmanager
-    def beside(self) -> Iterator[None]:
-        yield
-
-    def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        self.recordings += 1
-        made_by = step.func.__self__
-
-        def replay() -> None:
-            step()
-            optimizer = made_by.optimizer
-            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            for tensor in (*gradients, *(getattr(optimizer, "alignment", None) or ())):
-                tensor.fill_(torch.nan)
-
-        return replay
-
-    def random_state(self) -> Tensor:
-        return torch.get_rng_state()
-
-    def fits(self) -> bool:
-        return True
 
 
 class Full(Again):
@@ -202,24 +167,6 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(device, recorder, dtyp
     found = Trained(network(device, dtype), method, steps, recorder(device))
     assert (expected.optimizer.skipped, expected.optimizer.skipped_in_a_row) == (6, 2)
     same(found, expected, tolerance)
-
-
-class Elsewhere(TorchDispatchMode):
-    """Notes operations that make tensors outside the device, or bring in some: a graph can't hold that."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self.device, self.found = device, []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        given, made = (
-            {leaf.device for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)}
-            for tree in ((args, kwargs), result)
-        )
-        if len(given) > 1 or made - {self.device}:
-            self.found.append(str(function))
-        return result
 
 
 @pytest.mark.parametrize("batchnorm", [True, False], ids=["batchnorm", "sub-batches-together"])
@@ -378,7 +325,7 @@ def test_a_second_pass_that_hardly_shows_is_missed_all_the_same(monkeypatch, cap
 
 FORBIDDEN = [
     pytest.param((), "needs a GPU", id="cpu"),
-    pytest.param(("trainer.population=true",), "needs a GPU", id="population"),
+    pytest.param(("trainer.population=true",), "needs a GPU", id="alone-in-a-population"),
 ]
 
 
