@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
-import torch
 from torch import nn
 
 from fsbench.config.compose import Job

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.sharpness_aware import SharpnessAware
+from fsbench.training import compiled as compiled_module
 from fsbench.training import fit as fit_module
 from fsbench.training import run as run_module
 from fsbench.training.batch_closure import BatchClosure
+from fsbench.training.compiled import compiled
 from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.graphed_step import GraphedStep
 from fsbench.training.plain_step import PlainStep
@@ -113,10 +115,12 @@ def batches(steps: int, device: torch.device, dtype: torch.dtype, last: int = 24
 class Trained:
     """Steps and what they left: the loss summed up after every second, all counts, the weights."""
 
-    def __init__(self, model: nn.Module, method: str, steps: list[tuple[Tensor, Tensor]], recorder=None) -> None:
+    def __init__(
+        self, model: nn.Module, method: str, steps: list[tuple[Tensor, Tensor]], recorder=None, forward=None
+    ) -> None:
         self.optimizer = METHODS[method](model.named_parameters(), model=model)
         device = steps[0][0].device
-        closure = BatchClosure(model, nn.CrossEntropyLoss(), Precision("fp32", device))
+        closure = BatchClosure(forward or model, nn.CrossEntropyLoss(), Precision("fp32", device))
         self.step = step = PlainStep(closure, self.optimizer)
         if recorder is not None:
             self.step = step = GraphedStep(step, recorder)
@@ -155,6 +159,28 @@ def test_it_is_the_plain_step(device, recorder, dtype, tolerance, method, caplog
     assert found.step.recorded == (3 if hasattr(found.optimizer, "compare") else 2)
     assert found.totals.compared == (8 if hasattr(found.optimizer, "compare") else 0)
     assert caplog.messages == []
+
+
+def test_a_compiled_network_is_not_recorded_on_its_own() -> None:
+    """Not even where the environment asks inductor for graphs of its own."""
+    assert compiled_module._OPTIONS["triton.cudagraphs"] is False
+
+
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("device", "recorder", "dtype", "tolerance"), WHERE)
+@pytest.mark.parametrize("method", ["sgd", "sam", "fsam", "fisher-trace"])
+def test_a_compiled_network_is_recorded_too(
+    device, recorder, dtype, tolerance, method, compiler, caplog
+) -> None:
+    torch.compiler.reset()
+    steps = batches(30, device, dtype, last=17)
+    expected = Trained(network(device, dtype), method, steps)
+    model = network(device, dtype)
+    forward = compiled(model, device) if compiler == "inductor" else torch.compile(model, backend=compiler)
+    found = Trained(model, method, steps, recorder(device), forward)
+    assert found.step.recorded
+    same(found, expected, tolerance)
+    assert not [message for message in caplog.messages if "cuda_graph" in message]
 
 
 @pytest.mark.parametrize(("device", "recorder", "dtype", "tolerance"), WHERE)
