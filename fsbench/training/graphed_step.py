@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,17 +26,15 @@ _SETTLE = 20
 # part of the way that the weights go: the second pass of SAM with a small radius changes a hundredth of it.
 _ROUNDING = 1e-4
 
-Totals = TypeVar("Totals")
 
-
-class Step(Protocol[Totals]):
+class Step(Protocol):
     """A step that can be recorded: `PlainStep`, or that of a population."""
 
     counts: DeviceCounts
 
-    def __call__(self, x: Tensor, y: Tensor, size: int, totals: Totals) -> None: ...
+    def __call__(self, x: Tensor, y: Tensor, size: int, totals: Any) -> None: ...
 
-    def settle(self, totals: Totals) -> None: ...
+    def settle(self, totals: Any) -> None: ...
 
     @property
     def skipped_in_a_row(self) -> int: ...
@@ -63,12 +61,10 @@ class _Form:
     seen: int = 0
     drew: bool = False
     used: bool = False
-    x: Tensor | None = None
-    y: Tensor | None = None
-    replay: Callable[[], None] | None = None
+    again: Callable[[Tensor, Tensor], None] | None = None
 
 
-class GraphedStep(Generic[Totals]):
+class GraphedStep:
     """A step recorded as a graph for each of its forms (a smaller last batch, a step that compares SAM's eps), once
     `WARM_UP` steps of it were made.
 
@@ -79,16 +75,16 @@ class GraphedStep(Generic[Totals]):
     What recorded steps count stays on the device until `settle`.
     """
 
-    def __init__(self, plain: Step[Totals], recorder: Recorder) -> None:
+    def __init__(self, plain: Step, recorder: Recorder) -> None:
         self.plain, self.recorder = plain, recorder
         self._off = False
         self._forms: dict[Hashable, _Form] = {}
 
-    def __call__(self, x: Tensor, y: Tensor, size: int, totals: Totals) -> None:
+    def __call__(self, x: Tensor, y: Tensor, size: int, totals: Any) -> None:
         form = self._forms.setdefault(self.plain.form(x, y, size), _Form())
         with self.recorder.beside():
-            if form.used:
-                self._again(form, x, y)
+            if form.used and form.again is not None:
+                form.again(x, y)
                 if self.plain.counts.pending >= _SETTLE:
                     self.settle(totals)
                 return
@@ -110,7 +106,7 @@ class GraphedStep(Generic[Totals]):
     def skipped_in_a_row(self) -> int:
         return self.plain.skipped_in_a_row
 
-    def settle(self, totals: Totals) -> None:
+    def settle(self, totals: Any) -> None:
         self.plain.settle(totals)
 
     def _trial(self, form: _Form, x: Tensor, y: Tensor, size: int) -> list[list[list[Tensor]]] | None:
@@ -127,9 +123,9 @@ class GraphedStep(Generic[Totals]):
         weights, others = plain.weights(), plain.others()
         try:
             kept, found = _copies([others]), [_copies(weights)]
-            form.x, form.y = plain.inputs(x, y)
-            form.replay = self.recorder.record(partial(plain.masked, form.x, form.y, size))
-            for step in (partial(self._again, form), partial(plain.uncounted, size=size)):
+            inputs = plain.inputs(x, y)
+            form.again = partial(self._again, inputs, self.recorder.record(partial(plain.masked, *inputs, size)))
+            for step in (form.again, partial(plain.uncounted, size=size)):
                 try:
                     step(x, y)
                     found.append(_copies(weights))
@@ -160,17 +156,17 @@ class GraphedStep(Generic[Totals]):
         else:
             self._give_up("a recorded step was not the plain one")
 
-    def _again(self, form: _Form, x: Tensor, y: Tensor) -> None:
-        form.x.copy_(x)
-        form.y.copy_(y)
+    def _again(self, inputs: tuple[Tensor, Tensor], replay: Callable[[], None], x: Tensor, y: Tensor) -> None:
+        for held, value in zip(inputs, (x, y), strict=True):
+            held.copy_(value)
         self.plain.prepare()
-        form.replay()
+        replay()
 
     def _give_up(self, reason: str) -> None:
         self._off = True
         for form in self._forms.values():
             if not form.used:
-                form.x = form.y = form.replay = None
+                form.again = None
         used = f"used for {self.recorded} of {len(self._forms)} forms of the step" if self.recorded else "not used"
         log.warning("trainer.cuda_graph: %s, %s", used, reason)
 

@@ -6,22 +6,22 @@ import json
 import logging
 import signal
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from recording import Again, Elsewhere
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.sharpness_aware import SharpnessAware
+from fsbench.training import compiled as compiled_module
 from fsbench.training import fit as fit_module
 from fsbench.training import run as run_module
 from fsbench.training.batch_closure import BatchClosure
+from fsbench.training.compiled import compiled
 from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.graphed_step import GraphedStep
 from fsbench.training.plain_step import PlainStep
@@ -45,39 +45,6 @@ METHODS: dict[str, Callable[..., Descent]] = {
     ),
     "late": lambda p, **o: FisherTrace(p, alpha=1e-2, sub_batches=4, start="first_drop", **SGD, **o),
 }
-
-
-class Again:
-    """Stands for a CUDA graph where there is no GPU: what was recorded is done again, word for word.
-
-    What a recording made lies in memory that others use after it, so nobody may look at it.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.recordings = 0
-
-    @contextmanager
-    def beside(self) -> Iterator[None]:
-        yield
-
-    def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        self.recordings += 1
-        made_by = step.func.__self__
-
-        def replay() -> None:
-            step()
-            optimizer = made_by.optimizer
-            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            for tensor in (*gradients, *(getattr(optimizer, "alignment", None) or ())):
-                tensor.fill_(torch.nan)
-
-        return replay
-
-    def random_state(self) -> Tensor:
-        return torch.get_rng_state()
-
-    def fits(self) -> bool:
-        return True
 
 
 class Full(Again):
@@ -148,10 +115,12 @@ def batches(steps: int, device: torch.device, dtype: torch.dtype, last: int = 24
 class Trained:
     """Steps and what they left: the loss summed up after every second, all counts, the weights."""
 
-    def __init__(self, model: nn.Module, method: str, steps: list[tuple[Tensor, Tensor]], recorder=None) -> None:
+    def __init__(
+        self, model: nn.Module, method: str, steps: list[tuple[Tensor, Tensor]], recorder=None, forward=None
+    ) -> None:
         self.optimizer = METHODS[method](model.named_parameters(), model=model)
         device = steps[0][0].device
-        closure = BatchClosure(model, nn.CrossEntropyLoss(), Precision("fp32", device))
+        closure = BatchClosure(forward or model, nn.CrossEntropyLoss(), Precision("fp32", device))
         self.step = step = PlainStep(closure, self.optimizer)
         if recorder is not None:
             self.step = step = GraphedStep(step, recorder)
@@ -193,6 +162,28 @@ def test_it_is_the_plain_step(device, recorder, dtype, tolerance, method, caplog
     assert caplog.messages == []
 
 
+def test_a_compiled_network_is_not_recorded_on_its_own() -> None:
+    """Not even where the environment asks inductor for graphs of its own."""
+    assert compiled_module._OPTIONS["triton.cudagraphs"] is False
+
+
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("device", "recorder", "dtype", "tolerance"), WHERE)
+@pytest.mark.parametrize("method", ["sgd", "sam", "fsam", "fisher-trace"])
+def test_a_compiled_network_is_recorded_too(
+    device, recorder, dtype, tolerance, method, compiler, caplog
+) -> None:
+    torch.compiler.reset()
+    steps = batches(30, device, dtype, last=17)
+    expected = Trained(network(device, dtype), method, steps)
+    model = network(device, dtype)
+    forward = compiled(model, device) if compiler == "inductor" else torch.compile(model, backend=compiler)
+    found = Trained(model, method, steps, recorder(device), forward)
+    assert found.step.recorded
+    same(found, expected, tolerance)
+    assert not [message for message in caplog.messages if "cuda_graph" in message]
+
+
 @pytest.mark.parametrize(("device", "recorder", "dtype", "tolerance"), WHERE)
 @pytest.mark.parametrize("method", ["sgd", "adam", "sam", "fsam", "fisher-trace"])
 def test_a_step_that_is_not_finite_is_skipped_and_counted(device, recorder, dtype, tolerance, method) -> None:
@@ -203,24 +194,6 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(device, recorder, dtyp
     found = Trained(network(device, dtype), method, steps, recorder(device))
     assert (expected.optimizer.skipped, expected.optimizer.skipped_in_a_row) == (6, 2)
     same(found, expected, tolerance)
-
-
-class Elsewhere(TorchDispatchMode):
-    """Notes operations that make tensors outside the device, or bring in some: a graph can't hold that."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self.device, self.found = device, []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        given, made = (
-            {leaf.device for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)}
-            for tree in ((args, kwargs), result)
-        )
-        if len(given) > 1 or made - {self.device}:
-            self.found.append(str(function))
-        return result
 
 
 @pytest.mark.parametrize("batchnorm", [True, False], ids=["batchnorm", "sub-batches-together"])
@@ -379,7 +352,7 @@ def test_a_second_pass_that_hardly_shows_is_missed_all_the_same(monkeypatch, cap
 
 FORBIDDEN = [
     pytest.param((), "needs a GPU", id="cpu"),
-    pytest.param(("trainer.population=true",), "needs a GPU", id="population"),
+    pytest.param(("trainer.population=true",), "needs a GPU", id="alone-in-a-population"),
 ]
 
 
