@@ -198,15 +198,18 @@ def main() -> int:
             "looks": kernels.looks.total(),
             "by_operation": dict((kernels.launches + kernels.looks).most_common()),
         }
-    before = json.loads(given.before.read_text())["rows"] if given.before else None
+    before, of_before = None, ""
+    if given.before:
+        before = json.loads(given.before.read_text())
+        of_before = f" Before: commit {before['provenance']['git_commit'][:7]}."
     head = ["step", "launches", "looks", *(["launches before", "looks before"] if before else [])]
     lines = [head]
     for case, row in rows.items():
-        earlier = [before.get(case, {}).get(key, "") for key in ("launches", "looks")] if before else []
+        earlier = [before["rows"].get(case, {}).get(key, "") for key in ("launches", "looks")] if before else []
         lines.append([case, *map(str, (row["launches"], row["looks"], *earlier))])
     text = "\n".join(
         ["# Kernels in a training step", "",
-         f"Written by `scripts/bench kernels`; batches of {given.batch} images of 3 x 32 x 32. {HOW}", "",
+         f"Written by `scripts/bench kernels`; batches of {given.batch} images of 3 x 32 x 32. {HOW}{of_before}", "",
          *aligned(lines)]
     ) + "\n"  # fmt: skip
     publish(text, {"provenance": {**provenance(), "batch": given.batch}, "rows": rows}, given)
