@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from fsbench.optim.beside import Beside
 from fsbench.optim.descent import Closure, Descent
 from fsbench.optim.passes_together import PassesTogether
 from fsbench.optim.random_replay import RandomReplay
-from fsbench.optim.running_statistics import mixes_examples, unmoved_statistics
+from fsbench.optim.running_statistics import kept_buffers, mixes_examples, unmoved
 from fsbench.optim.sub_batches import Part, batch_size, sub_batches
 
 
@@ -29,8 +28,8 @@ class FisherTrace(Descent):
     penalty's full gradient.
 
     Where M does not divide the batch, sub-batches differ by one example and 1/M becomes their share n_i/N.
-    Dropout draws the same mask at w and at w - alpha g_i; else the difference would be its noise, not the
-    curvature.
+    Dropout draws the same mask at w and at w - alpha g_i, and buffers (spectral norm's vectors) start out the same;
+    else the difference would be theirs, not the curvature.
 
     The difference is about alpha H g_i, small beside the two gradients, which are rounded to eps ||g_i|| at least
     (float32: eps = 1.2e-7). In bfloat16, float16 and TF32 nothing of it is left: with the operands of convolutions
@@ -39,7 +38,7 @@ class FisherTrace(Descent):
     float32 leaves few digits too; `compare` shows how many, and a larger alpha leaves more.
 
     A step is three passes over the batch: the full batch at w, the sub-batches at w and at w - alpha g_i. It is
-    two, grad L(B) being the mean of the g_i, where `model` is handed in, mixes no examples (no BatchNorm), and
+    two, grad L(B) being the mean of the g_i, where `model` is handed in, mixes no examples (has no buffers), and
     `step(closure, size=N)` tells the batch size; these are passes of the whole batch where sub-batches go together.
     Without the size sub-batch i is rows i, i + M, i + 2M, ...
 
@@ -164,9 +163,10 @@ class FisherTrace(Descent):
         if self.full_batch == "mean" or (self._separable and size is not None):
             loss, gradient, regulariser = self._over_sub_batches(closure, size)
         else:
-            loss = self.one_pass(closure)
+            with kept_buffers(self.model) as start:
+                loss = self.one_pass(closure)
             gradient = {p: p.grad for p in self.trained()}
-            with unmoved_statistics(self.model):
+            with unmoved(self.model, start):
                 _, _, regulariser = self._over_sub_batches(closure, size, means=False)
         self.zero_grad()
         for p, g in gradient.items():
@@ -185,19 +185,18 @@ class FisherTrace(Descent):
         penalty: Tensor | float = 0.0
         gradient: dict[Tensor, Tensor] = {}
         regulariser: dict[Tensor, Tensor] = {}
-        # Without `means` the caller puts running statistics back once, after all sub-batches.
-        moves = means and not self._separable
         filled = 0
         for rows, share in self._parts(size):
             replay = RandomReplay(self.param_groups[0]["params"][0].device)
-            at_w = self.one_pass(closure, rows)
+            with kept_buffers(self.model) as start:
+                at_w = self.one_pass(closure, rows)
             if size is None and at_w.isnan():
                 continue  # the mean over no rows: fewer examples than sub-batches
             filled += 1
             params = self.trained()
             g = [p.grad for p in params]
             beside = self._beside.displaced(params, g, [-self.alpha] * len(params))
-            with beside, unmoved_statistics(self.model) if moves else nullcontext(), replay.again():
+            with beside, unmoved(self.model, start), replay.again():
                 below = self.one_pass(closure, rows)
                 opposite = [p.grad for p in params]
             # Exact where both are near each other, so before either is scaled.
