@@ -35,7 +35,7 @@ class FisherTrace(Descent):
     (float32: eps = 1.2e-7). In bfloat16, float16 and TF32 nothing of it is left: with the operands of convolutions
     rounded to 10 bits it is off by more than its own length, while R looks right. So weights and passes are float32 or
     float64; on a GPU set `torch.backends.cudnn.allow_tf32 = False`, else a warning says so. Near a fitted minimum
-    float32 leaves few digits too; `compare` shows how many, and a larger alpha leaves more.
+    float32 leaves few digits too, or none; `compare` shows how many, and a larger alpha leaves more.
 
     A step is three passes over the batch: the full batch at w, the sub-batches at w and at w - alpha g_i. It is
     two, grad L(B) being the mean of the g_i, where `model` is handed in, mixes no examples (has no buffers), and
@@ -69,9 +69,11 @@ class FisherTrace(Descent):
     Attributes:
         penalty: R of the last step that computed it, else None.
         compare: while True, each step that is regularised stores `difference_digits`.
-        difference_digits: log10(||d|| / (eps ||g||)), at least 0: about how many decimal digits are right of the mean
-            difference of gradients d. ||g|| is the root mean square of the ||g_i||, sqrt(R / alpha), for the gradients
-            that are subtracted are larger than their mean. None in steps that do not compare.
+        difference_digits: log10(||d|| / ||e||), from 0 to -log10 eps: about how many decimal digits are right of the
+            difference d = g_1 - grad L(B_1, w - alpha g_1). e is the rounding of its second term: by how much that
+            changes where the weights are multiplied by 1 + eps. It takes three passes over B_1 that leave nothing else
+            behind. (Near a minimum e is far above eps ||g_1||, for the gradient of the loss at the logits is rounded
+            to eps, not to eps times itself.) None in steps that do not compare.
     """
 
     def __init__(
@@ -137,9 +139,12 @@ class FisherTrace(Descent):
 
         if self.full_batch == "mean":
             batch_size(size, "FisherTrace with full_batch='mean'")
-        if size is not None and (loss := self._together(closure, size)) is not None:
-            return loss
-        return self._one_after_another(closure, size)
+        loss = None if size is None else self._together(closure, size)
+        if loss is None:
+            loss = self._one_after_another(closure, size)
+        if self.compare:
+            self.difference_digits = self._digits(closure, size)
+        return loss
 
     def _together(self, closure: Closure, size: int) -> Tensor | None:
         """Two passes over the whole mini-batch; None, with nothing done, where it can't be."""
@@ -149,14 +154,11 @@ class FisherTrace(Descent):
             return None
         params = [p for p in found.gradient if p in found.opposite]
         self.zero_grad()
-        self.penalty = found.loss - found.below
-        if self.compare:
-            difference = torch._foreach_sub([found.gradient[p] for p in params], [found.opposite[p] for p in params])
-            self.difference_digits = self._digits(difference, found.loss)
         # g + beta (g - h) in one sweep; the difference, exact where both are near each other, comes first.
         torch._foreach_lerp_([found.gradient[p] for p in params], [found.opposite[p] for p in params], -self.beta)
         for p, g in found.gradient.items():
             p.grad = g
+        self.penalty = found.loss - found.below
         return found.loss
 
     def _one_after_another(self, closure: Closure, size: int | None) -> Tensor:
@@ -171,8 +173,6 @@ class FisherTrace(Descent):
         self.zero_grad()
         for p, g in gradient.items():
             p.grad = g
-        if self.compare:
-            self.difference_digits = self._digits(list(regulariser.values()), torch.as_tensor(loss))
         shared = [p for p in gradient if p in regulariser]
         torch._foreach_add_([gradient[p] for p in shared], [regulariser[p] for p in shared], alpha=self.beta)
         return loss
@@ -212,12 +212,31 @@ class FisherTrace(Descent):
         self.penalty = torch.as_tensor(penalty)
         return loss, gradient, regulariser
 
-    def _digits(self, difference: list[Tensor], loss: Tensor) -> Tensor:
-        length = torch.nn.utils.get_total_norm(difference)
-        # R is not known better than to the rounding of the losses.
-        penalty = self.penalty.clamp_min(torch.finfo(self.penalty.dtype).eps * loss)
-        rounding = torch.finfo(length.dtype).eps * (penalty / self.alpha).sqrt()
-        return (length / rounding).nan_to_num(0.0).clamp_min(1).log10()
+    def _digits(self, closure: Closure, size: int | None) -> Tensor:
+        """`difference_digits`; all else is afterwards as before."""
+        rows, _ = self._parts(size)[0]
+        held = {p: p.grad for p in self.trained()}
+        replay = RandomReplay(self.param_groups[0]["params"][0].device)
+        with unmoved(self.model):
+            with kept_buffers(self.model) as start:
+                self.one_pass(closure, rows)
+            params = self.trained()
+            g = [p.grad for p in params]
+            eps = torch.finfo(g[0].dtype).eps
+            found = []
+            with self._beside.displaced(params, g, [-self.alpha] * len(params)):
+                for _ in range(2):
+                    with unmoved(self.model, start), replay.again():
+                        self.one_pass(closure, rows)
+                    found.append([p.grad for p in params])
+                    torch._foreach_mul_(params, 1 + eps)
+        replay.rewind()
+        self.zero_grad()
+        for p, gradient in held.items():
+            p.grad = gradient
+        opposite, again = found
+        difference, rounding = (torch.nn.utils.get_total_norm(torch._foreach_sub(one, opposite)) for one in (g, again))
+        return (difference / rounding).nan_to_num(0.0).clamp(1, 1 / eps).log10()
 
     def _parts(self, size: int | None) -> list[Part]:
         if size is None:
