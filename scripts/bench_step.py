@@ -32,7 +32,7 @@ from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.graphed_step import WARM_UP, GraphedStep
 from fsbench.training.memory_format import chosen_memory_format
 from fsbench.training.plain_step import PlainStep
-from fsbench.training.precision import Precision
+from fsbench.training.precision import Precision, arithmetic
 from fsbench.training.recorder import CudaRecorder
 
 GREY = {"mlp", "lenet", "fcnn", "fcnn_small", "small_cnn", "lenet_ibayashi"}  # on images of 1 x 28 x 28
@@ -377,9 +377,10 @@ def measure(ways: list[tuple[Row, Build]], setting: Setting, absent: dict[str, l
     for row, build in ways:
         show(f"{row.group}, {row.case}: {row.name}")
         try:
-            run = build()
-            look(row, run, setting)
-            seconds = setting.timed(run)
+            with arithmetic(row.precision, setting.device):
+                run = build()
+                look(row, run, setting)
+                seconds = setting.timed(run)
         except Exception as failure:  # whatever a compiler, a recorder or the device raises
             absent.setdefault(one_line(failure), []).append(f"{row.case}: {row.name}")
             continue
@@ -388,7 +389,8 @@ def measure(ways: list[tuple[Row, Build]], setting: Setting, absent: dict[str, l
         for row, run, times in runs:
             if setting.limit is None or len(row.times) < 3 or times * sum(row.times) < LONG:
                 show(f"{row.group}, {row.case}: round {done + 1} of {setting.rounds}, {row.name}")
-                row.times.append(setting.timed(run, times))
+                with arithmetic(row.precision, setting.device):
+                    row.times.append(setting.timed(run, times))
     return [row for row, _, _ in runs]
 
 
