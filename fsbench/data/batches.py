@@ -42,7 +42,7 @@ class TrainBatches:
         share: yield only one device's rows of each mini-batch, the same that would be there for one device alone.
 
     Raises:
-        UsageError: more images in a batch than there are.
+        UsageError: more images in a batch than there are; too little shared memory for the workers.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class TrainBatches:
         if isinstance(split, MemorySplit):
             self.images, self.labels = split.images.to(device), split.labels.to(device)
         else:
-            self._files = FileBatches(split, augment, seed, device, workers)
+            self._files = FileBatches(split, augment, seed, device, workers, batch_size)
         self._in_memory = isinstance(split, MemorySplit)
 
     def __len__(self) -> int:
@@ -138,7 +138,7 @@ class EvalBatches:
         if isinstance(split, MemorySplit):
             self._images, self._labels = split.images.to(device), split.labels.to(device)
         else:
-            self._files = FileBatches(split, transform, 0, device, workers)
+            self._files = FileBatches(split, transform, 0, device, workers, batch_size)
         self._in_memory = isinstance(split, MemorySplit)
 
     def __len__(self) -> int:

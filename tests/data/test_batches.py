@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
+import shutil
+import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,12 +20,21 @@ from pretended_gpu import PretendedGPU
 
 from fsbench.config.augment import AugmentOptions
 from fsbench.config.dataset import DatasetOptions
-from fsbench.data import EvalBatches, MemorySplit, TrainBatches, eval_batches, load_data, overlap, train_batches
+from fsbench.data import (
+    EvalBatches,
+    MemorySplit,
+    TrainBatches,
+    eval_batches,
+    load_data,
+    overlap,
+    streaming,
+    train_batches,
+)
 from fsbench.data.augment import batch_augment
 from fsbench.data.augment.normalize import _moments
 from fsbench.data.resize import resized
 from fsbench.data.streaming import _Decoded
-from fsbench.errors import UsageError
+from fsbench.errors import FsbenchError, UsageError
 
 CPU = torch.device("cpu")
 NONE = AugmentOptions()
@@ -248,6 +261,46 @@ def test_an_unreadable_streamed_image_is_named(insects, workers):
     except UsageError as failure:
         message = str(failure)
     assert message.startswith(f"dataset.root={data.train.base}: {path} cannot be decoded (")
+
+
+def test_little_shared_memory_is_refused_before_it_hangs(insects, monkeypatch):
+    data = insects(in_memory=False, image_size=12)
+    image = 3 * 12 * 12 * 4
+    for free, workers in (((2 * 2 + 2) * 8 * image, 2), (0, 0)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        train_batches(data, NONE, 8, 0, CPU, workers)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**19))
+    for make in (
+        lambda: train_batches(data, NONE, 30, 0, CPU, 100),
+        lambda: EvalBatches(data.train, CPU, data.mean, data.std, batch_size=1000, transform=to_floats, workers=100),
+    ):
+        with pytest.raises(UsageError) as caught:
+            make()
+        assert str(caught.value) == (
+            "workers=100: their batches take 10 MiB of shared memory, /dev/shm has 0; have fewer (0 needs none), "
+            "or give the container more"
+        )
+
+
+def test_workers_that_deliver_nothing_are_not_waited_for(insects, monkeypatch):
+    monkeypatch.setattr(streaming, "_PATIENCE", 1)
+    data = insects(in_memory=False, image_size=12)
+    message = ""
+    try:
+        list(TrainBatches(data.train, Slow(os.getpid()), 30, 0, CPU, workers=1).epoch(0))
+    except FsbenchError as failure:
+        message = str(failure)
+    assert message == "no images came from the 1 loader workers for 1 s; workers=0 does without them"
+
+
+class Slow:
+    def __init__(self, here: int) -> None:
+        self.here = here
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        if os.getpid() != self.here:
+            time.sleep(0.08)
+        return torch.zeros(1)
 
 
 @pytest.mark.parametrize("kind", ["memory", "streamed"])
