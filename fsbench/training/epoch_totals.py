@@ -40,7 +40,6 @@ class EpochTotals:
         self.hits = self.hits + hits
         alignment = getattr(optimizer, "alignment", None)
         if alignment is not None:
-            optimizer.alignment = None
             cosine, ratio = (float(value) for value in alignment)
             if math.isfinite(cosine):
                 self.compared += 1
