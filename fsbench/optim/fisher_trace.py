@@ -223,19 +223,23 @@ class FisherTrace(Descent):
             params = self.trained()
             g = [p.grad for p in params]
             eps = torch.finfo(g[0].dtype).eps
-            found = []
+
+            def below() -> list[Tensor]:
+                with unmoved(self.model, start), replay.again():
+                    self.one_pass(closure, rows)
+                return [p.grad for p in params]
+
             with self._beside.displaced(params, g, [-self.alpha] * len(params)):
-                for _ in range(2):
-                    with unmoved(self.model, start), replay.again():
-                        self.one_pass(closure, rows)
-                    found.append([p.grad for p in params])
-                    torch._foreach_mul_(params, 1 + eps)
+                opposite = below()
+                torch._foreach_mul_(params, 1 + eps)
+                again = below()
         replay.rewind()
         self.zero_grad()
         for p, gradient in held.items():
             p.grad = gradient
-        opposite, again = found
-        difference, rounding = (torch.nn.utils.get_total_norm(torch._foreach_sub(one, opposite)) for one in (g, again))
+        torch._foreach_sub_(g, opposite)
+        torch._foreach_sub_(again, opposite)
+        difference, rounding = torch.nn.utils.get_total_norm(g), torch.nn.utils.get_total_norm(again)
         return (difference / rounding).nan_to_num(0.0).clamp(1, 1 / eps).log10()
 
     def _parts(self, size: int | None) -> list[Part]:
