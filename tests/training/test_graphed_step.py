@@ -159,8 +159,8 @@ def test_it_is_the_plain_step(device, recorder, dtype, tolerance, method, caplog
     same(found, expected, tolerance)
     assert found.step.recorded == (3 if hasattr(found.optimizer, "compare") else 2)
     # The first step of "late" is not regularised.
-    expected = 8 - (method == "late") if hasattr(found.optimizer, "compare") else 0
-    assert found.totals.compared + found.totals.sampled == expected
+    samples = 8 - (method == "late") if hasattr(found.optimizer, "compare") else 0
+    assert found.totals.compared + found.totals.sampled == samples
     assert caplog.messages == []
 
 
