@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fsbench.optim.processes import Processes
-from fsbench.optim.running_statistics import remembered_statistics
+from fsbench.optim.running_statistics import kept_buffers
 
 Closure = Callable[..., Tensor]
 
@@ -46,7 +46,7 @@ class Descent(torch.optim.Optimizer):
         max_norm: clip the descent gradient (the one handed to the base, not the one that perturbs)
             to this global L2 norm.
         model: the network; only needed where its modules run without hooks (torch.compile, TorchScript), so
-            that their running statistics are found all the same.
+            that their buffers (running statistics) are found all the same.
         processes: those that share each mini-batch; None: this one alone.
         defaults: options of the method itself, kept in the groups beside the base's.
         base_options: `lr`, `momentum`, ...: handed to `base`.
@@ -130,17 +130,17 @@ class Descent(torch.optim.Optimizer):
 
         Returns:
             The loss at w, before the update. A step whose gradients are not finite leaves weights, state and
-            running statistics as they were and counts in `skipped`.
+            the network's buffers as they were and counts in `skipped`.
         """
         if closure is None:
             raise RuntimeError(_NO_CLOSURE.format(name=type(self).__name__))
         self.begin()
-        with remembered_statistics(self.model) as restore:
+        with kept_buffers(self.model) as before:
             try:
                 loss = self.descent_gradient(closure, size)
                 self._clip(loss)
             except NonFiniteGradient as failure:
-                restore()
+                before.restore()
                 self.zero_grad()
                 self.skipped += 1
                 self.skipped_in_a_row += 1
@@ -161,11 +161,11 @@ class Descent(torch.optim.Optimizer):
         """
         self._verdicts = []
         try:
-            with remembered_statistics(self.model) as restore:
+            with kept_buffers(self.model) as before:
                 loss = self.descent_gradient(closure, size)
                 self._clip(loss)
                 taken = torch.stack(self._verdicts).all()
-                restore(~taken)
+                before.restore(~taken)
             self.base.found_inf = (~taken).float()
             self._base_step()
         finally:

@@ -36,9 +36,9 @@ def adaptive(
         t = [torch.abs(w, out=o) for w, o in zip(weights, out, strict=True)]
     torch._foreach_add_(t, eta)
     torch._foreach_mul_(t, t)
-    for d, scale in zip(t, scaled, strict=True):
-        if not scale:
-            d.fill_(1)
+    if ones := [d for d, scale in zip(t, scaled, strict=True) if not scale]:
+        torch._foreach_zero_(ones)
+        torch._foreach_add_(ones, 1)
     return t
 
 
@@ -80,7 +80,12 @@ def direction(gradients: Tensors, inverse_metric: Tensors | None) -> tuple[list[
 
 def length(gradients: Tensors, direction: Tensors) -> Tensor:
     """sqrt(g' D g) of g and D g."""
-    return torch.stack([inner(g, d) for g, d in zip(gradients, direction, strict=True)]).sum().sqrt()
+    return _inner_of_like_signs(gradients, direction).sqrt()
+
+
+def _inner_of_like_signs(a: Tensors, b: Tensors) -> Tensor:
+    """The sum of a * b over all tensors, no term being negative: its 1-norm then, which takes few launches."""
+    return torch.stack(torch._foreach_norm(torch._foreach_mul(list(a), list(b)), 1)).sum()
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
@@ -129,6 +134,5 @@ def alignment(eps: Tensors, gradients: Tensors, radii: Sequence[float]) -> tuple
     reference, _ = perturbation(gradients, None, radii)
     norm = torch.nn.utils.get_total_norm(list(eps))
     reference_norm = torch.nn.utils.get_total_norm(reference)
-    inner = torch.stack([torch.sum(e * r) for e, r in zip(eps, reference, strict=True)]).sum()
-    # Rounding may not make it more than parallel.
-    return (inner / (norm * reference_norm)).clamp(-1, 1), norm / reference_norm
+    # D >= 0, so eps and SAM's have like signs. Rounding may not make them more than parallel.
+    return (_inner_of_like_signs(eps, reference) / (norm * reference_norm)).clamp(max=1), norm / reference_norm

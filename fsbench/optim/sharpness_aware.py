@@ -16,16 +16,17 @@ from fsbench.optim import geometry
 from fsbench.optim.beside import Beside, InverseMetric
 from fsbench.optim.descent import Closure, Descent
 from fsbench.optim.random_replay import RandomReplay
-from fsbench.optim.running_statistics import frozen_statistics, unmoved_statistics
+from fsbench.optim.running_statistics import frozen_statistics, kept_buffers, unmoved
 from fsbench.optim.sub_batches import batch_size, groups_of
 
 
 class SharpnessAware(Descent, ABC):
     """w <- base(w, gradient at w + eps), eps = rho D g / sqrt(g' D g), both passes on the same mini-batch.
 
-    Weight decay and momentum act at w; weights come back exactly, never recomputed; running
-    statistics (BatchNorm) move in the first pass only; dropout draws the same mask in both; the loss returned
-    is the one at w. rho = 0 is the base optimizer, in one pass. Subclasses give D by `inverse_metric`.
+    Weight decay and momentum act at w; weights come back exactly, never recomputed; buffers (BatchNorm's running
+    statistics) move in the first pass only, and both passes start with the same ones and draw the same dropout mask;
+    the loss returned is the one at w. rho = 0 is the base optimizer, in one pass. Subclasses give D by
+    `inverse_metric`.
 
     Options of a group: `rho` (and `eta`): tensors of a group with rho_k get eps = rho_k D g / norm,
     under the one global norm.
@@ -116,7 +117,8 @@ class SharpnessAware(Descent, ABC):
         replay = RandomReplay(self.param_groups[0]["params"][0].device)
         local = self.perturbation == "local"
         with self.processes.apart() if local else nullcontext():
-            loss = self.one_pass(closure, *arguments)
+            with kept_buffers(self.model) as start:
+                loss = self.one_pass(closure, *arguments)
             params = self.trained()
             if params:
                 with replay.again():
@@ -140,7 +142,7 @@ class SharpnessAware(Descent, ABC):
             eps = geometry.scaled(direction, norm, radii)
             self.alignment = geometry.alignment(eps, [p.grad for p in params], radii)
         beside = self._beside.displaced(params, direction, radii, norm)
-        with beside, unmoved_statistics(self.model), replay.again():
+        with beside, unmoved(self.model, start), replay.again():
             self.one_pass(closure, *arguments)
         if axes is not None:
             for p, d in zip(params, axes, strict=True):

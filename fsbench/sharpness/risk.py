@@ -27,6 +27,9 @@ GIB = 2**30
 class Risk:
     """L(w) = (1/N) sum_i loss_fn(model(x_i), y_i), in eval mode, the same whenever it is evaluated.
 
+    On a GPU torch by itself lets cuDNN round what goes into convolutions to TF32, and measures are then of that: set
+    `torch.backends.cudnn.allow_tf32 = False`, as `fsbench sharpness` does.
+
     Args:
         model: in eval mode wherever a mode makes a difference. Its trained weights (`requires_grad`) are w.
         loss_fn: of the network's output (n, ...) and the labels (n, ...) to their mean, in nats for cross-entropy.

@@ -11,7 +11,7 @@ from fsbench.optim import Descent
 from fsbench.training.epoch_totals import EpochTotals
 
 # The rows of the sums: the first of each kind of quantity that a step may have.
-_ALWAYS, _PENALTY, _ALIGNMENT, _STREAK, _ROWS = 0, 4, 6, 9, 11
+_ALWAYS, _PENALTY, _DIGITS, _ALIGNMENT, _STREAK, _ROWS = 0, 4, 6, 8, 11, 13
 
 
 class DeviceCounts:
@@ -29,8 +29,8 @@ class DeviceCounts:
     def __init__(self, device: torch.device, members: int | None = None) -> None:
         self.pending = 0
         self.longest = [0] * (members or 1)
-        # Steps taken, examples, hits, loss; regularised steps, penalty; compared steps, cosine, ratio of lengths;
-        # steps skipped in a row so far, and the most of those.
+        # Steps taken, examples, hits, loss; regularised steps, penalty; those of them that compare, digits; steps
+        # compared with SAM's, cosine, ratio of lengths; steps skipped in a row so far, and the most of those.
         shape = (_ROWS,) if members is None else (_ROWS, members)
         self._sums = torch.zeros(shape, dtype=torch.float64, device=device)
 
@@ -50,6 +50,7 @@ class DeviceCounts:
         taken: Tensor,
         hits: Tensor,
         penalty: Tensor | None = None,
+        digits: Tensor | None = None,
         alignment: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         """The device's part of a step on `size` examples."""
@@ -58,6 +59,8 @@ class DeviceCounts:
         self._add(_ALWAYS, taken, one, one * size, hits, loss * size)
         if penalty is not None:
             self._add(_PENALTY, taken, one, penalty)
+        if digits is not None:
+            self._add(_DIGITS, taken, one, digits)
         if alignment is not None:
             self._add(_ALIGNMENT, taken & alignment[0].isfinite(), one, *alignment)
         streak, longest = self._sums[_STREAK:]
@@ -74,7 +77,7 @@ class DeviceCounts:
         runs = self._sums.view(_ROWS, -1).T.tolist()
         self.longest = [int(sums[-1]) for sums in runs]
         for total, optimizer, sums in zip(totals, optimizers, runs, strict=True):
-            taken, seen, hits, loss, penalised, penalty, compared, cosine, ratio, streak, _ = sums
+            taken, seen, hits, loss, penalised, penalty, sampled, digits, compared, cosine, ratio, streak, _ = sums
             skipped = self.pending - int(taken)
             total.steps += self.pending
             total.skipped += skipped
@@ -83,6 +86,8 @@ class DeviceCounts:
             total.hits = total.hits + int(hits)
             total.penalised += int(penalised)
             total.penalty = total.penalty + penalty
+            total.sampled += int(sampled)
+            total.digits = total.digits + digits
             total.compared += int(compared)
             total.cosine += cosine
             total.length_ratio += ratio

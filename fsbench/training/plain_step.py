@@ -84,7 +84,7 @@ class PlainStep:
         closure.load(x, y, size)
         with self._rates_on_device():
             loss, taken = optimizer.masked_step(closure, size)
-        extras = (getattr(optimizer, name, None) for name in ("penalty", "alignment"))
+        extras = (getattr(optimizer, name, None) for name in ("penalty", "difference_digits", "alignment"))
         self.counts.add(size, loss, taken, closure.hits, *extras)
 
     def uncounted(self, x: Tensor, y: Tensor, size: int) -> None:

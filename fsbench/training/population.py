@@ -23,6 +23,7 @@ from fsbench.training.fit import end_epoch, too_many_skipped
 from fsbench.training.graphed_step import GraphedStep
 from fsbench.training.member import Member, SharedData
 from fsbench.training.peak_memory import reset_peak_memory
+from fsbench.training.precision import arithmetic
 from fsbench.training.progress import Progress
 from fsbench.training.recorder import CudaRecorder, records_steps
 from fsbench.training.stacked_step import StackedStep
@@ -72,7 +73,8 @@ def train_population(jobs: Sequence[Job], stop: StopSignal) -> Iterator[tuple[in
                 member.close(cut)
             continue
         population = _Population(group, stop)
-        cut = population.run()
+        with arithmetic("fp32", shared.device):
+            cut = population.run()
         ended += [(numbers[member], outcome) for member, outcome in population.ended]
     yield from sorted(ended, key=lambda one: one[0])
     if cut is not None:

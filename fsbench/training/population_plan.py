@@ -37,7 +37,7 @@ def obstacle(config: TrainConfig) -> str | None:
         "optimizer.fisher: gradients of single examples": getattr(method, "fisher", "batch") != "batch",
         "optimizer.perturbation=local: one device's own": getattr(method, "perturbation", "global") == "local",
         "trainer.micro_batch_size: batches in pieces": trainer.micro_batch_size is not None,
-        f"trainer.precision={trainer.precision}: loss scale and autocast of one network": trainer.precision != "fp32",
+        f"trainer.precision={trainer.precision}: a population is trained in fp32": trainer.precision != "fp32",
         f"trainer.devices={trainer.devices}: several devices for one run": trainer.devices > 1,
         "trainer.compile=true: one network is compiled": trainer.compile,
         "trainer.fast_dev_run=true: two steps": trainer.fast_dev_run,

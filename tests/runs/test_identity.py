@@ -13,7 +13,8 @@ SAME = ["runs_dir=x", "data_dir=y", "run_name=z", "trainer.device=cpu", "trainer
         "trainer.progress=false", "dataset.label=X", "overwrite=true", "trainer.compare_every=1",
         "trainer.checkpoint_every=3", "trainer.memory_format=contiguous",
         "trainer.compile=true", "trainer.fused=true"]  # fmt: skip
-OTHER = ["seed=1", "optimizer.rho=0.2", "trainer.epochs=3", "trainer.precision=bf16", "dataset.noise=0.1",
+OTHER = ["seed=1", "optimizer.rho=0.2", "trainer.epochs=3", "trainer.precision=bf16", "trainer.precision=tf32",
+         "dataset.noise=0.1",
          "model=resnet32", "base.momentum=0.8", "augment=none", "trainer.batch_size=64",
          "dataset=folder dataset.root=a dataset.in_memory=true"]  # fmt: skip
 

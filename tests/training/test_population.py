@@ -306,7 +306,7 @@ OBSTACLES = [
     (["optimizer=fsam", "optimizer.fisher=per_example"], "optimizer.fisher: gradients of single examples"),
     (["optimizer=sam", "optimizer.perturbation=local"], "optimizer.perturbation=local: one device's own"),
     (["trainer.micro_batch_size=8"], "trainer.micro_batch_size: batches in pieces"),
-    (["trainer.precision=bf16"], "trainer.precision=bf16: loss scale and autocast of one network"),
+    (["trainer.precision=bf16"], "trainer.precision=bf16: a population is trained in fp32"),
     (["trainer.devices=2"], "trainer.devices=2: several devices for one run"),
     (["trainer.compile=true"], "trainer.compile=true: one network is compiled"),
     (["trainer.fast_dev_run=true"], "trainer.fast_dev_run=true: two steps"),
