@@ -291,6 +291,15 @@ class Risk:
 
     def _refuse_train_mode(self) -> None:
         for name, module in self.model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+                raise Refused(
+                    f"{name} ({type(module).__name__}) keeps no running statistics, so what the network says of one "
+                    "example depends on the others in its batch"
+                )
+            if getattr(module, "sparse", False) is True:
+                raise Refused(
+                    f"{name} ({type(module).__name__}) has sparse gradients; set its attribute sparse to False"
+                )
             if module.training and (
                 isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._NormBase)
                 and getattr(module, "p", 1) > 0
