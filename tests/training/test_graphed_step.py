@@ -235,14 +235,14 @@ def test_what_the_device_counts(members) -> None:
 
     for size, taken, cosine in ((4, False, 0.5), (4, True, 0.5), (3, True, torch.nan), (3, False, 0.5)):
         counts.begin(optimizers)
-        counts.add(size, each(2.0), each(1.0) > (0 if taken else 1), each(1), None, (each(cosine), each(3.0)))
+        counts.add(size, each(2.0), each(1.0) > (0 if taken else 1), each(1), alignment=(each(cosine), each(3.0)))
     counts.begin(optimizers)
-    counts.add(3, each(2.0), each(1.0) > 0, each(2), each(0.25))
+    counts.add(3, each(2.0), each(1.0) > 0, each(2), penalty=each(0.25), digits=each(4.5))
     counts.give(totals, optimizers)
     for total in totals:
         assert (total.steps, total.skipped, total.seen, total.hits, total.loss) == (5, 2, 10, 4, 20.0)
         assert (total.compared, total.cosine, total.length_ratio) == (1, 0.5, 3.0)
-        assert (total.penalised, total.penalty) == (1, 0.25)
+        assert (total.penalised, total.penalty, total.sampled, total.digits) == (1, 0.25, 1, 4.5)
     assert counts.longest == [1] * (runs - 1) + [3]
     assert [(one.skipped, one.skipped_in_a_row) for one in optimizers] == [(2, 0)] * runs
 
