@@ -157,7 +157,7 @@ def measured(processes: Processes) -> dict[str, Any]:
     return found
 
 
-def steps_to_the_stop(devices: Devices, asked: int = 30) -> int:
+def steps_to_the_stop(devices: Devices, asked: int = 45) -> int:
     """After how many steps all devices know that one was asked to stop."""
     stop = StopSignal()
     agreed = devices.agreed(stop)

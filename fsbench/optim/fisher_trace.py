@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fsbench.optim.beside import Beside
-from fsbench.optim.descent import Closure, Descent
+from fsbench.optim.descent import Closure, Descent, NonFiniteGradient, no_rows
 from fsbench.optim.passes_together import PassesTogether
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.running_statistics import kept_buffers, mixes_examples, unmoved
@@ -104,6 +104,7 @@ class FisherTrace(Descent):
         self.penalty: Tensor | None = None
         self.compare = False
         self.difference_digits: Tensor | None = None
+        self._losses: list[Tensor] = []
         self._regularised = False
         self._rounding_said = False
         self._beside = Beside()
@@ -132,10 +133,39 @@ class FisherTrace(Descent):
             )
         return self._regularised, self._regularised and self.compare
 
+    def unfit(self) -> set[str]:
+        return {"sharded"}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        for group, loaded in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            if "peak_lr" in loaded:
+                continue
+            group["peak_lr"] = max(group["lr"], group.get("initial_lr", 0.0))
+            if self.start == "first_drop" and "initial_lr" not in group:
+                warnings.warn(
+                    "the state does not tell the peak of the learning rate: a drop that it has behind it is not seen "
+                    "unless the groups' peak_lr is set",
+                    stacklevel=2,
+                )
+
+    def require_finite(self, norm: Tensor, loss: Tensor, rows: object = None, size: int | None = None) -> None:
+        try:
+            super().require_finite(norm, loss if self.penalty is None else loss + self.penalty, rows, size)
+        except NonFiniteGradient:
+            without = [bool(at_w.isnan()) for at_w in self._losses]
+            if any(without) and not all(without) and norm.isfinite():
+                raise ValueError(no_rows(f"of sub-batch {without.index(True)}", self._size)) from None
+            raise NonFiniteGradient(loss) from None
+
     def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
         self.penalty = self.difference_digits = None
+        self._losses, self._size = [], size
         if not self._regularised:
             return self.one_pass(closure)
+        self.require_fit(p for group in self.param_groups for p in group["params"])
+        if any(group.get("maximize") for group in self.param_groups):
+            raise ValueError("FisherTrace descends; with maximize=True of the base negate the loss instead")
 
         if self.full_batch == "mean":
             batch_size(size, "FisherTrace with full_batch='mean'")
@@ -167,12 +197,10 @@ class FisherTrace(Descent):
         else:
             with kept_buffers(self.model) as start:
                 loss = self.one_pass(closure)
-            gradient = {p: p.grad for p in self.trained()}
+            gradient = self.kept_gradients()
             with unmoved(self.model, start):
                 _, _, regulariser = self._over_sub_batches(closure, size, means=False)
-        self.zero_grad()
-        for p, g in gradient.items():
-            p.grad = g
+        self.put_back(gradient)
         shared = [p for p in gradient if p in regulariser]
         torch._foreach_add_([gradient[p] for p in shared], [regulariser[p] for p in shared], alpha=self.beta)
         return loss
@@ -185,16 +213,17 @@ class FisherTrace(Descent):
         penalty: Tensor | float = 0.0
         gradient: dict[Tensor, Tensor] = {}
         regulariser: dict[Tensor, Tensor] = {}
-        filled = 0
+        filled, self._losses = 0, []
         for rows, share in self._parts(size):
-            replay = RandomReplay(self.param_groups[0]["params"][0].device)
+            replay = RandomReplay(self.device)
             with kept_buffers(self.model) as start:
                 at_w = self.one_pass(closure, rows)
             if size is None and at_w.isnan():
                 continue  # the mean over no rows: fewer examples than sub-batches
             filled += 1
-            params = self.trained()
-            g = [p.grad for p in params]
+            self._losses.append(at_w)
+            own = self.kept_gradients()
+            params, g = list(own), list(own.values())
             beside = self._beside.displaced(params, g, [-self.alpha] * len(params))
             with beside, unmoved(self.model, start), replay.again():
                 below = self.one_pass(closure, rows)
@@ -223,19 +252,23 @@ class FisherTrace(Descent):
             params = self.trained()
             g = [p.grad for p in params]
             eps = torch.finfo(g[0].dtype).eps
-            found = []
+
+            def below() -> list[Tensor]:
+                with unmoved(self.model, start), replay.again():
+                    self.one_pass(closure, rows)
+                return [p.grad for p in params]
+
             with self._beside.displaced(params, g, [-self.alpha] * len(params)):
-                for _ in range(2):
-                    with unmoved(self.model, start), replay.again():
-                        self.one_pass(closure, rows)
-                    found.append([p.grad for p in params])
-                    torch._foreach_mul_(params, 1 + eps)
+                opposite = below()
+                torch._foreach_mul_(params, 1 + eps)
+                again = below()
         replay.rewind()
         self.zero_grad()
         for p, gradient in held.items():
             p.grad = gradient
-        opposite, again = found
-        difference, rounding = (torch.nn.utils.get_total_norm(torch._foreach_sub(one, opposite)) for one in (g, again))
+        torch._foreach_sub_(g, opposite)
+        torch._foreach_sub_(again, opposite)
+        difference, rounding = torch.nn.utils.get_total_norm(g), torch.nn.utils.get_total_norm(again)
         return (difference / rounding).nan_to_num(0.0).clamp(1, 1 / eps).log10()
 
     def _parts(self, size: int | None) -> list[Part]:

@@ -46,6 +46,12 @@ def _training_modules(act: Callable[[list[nn.Module]], None], model: nn.Module |
         return
 
     def meet(module: nn.Module, _: object) -> None:
+        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+            warnings.warn(
+                "the network is compiled, and runs uncompiled where its buffers are found by hooks: hand the network "
+                "to the optimizer as `model=`",
+                stacklevel=2,
+            )
         if module.training and _keeps_state(module):
             act([module])
 

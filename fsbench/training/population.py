@@ -52,7 +52,7 @@ def train_population(jobs: Sequence[Job], stop: StopSignal) -> Iterator[tuple[in
                     numbers[member] = number
                     continue
                 member.close()
-                outcome = skipped(directory, directory.read_results())
+                outcome = skipped(job, directory, directory.read_results())
             except (Interrupted, KeyboardInterrupt):
                 raise
             except (Exception, SystemExit) as failure:

@@ -47,6 +47,17 @@ def test_keys_that_came_later_leave_older_runs_their_identity() -> None:
     assert identity(config) != identity(older)
 
 
+@pytest.mark.parametrize(("key", "other"), [("padding", "reflect"), ("autoaugment_first", True)])
+def test_augmentation_of_older_runs_is_what_it_was(key, other) -> None:
+    (job,) = compose_jobs(["augment=crop4_flip"], multirun=False)
+    config = job.config.model_dump(mode="json")
+    older = copy.deepcopy(config)
+    del older["augment"][key]
+    assert identity(config) == identity(older)
+    config["augment"][key] = other
+    assert identity(config) != identity(older)
+
+
 def test_one_and_one_point_zero_are_one_value() -> None:
     assert identity({"optimizer": {"rho": 1}}) == identity({"optimizer": {"rho": 1.0}})
     assert identity({"overlap": True}) != identity({"overlap": 1})

@@ -133,10 +133,14 @@ def test_a_skipped_step_is_skipped_by_one_member_alone(fsbench, quick, monkeypat
         stack.begin()
         stack.step(closure)
         before = [p.detach().clone() for p in first]
+        kept = [tensor.clone() for tensors in stack.base.memory for tensor in tensors]
         _, taken = stack.step(lambda weights, closure=closure: closure(weights, bad=True))
         assert taken.tolist() == [False, True]
         assert torch.equal(first[0], before[0])
         assert not torch.equal(first[1], before[1])
+        for tensor, was in zip((t for tensors in stack.base.memory for t in tensors), kept, strict=True):
+            assert torch.equal(tensor[0], was[0])
+            assert not torch.equal(tensor[1], was[1])
         stack.give()
         if base is torch.optim.AdamW:
             assert [float(m.state[p]["step"]) for m, p in zip(members, first, strict=True)] == [1.0, 2.0]
