@@ -27,7 +27,6 @@ _spec.loader.exec_module(stages)
 
 SMALLEST = replace(
     stages.TINY,
-    tests=("tests/report/test_escape.py",),
     step=("--networks", "lenet", "--methods", "SGD,SAM", "--precisions", "fp32", "--forms", "plain,recorded",
           "--rounds", "1", "--batch", "2"),
     most=(1, 1, 1),
