@@ -204,8 +204,7 @@ class FisherTrace(Descent):
                 below = self.one_pass(closure, rows)
                 opposite = [p.grad for p in params]
             # Exact where both are near each other, so before either is scaled.
-            torch._foreach_sub_(opposite, g)
-            _accumulate(regulariser, params, opposite, -share)
+            _accumulate(regulariser, params, torch._foreach_sub(g, opposite), share)
             if means:
                 _accumulate(gradient, params, g, share)
             loss = loss + share * at_w

@@ -294,7 +294,7 @@ class Risk:
                     "example depends on the others in its batch"
                 )
             if getattr(module, "sparse", False) is True:
-                raise Refused(f"{name} ({type(module).__name__}) has sparse gradients; set its attribute sparse to False")
+                raise Refused(f"{name} ({type(module).__name__}) has sparse gradients; set its `sparse` to False")
             if module.training and (
                 isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._NormBase)
                 and getattr(module, "p", 1) > 0
