@@ -31,6 +31,12 @@ class FisherTrace(Descent):
     Dropout draws the same mask at w and at w - alpha g_i, and buffers (spectral norm's vectors) start out the same;
     else the difference would be theirs, not the curvature.
 
+    The difference is about alpha H g_i, small beside the two gradients, which are rounded to eps ||g_i|| at least
+    (float32: eps = 1.2e-7). In bfloat16, float16 and TF32 nothing of it is left: with the operands of convolutions
+    rounded to 10 bits it is off by more than its own length, while R looks right. So weights and passes are float32 or
+    float64; on a GPU set `torch.backends.cudnn.allow_tf32 = False`, else a warning says so. Near a fitted minimum
+    float32 leaves few digits too, or none; `compare` shows how many, and a larger alpha leaves more.
+
     A step is three passes over the batch: the full batch at w, the sub-batches at w and at w - alpha g_i. It is
     two, grad L(B) being the mean of the g_i, where `model` is handed in, mixes no examples (has no buffers), and
     `step(closure, size=N)` tells the batch size; these are passes of the whole batch where sub-batches go together.
@@ -43,8 +49,7 @@ class FisherTrace(Descent):
     known as ghost batch normalisation), and running statistics move once for each sub-batch at w.
 
     Args:
-        alpha: finite-difference step, > 0 (paper: 1e-4). The difference is of order alpha ||g||^2, so
-            weights stay in fp32.
+        alpha: finite-difference step, > 0 (paper: 1e-4).
         beta: strength, >= 0; 0 is the base optimizer.
         sub_batches: M (paper: 8).
         full_batch: "own" or "mean", as above; they are one for networks that mix no examples.
@@ -63,6 +68,12 @@ class FisherTrace(Descent):
 
     Attributes:
         penalty: R of the last step that computed it, else None.
+        compare: while True, each step that is regularised stores `difference_digits`.
+        difference_digits: log10(||d|| / ||e||), from 0 to -log10 eps: about how many decimal digits are right of the
+            difference d = g_1 - grad L(B_1, w - alpha g_1). e is the rounding of its second term: by how much that
+            changes where the weights are multiplied by 1 + eps. It takes three passes over B_1 that leave nothing else
+            behind. (Near a minimum e is far above eps ||g_1||, for the gradient of the loss at the logits is rounded
+            to eps, not to eps times itself.) None in steps that do not compare.
     """
 
     def __init__(
@@ -91,8 +102,11 @@ class FisherTrace(Descent):
         self.alpha, self.beta, self.parts, self.start = alpha, beta, sub_batches, start
         self.full_batch = full_batch
         self.penalty: Tensor | None = None
+        self.compare = False
+        self.difference_digits: Tensor | None = None
         self._losses: list[Tensor] = []
         self._regularised = False
+        self._rounding_said = False
         self._beside = Beside()
         # The peak lives in the groups, so that state_dict carries it.
         super().__init__(params, base, defaults={"peak_lr": 0.0}, **options)
@@ -106,11 +120,18 @@ class FisherTrace(Descent):
             self.start == "immediately" or any(group["lr"] < group["peak_lr"] for group in self.param_groups)
         )
 
-    def begin(self) -> bool:
+    def begin(self) -> tuple[bool, bool]:
         for group in self.param_groups:
             group["peak_lr"] = max(group["peak_lr"], float(group["lr"]))
         self._regularised = self.active
-        return self._regularised
+        if self._regularised and not self._rounding_said and rounds_products(self.device):
+            self._rounding_said = True
+            warnings.warn(
+                "FisherTrace: TF32 rounds away the difference of gradients that it adds; set "
+                "torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32 to False",
+                stacklevel=3,
+            )
+        return self._regularised, self._regularised and self.compare
 
     def unfit(self) -> set[str]:
         return {"sharded"}
@@ -138,7 +159,8 @@ class FisherTrace(Descent):
             raise NonFiniteGradient(loss) from None
 
     def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
-        self.penalty, self._losses, self._size = None, [], size
+        self.penalty = self.difference_digits = None
+        self._losses, self._size = [], size
         if not self._regularised:
             return self.one_pass(closure)
         self.require_fit(p for group in self.param_groups for p in group["params"])
@@ -147,9 +169,12 @@ class FisherTrace(Descent):
 
         if self.full_batch == "mean":
             batch_size(size, "FisherTrace with full_batch='mean'")
-        if size is not None and (loss := self._together(closure, size)) is not None:
-            return loss
-        return self._one_after_another(closure, size)
+        loss = None if size is None else self._together(closure, size)
+        if loss is None:
+            loss = self._one_after_another(closure, size)
+        if self.compare:
+            self.difference_digits = self._digits(closure, size)
+        return loss
 
     def _together(self, closure: Closure, size: int) -> Tensor | None:
         """Two passes over the whole mini-batch; None, with nothing done, where it can't be."""
@@ -215,10 +240,44 @@ class FisherTrace(Descent):
         self.penalty = torch.as_tensor(penalty)
         return loss, gradient, regulariser
 
+    def _digits(self, closure: Closure, size: int | None) -> Tensor:
+        """`difference_digits`; all else is afterwards as before."""
+        rows, _ = self._parts(size)[0]
+        held = self.kept_gradients()
+        replay = RandomReplay(self.device)
+        with unmoved(self.model):
+            with kept_buffers(self.model) as start:
+                self.one_pass(closure, rows)
+            at_w = self.kept_gradients()
+            params, g = list(at_w), list(at_w.values())
+            eps = torch.finfo(g[0].dtype).eps
+
+            def below() -> list[Tensor]:
+                with unmoved(self.model, start), replay.again():
+                    self.one_pass(closure, rows)
+                return list(self.kept_gradients().values())
+
+            with self._beside.displaced(params, g, [-self.alpha] * len(params)):
+                opposite = below()
+                torch._foreach_mul_(params, 1 + eps)
+                again = below()
+        replay.rewind()
+        self.put_back(held)
+        torch._foreach_sub_(g, opposite)
+        torch._foreach_sub_(again, opposite)
+        difference, rounding = torch.nn.utils.get_total_norm(g), torch.nn.utils.get_total_norm(again)
+        return (difference / rounding).nan_to_num(0.0).clamp(1, 1 / eps).log10()
+
     def _parts(self, size: int | None) -> list[Part]:
         if size is None:
             return [(slice(i, None, self.parts), 1 / self.parts) for i in range(self.parts)]
         return sub_batches(size, self.parts)
+
+
+def rounds_products(device: torch.device) -> bool:
+    """Whether torch may round the operands of convolutions or matrix products to TF32 there."""
+    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    return device.type == "cuda" and any(backend.fp32_precision == "tf32" for backend in backends)
 
 
 def _accumulate(total: dict[Tensor, Tensor], params: list[Tensor], values: list[Tensor], share: float) -> None:

@@ -46,8 +46,8 @@ class SharpnessAware(Descent, ABC):
         max_norm, model, processes: as for `Descent`.
 
     Attributes:
-        compare: set to True, the next step stores in `alignment` the cosine and the length ratio
-            between its eps and SAM's at the same rho.
+        compare: while True, each step stores in `alignment` the cosine and the length ratio between its eps (of
+            m-sharpness, the first sub-batch's) and SAM's at the same rho; else that is None.
     """
 
     def __init__(
@@ -83,6 +83,10 @@ class SharpnessAware(Descent, ABC):
             value = group.get(key, 0.0)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{key} must be a finite number >= 0, got {value}")
+
+    def begin(self) -> bool:
+        self.alignment = None
+        return self.compare
 
     def unfit(self) -> set[str]:
         return {"sharded"} if self.perturbation == "local" else set()
@@ -141,10 +145,9 @@ class SharpnessAware(Descent, ABC):
         elif not math.isfinite(norm):
             # All processes have to skip the step, not this one alone: the second pass tells them.
             radii = [math.nan] * len(params)
-        if self.compare:
+        if self.compare and self.alignment is None:
             eps = geometry.scaled(direction, norm, radii)
             self.alignment = geometry.alignment(eps, [p.grad for p in params], radii)
-            self.compare = False
         beside = self._beside.displaced(params, direction, radii, norm)
         with beside, unmoved(self.model, start), replay.again():
             self.one_pass(closure, *arguments)

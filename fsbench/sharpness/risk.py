@@ -27,6 +27,9 @@ GIB = 2**30
 class Risk:
     """L(w) = (1/N) sum_i loss_fn(model(x_i), y_i), in eval mode, the same whenever it is evaluated.
 
+    On a GPU torch by itself lets cuDNN round what goes into convolutions to TF32, and measures are then of that: set
+    `torch.backends.cudnn.allow_tf32 = False`, as `fsbench sharpness` does.
+
     Args:
         model: in eval mode wherever a mode makes a difference. Its trained weights (`requires_grad`) are w.
         loss_fn: of the network's output (n, ...) and the labels (n, ...) to their mean, in nats for cross-entropy.
@@ -294,7 +297,9 @@ class Risk:
                     "example depends on the others in its batch"
                 )
             if getattr(module, "sparse", False) is True:
-                raise Refused(f"{name} ({type(module).__name__}) has sparse gradients; set its `sparse` to False")
+                raise Refused(
+                    f"{name} ({type(module).__name__}) has sparse gradients; set its attribute sparse to False"
+                )
             if module.training and (
                 isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._NormBase)
                 and getattr(module, "p", 1) > 0

@@ -57,10 +57,10 @@ class BatchClosure:
 
     @property
     def followable(self) -> bool:
-        """Whether a call for all rows is one pass of the network on one device, uncompiled, in its own precision."""
+        """Whether a call for all rows is one pass of the network on one device, uncompiled, in fp32."""
         pieces = self.micro_batch_size is not None and self.micro_batch_size < self.size
         compiled = hasattr(self.model, "_orig_mod")
-        return not (pieces or compiled or self.precision.dtype is not None or self._gradients is not None)
+        return not (pieces or compiled or self.precision.name != "fp32" or self._gradients is not None)
 
     @property
     def hits(self) -> Tensor:

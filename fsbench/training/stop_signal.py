@@ -27,6 +27,10 @@ class StopSignal:
             # Not print: a handler may run in the middle of one.
             os.write(2, b"\nstopping as soon as a checkpoint is written; once more to stop at once\n")
 
+    def requested_between_steps(self) -> bool:
+        """`requested`, as a training loop may ask after each step."""
+        return self.requested
+
     def check(self) -> None:
         """Raise Interrupted if a stop was asked for."""
         if self.requested:
