@@ -12,12 +12,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from problems import batches, network_with_batchnorm, network_without_batchnorm
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from fsbench import sharpness
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace, Processes
 from fsbench.training.batch_closure import BatchClosure
 from fsbench.training.devices import Devices
 from fsbench.training.precision import Precision
+from fsbench.training.stop_signal import StopSignal
 
 # The last batches are smaller than two rows a process: the second one has none of them.
 SIZES = (9, 8, 5, 3, 2)
@@ -98,6 +101,55 @@ def steps(
     return told
 
 
+WRAPPED: dict[str, Callable[..., Descent]] = {
+    **{method: METHODS[method] for method in ("sam", "asam", "fsam", "fsam-natural", "clipped", "fsam-per-example")},
+    "regulariser": lambda p, model, **o: FisherTrace(
+        p, alpha=0.01, beta=2.0, sub_batches=2, start="immediately", **SGD
+    ),
+    "sam-m": lambda p, model, **o: SAM(p, rho=0.1, m=2, **SGD, **o),
+}
+
+
+def wrapped(method: str, model: nn.Module, rows: slice, size: int | None = None) -> tuple[Descent, list[torch.Tensor]]:
+    """Three steps with a closure of one's own on these rows of each batch of 8; the weights after them."""
+    optimizer = WRAPPED[method](model.named_parameters(), None)
+    for x, y in batches((8, 8, 8)):
+        x, y = x[rows], y[rows]
+
+        def closure(part: slice | None = None, x: torch.Tensor = x, y: torch.Tensor = y) -> torch.Tensor:
+            loss = nn.functional.cross_entropy(model(x[part or slice(None)]), y[part or slice(None)])
+            loss.backward()
+            return loss.detach()
+
+        optimizer.step(closure, size=size)
+    return optimizer, [p.detach().clone() for p in model.parameters()]
+
+
+def sharded(rank: int, method: str) -> Any:
+    """By `fully_shard`, half of the rows on each process: the weights, and the angle to SAM's eps; or why not."""
+    model = fully_shard(network_without_batchnorm(), mesh=init_device_mesh("cpu", (2,)))
+    try:
+        optimizer, weights = wrapped(method, model, slice(4 * rank, 4 * rank + 4), 4)
+    except ValueError as refusal:
+        return str(refusal)
+    x, y = batches((8,))[0]
+    optimizer.compare = True
+    optimizer.step(lambda: _pass(model, x, y))
+    return [w.full_tensor() for w in weights], optimizer.alignment
+
+
+def _pass(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    loss = nn.functional.cross_entropy(model(x), y)
+    loss.backward()
+    return loss.detach()
+
+
+def in_buckets(rank: int, method: str, views: bool) -> list[torch.Tensor]:
+    """By DistributedDataParallel, whose gradients lie in its buckets if `views`."""
+    model = nn.parallel.DistributedDataParallel(network_without_batchnorm(), gradient_as_bucket_view=views)
+    return wrapped(method, model, slice(4 * rank, 4 * rank + 4), 4)[1]
+
+
 MEASURES: dict[str, Callable[[sharpness.Risk], Any]] = {
     "trace": sharpness.hessian_trace,
     "trace-hutchinson": lambda risk: sharpness.hessian_trace(risk, method="hutchinson", probes=5, seed=1),
@@ -156,6 +208,17 @@ def measured(processes: Processes) -> dict[str, Any]:
     return found
 
 
+def steps_to_the_stop(devices: Devices, asked: int = 45) -> int:
+    """After how many steps all devices know that one was asked to stop."""
+    stop = StopSignal()
+    agreed = devices.agreed(stop)
+    for step in range(1, 1000):
+        stop.requested = step >= asked and devices.rank == devices.count - 1
+        if agreed.requested_between_steps():
+            return step
+    raise AssertionError("nobody told")
+
+
 def on_two(place: Path) -> dict[str, list[Any]]:
     """What both processes tell of each case and of "sharpness"; and how a "failure" of the second reaches the first."""
     mp.spawn(_process, args=(str(place),), nprocs=2)
@@ -171,9 +234,12 @@ def _process(rank: int, place: str) -> None:
     told: dict[str, Any] = {
         name: steps(devices, method, **options) for name, (method, options) in (GLOBAL | OTHERS).items()
     }
+    told["sharded"] = {method: sharded(rank, method) for method in WRAPPED if method != "sam-m"}
+    told["buckets"] = {method: [in_buckets(rank, method, views) for views in (True, False)] for method in WRAPPED}
     told["sharpness"] = measured(devices)
     told["numbers"] = (devices.total(rank + 1, 0.5), devices.any(rank == 1), devices.gathered(rank),
                        devices.from_first(lambda: f"of {rank}"))  # fmt: skip
+    told["stop"] = steps_to_the_stop(devices)
     try:
         with devices.failing_together():
             if rank == 1:

@@ -11,6 +11,7 @@ from fsbench.cli.flags import parse_composed
 from fsbench.cli.train_help import HELP
 from fsbench.config.compose import Job, compose_jobs, compose_text
 from fsbench.errors import FsbenchError, UsageError
+<<<<<<< HEAD
 from fsbench.lines import say, tell
 from fsbench.runs.read import Unreadable
 from fsbench.training.attempt import (
@@ -19,6 +20,14 @@ from fsbench.training.attempt import (
     by_torchrun,
     described,
     directory_of,
+=======
+from fsbench.training.attempt import (
+    Outcome,
+    TrainingTask,
+    already_done,
+    by_torchrun,
+    described,
+>>>>>>> main
     failed_line,
     finished,
     run,
@@ -54,7 +63,7 @@ def single(job: Job, stop: StopSignal) -> int:
     """Train one run and say what came out on stdout."""
     directory, results = finished(job)
     if results is not None:
-        say(f"{directory.path}: already done, {described(results)} (overwrite=true trains it again)")
+        say(f"{already_done(job, directory, results)} (overwrite=true trains it again)")
         return 0
     try:
         say(f"{directory.path}: done, {described(run(job, stop))}")
@@ -70,7 +79,7 @@ def single(job: Job, stop: StopSignal) -> int:
 def sweep(jobs: list[Job], stop: StopSignal) -> int:
     """Train all that is missing, on the executor asked for; a failed run does not stop the others.
 
-    Returns 0, or 3 if any run failed.
+    Returns 0; 3 if any run failed, 2 if all did because of bad input.
     """
     # Its options need pydantic, and help needs none of it.
     from fsbench.executors.build import build_executor
@@ -96,9 +105,15 @@ def sweep(jobs: list[Job], stop: StopSignal) -> int:
     wrong = {"failed": counts["failed"], "are busy in another process": busy}
     if not any(wrong.values()):
         return 0
+<<<<<<< HEAD
     shown = ", ".join(f"{count} of {len(unique)} runs {how}" for how, count in wrong.items() if count)
     tell(f"fsbench: {shown}; the same command runs what is missing")
     return 3
+=======
+    print(f"fsbench: {counts['failed']} of {len(unique)} runs failed; the same command runs what is missing",
+          file=sys.stderr)  # fmt: skip
+    return 2 if all(isinstance(outcome.failure, UsageError) for outcome in outcomes) else 3
+>>>>>>> main
 
 
 def distinct(jobs: list[Job]) -> list[Job]:

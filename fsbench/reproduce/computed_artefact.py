@@ -56,6 +56,7 @@ def compute(
         UsageError: there is no such device, or whatever the function says.
     """
     from fsbench.training.build import build_device
+    from fsbench.training.precision import arithmetic
 
     config, options = request.config, options_of(artefact, request)
     module, _, name = artefact.function.partition(":")
@@ -65,9 +66,16 @@ def compute(
     begun = time.perf_counter()
     directory.mkdir(parents=True, exist_ok=True)
     try:
+<<<<<<< HEAD
         with scratch_directory(directory) as part:
             written = [Path(path) for path in function(config.scale, options, part, context)]
             paths = [path.replace(directory / path.relative_to(part)) for path in written]
+=======
+        part.mkdir()
+        with arithmetic("fp32", device):
+            written = [Path(path) for path in function(config.scale, options, part, context)]
+        paths = [path.replace(directory / path.relative_to(part)) for path in written]
+>>>>>>> main
     finally:
         with suppress(OSError):
             directory.rmdir()  # where it was made for nothing

@@ -63,13 +63,12 @@ class Place:
                 continue
         return found
 
-    def wait_until_gone(self) -> float:
-        """Seconds until none is alive. Raises AssertionError where one stays."""
+    def wait_until_gone(self) -> None:
+        """Wait until none is alive. Raises AssertionError where one stays."""
         begun = time.monotonic()
         while left := self.alive():
             assert time.monotonic() < begun + PATIENCE, f"left behind: {left}"
             time.sleep(0.05)
-        return time.monotonic() - begun
 
     def litter(self) -> list[Path]:
         """Temporary files and directories that nobody will remove; torch's cache of compiled code is no such one."""
@@ -111,10 +110,12 @@ def drill(
         try:
             said = process.communicate(timeout=chance.uniform(0.35, 1.0) * whole if left else 600)[1]
         except subprocess.TimeoutExpired:
+            killed = time.monotonic()
             process.send_signal(signal.SIGKILL)
-            process.communicate()
+            process.communicate(timeout=PATIENCE)  # its children hold its pipes
             figures.kills += process.returncode == -signal.SIGKILL
-            figures.slowest = max(figures.slowest, place.wait_until_gone())
+            place.wait_until_gone()
+            figures.slowest = max(figures.slowest, time.monotonic() - killed)
             readable(place.path)
             fresh = False
             continue
