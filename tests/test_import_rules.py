@@ -25,11 +25,7 @@ ALLOWED = {
     "runs": {"errors"},
     "papers": {"errors"},
     "report": {"errors", "papers", "runs"},
-<<<<<<< HEAD
-    "training": {"config", "data", "errors", "lines", "models", "optim", "runs"},
-=======
-    "training": {"config", "data", "errors", "image_folder", "models", "optim", "runs"},
->>>>>>> main
+    "training": {"config", "data", "errors", "image_folder", "lines", "models", "optim", "runs"},
     "sharpness": {"errors", "optim"},
     "executors": {"config", "errors", "lines", "runs", "training"},
     "measuring": {"config", "data", "errors", "models", "runs", "sharpness", "training"},

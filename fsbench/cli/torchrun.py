@@ -7,12 +7,8 @@ from argparse import Namespace
 
 from fsbench.config.compose import Job, compose_jobs
 from fsbench.errors import FsbenchError, UsageError
-<<<<<<< HEAD
 from fsbench.lines import say
-from fsbench.training.attempt import described, failed_line, finished
-=======
 from fsbench.training.attempt import already_done, described, failed_line, finished
->>>>>>> main
 from fsbench.training.stop_signal import StopSignal, stop_signal
 
 

@@ -11,23 +11,15 @@ from fsbench.cli.flags import parse_composed
 from fsbench.cli.train_help import HELP
 from fsbench.config.compose import Job, compose_jobs, compose_text
 from fsbench.errors import FsbenchError, UsageError
-<<<<<<< HEAD
 from fsbench.lines import say, tell
 from fsbench.runs.read import Unreadable
-from fsbench.training.attempt import (
-    Outcome,
-    TrainingTask,
-    by_torchrun,
-    described,
-    directory_of,
-=======
 from fsbench.training.attempt import (
     Outcome,
     TrainingTask,
     already_done,
     by_torchrun,
     described,
->>>>>>> main
+    directory_of,
     failed_line,
     finished,
     run,
@@ -105,15 +97,9 @@ def sweep(jobs: list[Job], stop: StopSignal) -> int:
     wrong = {"failed": counts["failed"], "are busy in another process": busy}
     if not any(wrong.values()):
         return 0
-<<<<<<< HEAD
     shown = ", ".join(f"{count} of {len(unique)} runs {how}" for how, count in wrong.items() if count)
     tell(f"fsbench: {shown}; the same command runs what is missing")
-    return 3
-=======
-    print(f"fsbench: {counts['failed']} of {len(unique)} runs failed; the same command runs what is missing",
-          file=sys.stderr)  # fmt: skip
     return 2 if all(isinstance(outcome.failure, UsageError) for outcome in outcomes) else 3
->>>>>>> main
 
 
 def distinct(jobs: list[Job]) -> list[Job]:

@@ -66,16 +66,9 @@ def compute(
     begun = time.perf_counter()
     directory.mkdir(parents=True, exist_ok=True)
     try:
-<<<<<<< HEAD
-        with scratch_directory(directory) as part:
+        with scratch_directory(directory) as part, arithmetic("fp32", device):
             written = [Path(path) for path in function(config.scale, options, part, context)]
             paths = [path.replace(directory / path.relative_to(part)) for path in written]
-=======
-        part.mkdir()
-        with arithmetic("fp32", device):
-            written = [Path(path) for path in function(config.scale, options, part, context)]
-        paths = [path.replace(directory / path.relative_to(part)) for path in written]
->>>>>>> main
     finally:
         with suppress(OSError):
             directory.rmdir()  # where it was made for nothing

@@ -12,13 +12,9 @@ from typing import Any
 
 from fsbench.config.compose import Job
 from fsbench.errors import FsbenchError, Interrupted, UsageError, first_line, portable
-<<<<<<< HEAD
+from fsbench.image_folder import files_digest, folder_parts
 from fsbench.runs.directory import RunDirectory, RunIsBusy
 from fsbench.runs.read import Unreadable
-=======
-from fsbench.image_folder import files_digest, folder_parts
-from fsbench.runs.directory import RunDirectory
->>>>>>> main
 from fsbench.training.stop_signal import StopSignal
 
 

@@ -15,14 +15,8 @@ from torch import nn
 from fsbench.config.compose import Job
 from fsbench.data import StackedBatches
 from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError
-<<<<<<< HEAD
-from fsbench.optim.stacked_descent import StackedDescent
 from fsbench.runs.directory import RunDirectory, RunIsBusy
 from fsbench.training.attempt import Outcome, busy, described, failed_line, missing_images, skipped
-=======
-from fsbench.runs.directory import RunDirectory
-from fsbench.training.attempt import Outcome, described, failed_line, missing_images, skipped
->>>>>>> main
 from fsbench.training.build import build_device
 from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.fit import end_epoch, too_many_skipped
