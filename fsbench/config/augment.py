@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fsbench.config.options import Options
+from fsbench.config.options import Options, Pixels
 
 
 class AugmentOptions(Options):
@@ -22,16 +22,16 @@ class AugmentOptions(Options):
 
     flip: bool = False
     """Mirror left and right with probability 1/2."""
-    crop: int = Field(default=0, ge=0)
+    crop: int = Field(default=0, ge=0, le=10_000)
     """Zero pixels added on each side before a random crop back to the size; 0: none."""
     autoaugment: Literal["cifar10", "svhn", "imagenet"] | None = None
     """The AutoAugment policy found on this data set."""
-    cutout: int = Field(default=0, ge=0)
+    cutout: int = Field(default=0, ge=0, le=10_000)
     """Side of the square hole, which the border may clip; 0: none."""
 
     random_resized_crop: bool = False
-    resize: int | None = Field(default=None, ge=1)
-    size: int | None = Field(default=None, ge=1)
+    resize: Pixels | None = None
+    size: Pixels | None = None
     color_jitter: float = Field(default=0.0, ge=0)
     """s: brightness, contrast and saturation each times a factor uniform in [max(0, 1 - s), 1 + s]; 0: none."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -178,3 +179,11 @@ class RunDirectory:
     def set_status(self, status: str, **details: Any) -> None:
         """`running`, `done`, `failed`, `diverged` or `interrupted`."""
         write_json(self.status_file, {"status": status, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **details})
+
+
+def refuse_unwritable(key: str, directory: Path) -> None:
+    """Raise UsageError where a directory is not there and can't be made, or nothing can be written in it."""
+    above = next(place for place in (directory, *directory.absolute().parents) if os.path.lexists(place))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        problem = "can't be written to" if above.is_dir() else "is not a directory"
+        raise UsageError(key, directory, f"can't be written: {above} {problem}")
