@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from fsbench.errors import UsageError
+from fsbench.runs.atomic import write_json
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -106,5 +106,10 @@ def publish(text: str, record: dict[str, Any], given: argparse.Namespace) -> Non
     print(text, end="")
     if given.markdown:
         given.markdown.write_text(text)
+    write(record, given)
+
+
+def write(record: dict[str, Any], given: argparse.Namespace) -> None:
+    """What was measured so far, whole whenever it is read."""
     if given.json:
-        given.json.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(given.json, record)

@@ -18,6 +18,7 @@ from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace, Processes
 from fsbench.training.batch_closure import BatchClosure
 from fsbench.training.devices import Devices
 from fsbench.training.precision import Precision
+from fsbench.training.stop_signal import StopSignal
 
 # The last batches are smaller than two rows a process: the second one has none of them.
 SIZES = (9, 8, 5, 3, 2)
@@ -156,6 +157,17 @@ def measured(processes: Processes) -> dict[str, Any]:
     return found
 
 
+def steps_to_the_stop(devices: Devices, asked: int = 45) -> int:
+    """After how many steps all devices know that one was asked to stop."""
+    stop = StopSignal()
+    agreed = devices.agreed(stop)
+    for step in range(1, 1000):
+        stop.requested = step >= asked and devices.rank == devices.count - 1
+        if agreed.requested_between_steps():
+            return step
+    raise AssertionError("nobody told")
+
+
 def on_two(place: Path) -> dict[str, list[Any]]:
     """What both processes tell of each case and of "sharpness"; and how a "failure" of the second reaches the first."""
     mp.spawn(_process, args=(str(place),), nprocs=2)
@@ -174,6 +186,7 @@ def _process(rank: int, place: str) -> None:
     told["sharpness"] = measured(devices)
     told["numbers"] = (devices.total(rank + 1, 0.5), devices.any(rank == 1), devices.gathered(rank),
                        devices.from_first(lambda: f"of {rank}"))  # fmt: skip
+    told["stop"] = steps_to_the_stop(devices)
     try:
         with devices.failing_together():
             if rank == 1:

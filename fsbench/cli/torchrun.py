@@ -8,7 +8,7 @@ from argparse import Namespace
 from fsbench.config.compose import Job, compose_jobs
 from fsbench.errors import FsbenchError, UsageError
 from fsbench.lines import say
-from fsbench.training.attempt import described, failed_line, finished
+from fsbench.training.attempt import already_done, described, failed_line, finished
 from fsbench.training.stop_signal import StopSignal, stop_signal
 
 
@@ -59,5 +59,6 @@ def _train(job: Job, stop: StopSignal) -> int:
     finally:
         devices.leave()
     if devices.first:
-        say(f"{finished(job)[0].path}: {'already ' if done else ''}done, {described(results)}")
+        directory = finished(job)[0]
+        say(already_done(job, directory, results) if done else f"{directory.path}: done, {described(results)}")
     return 0

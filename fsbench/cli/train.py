@@ -11,7 +11,16 @@ from fsbench.cli.train_help import HELP
 from fsbench.config.compose import Job, compose_jobs, compose_text
 from fsbench.errors import FsbenchError, UsageError
 from fsbench.lines import say, tell
-from fsbench.training.attempt import Outcome, TrainingTask, by_torchrun, described, failed_line, finished, run
+from fsbench.training.attempt import (
+    Outcome,
+    TrainingTask,
+    already_done,
+    by_torchrun,
+    described,
+    failed_line,
+    finished,
+    run,
+)
 from fsbench.training.stop_signal import StopSignal, stop_signal
 
 
@@ -43,7 +52,7 @@ def single(job: Job, stop: StopSignal) -> int:
     """Train one run and say what came out on stdout."""
     directory, results = finished(job)
     if results is not None:
-        say(f"{directory.path}: already done, {described(results)} (overwrite=true trains it again)")
+        say(f"{already_done(job, directory, results)} (overwrite=true trains it again)")
         return 0
     try:
         say(f"{directory.path}: done, {described(run(job, stop))}")
@@ -59,7 +68,7 @@ def single(job: Job, stop: StopSignal) -> int:
 def sweep(jobs: list[Job], stop: StopSignal) -> int:
     """Train all that is missing, on the executor asked for; a failed run does not stop the others.
 
-    Returns 0, or 3 if any run failed.
+    Returns 0; 3 if any run failed, 2 if all did because of bad input.
     """
     # Its options need pydantic, and help needs none of it.
     from fsbench.executors.build import build_executor
@@ -83,7 +92,7 @@ def sweep(jobs: list[Job], stop: StopSignal) -> int:
     if not counts["failed"]:
         return 0
     tell(f"fsbench: {counts['failed']} of {len(unique)} runs failed; the same command runs what is missing")
-    return 3
+    return 2 if all(isinstance(outcome.failure, UsageError) for outcome in outcomes) else 3
 
 
 def distinct(jobs: list[Job]) -> list[Job]:

@@ -7,7 +7,7 @@ Choose from the groups (`fsbench list` GROUP shows them with a line each):
   dataset=  model=  optimizer=  base=  augment=  schedule=  setup=  experiment=  trainer=  logger=  executor=
 Keys people reach for:
   seed=  runs_dir=  data_dir=  trainer.epochs=  trainer.batch_size=  trainer.device=auto|cpu|cuda
-  trainer.precision=fp32|bf16|fp16  trainer.devices=N  optimizer.lr=  optimizer.rho=
+  trainer.precision=fp32|tf32|bf16|fp16  trainer.devices=N  optimizer.lr=  optimizer.rho=
 
   fsbench train optimizer=fsam model=wrn28_10
   fsbench train dataset=fashion_mnist model=lenet optimizer=asam trainer.epochs=5

@@ -10,7 +10,8 @@ from fsbench.config.options import Options, Pixels
 
 
 class AugmentOptions(Options):
-    """Random changes of a training image, in the order in which they are applied; sizes in pixels.
+    """Random changes of a training image, in the order in which they are applied unless `autoaugment_first`; sizes in
+    pixels.
 
     The keys of the second block are for data sets that are streamed from image files. There `size` is the side of the
     image a network sees (null: the data set's own), and how an image gets it, in training | in evaluation:
@@ -23,9 +24,13 @@ class AugmentOptions(Options):
     flip: bool = False
     """Mirror left and right with probability 1/2."""
     crop: int = Field(default=0, ge=0, le=10_000)
-    """Zero pixels added on each side before a random crop back to the size; 0: none."""
+    """Pixels added on each side before a random crop back to the size; 0: none."""
+    padding: Literal["zeros", "reflect"] = "zeros"
+    """What is added: black, or the image mirrored at its outermost pixels."""
     autoaugment: Literal["cifar10", "svhn", "imagenet"] | None = None
     """The AutoAugment policy found on this data set."""
+    autoaugment_first: bool = False
+    """Apply it before flip and crop, so that Invert, Equalize and AutoContrast see no padding."""
     cutout: int = Field(default=0, ge=0, le=10_000)
     """Side of the square hole, which the border may clip; 0: none."""
 

@@ -43,7 +43,7 @@ class DatasetOptions(Options):
     std: Annotated[list[Std], Field(min_length=1)] | None = None
     # Side of the square the network sees; null: the images' own size.
     image_size: Pixels | None = None
-    # The directory with train/<class>/ and test/<class>/ (folder only).
+    # The directory with train/<class>/ and test/<class>/ (folder only). EXIF does not turn images.
     root: AbsolutePath | None = None
     validation: Count = 0
     subset: Annotated[int, Field(ge=1)] | None = None

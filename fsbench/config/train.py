@@ -26,7 +26,7 @@ class TrainerOptions(Options):
     batch_size: Annotated[int, Field(ge=1)]
     micro_batch_size: Annotated[int, Field(ge=1)] | None
     max_norm: Annotated[float, Field(gt=0)] | None
-    precision: Literal["fp32", "bf16", "fp16"]
+    precision: Literal["fp32", "tf32", "bf16", "fp16"]
     device: Literal["auto", "cpu", "cuda"]
     devices: Processes = 1
     sync_batchnorm: bool = False
@@ -115,7 +115,7 @@ class TrainConfig(Options):
         if self.trainer.precision != "fp32":
             raise ValueError(
                 f"trainer.precision={self.trainer.precision}: optimizer=fisher_trace needs fp32, "
-                "because the difference of gradients it adds is below the rounding of half precision"
+                f"because the difference of gradients it adds is below the rounding of {self.trainer.precision}"
             )
         if self.optimizer.start == "first_drop" and self.schedule.name == "constant":
             raise ValueError(

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from fsbench.data.augment import normalize
+from fsbench.data.overlap import one_ahead, sent
 from fsbench.data.resize import resized
 from fsbench.data.seeding import generator
 from fsbench.data.share import ALONE, Share
@@ -30,17 +31,18 @@ class TrainBatches:
 
     The last batch may be smaller; one of a single example is left out (where batch_size > 1), because
     BatchNorm has no variance for it. The order depends on (seed, epoch), the augmentation on (seed, epoch, step)
-    where images are in memory, on (seed, epoch, image) where they are streamed.
+    where images are in memory, on (seed, epoch, image) where they are streamed; on every device they are the same. On
+    a GPU the next batch is made while the step runs.
 
     Args:
-        augment: to normalised float32, from uint8 (B, C, H, W) and a generator on the device where images are in
+        augment: to normalised float32, from uint8 (B, C, H, W) and a generator of the CPU where images are in
             memory, from a PIL image to (C, H, W) where they are streamed (its randomness: torch's global generator).
         image_size: side to which in-memory images are resized before `augment`; None: as they are.
         workers: processes that decode streamed images; they don't change what is yielded.
         share: yield only one device's rows of each mini-batch, the same that would be there for one device alone.
 
     Raises:
-        UsageError: more images in a batch than there are.
+        UsageError: more images in a batch than there are; too little shared memory for the workers.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class TrainBatches:
         if isinstance(split, MemorySplit):
             self.images, self.labels = split.images.to(device), split.labels.to(device)
         else:
-            self._files = FileBatches(split, augment, seed, device, workers)
+            self._files = FileBatches(split, augment, seed, device, workers, batch_size)
         self._in_memory = isinstance(split, MemorySplit)
 
     def __len__(self) -> int:
@@ -89,9 +91,12 @@ class TrainBatches:
         if not 0 <= start <= len(self):
             raise ValueError(f"an epoch has {len(self)} steps, it cannot be entered at step {start}")
         order = self.order(epoch)
-        if not self._in_memory:
-            return _shared(self._files, order.split(self.batch_size)[start : len(self)], epoch, self._share)
-        return self._from_memory(order.to(self.device).split(self.batch_size)[start : len(self)], epoch, start)
+        if self._in_memory:
+            order = sent(order, self.device)
+        chosen = order.split(self.batch_size)[start : len(self)]
+        if self._in_memory:
+            return one_ahead(self._from_memory(chosen, epoch, start), self.device)
+        return one_ahead(_shared(self._files, chosen, epoch, self._share), self.device)
 
     def _from_memory(self, chosen: Sequence[Tensor], epoch: int, start: int) -> Iterator[Batch]:
         for step, indices in enumerate(chosen, start):
@@ -104,8 +109,7 @@ class TrainBatches:
 
     def augmented(self, images: Tensor, epoch: int, step: int) -> Tensor:
         """Images in memory as the network sees them in a step."""
-        draw = generator(self.seed, "augment", epoch, step, device=self.device)
-        return self._augment(resized(images, self._image_size), draw)
+        return self._augment(resized(images, self._image_size), generator(self.seed, "augment", epoch, step))
 
 
 class EvalBatches:
@@ -134,7 +138,7 @@ class EvalBatches:
         if isinstance(split, MemorySplit):
             self._images, self._labels = split.images.to(device), split.labels.to(device)
         else:
-            self._files = FileBatches(split, transform, 0, device, workers)
+            self._files = FileBatches(split, transform, 0, device, workers, batch_size)
         self._in_memory = isinstance(split, MemorySplit)
 
     def __len__(self) -> int:

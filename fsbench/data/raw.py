@@ -13,12 +13,14 @@ class RawData:
 
     Args:
         variant: one line on where the images come from and how they were divided, for the run's record.
+        files: `files_digest` of a folder of images, for the run's record.
     """
 
     train: Split
     test: Split
     class_names: tuple[str, ...]
     variant: str
+    files: str | None = None
 
     def problem(self) -> str | None:
         """What is inconsistent in it, or None."""

@@ -80,7 +80,9 @@ class StreamingSplit:
         """Of the file names, their sizes in bytes and the labels; the pixels are not read."""
         digest = hashlib.sha256()
         for item in self.items:
-            digest.update(f"{item}\0{os.path.getsize(os.path.join(self.base, item))}\n".encode())
+            digest.update(
+                f"{item}\0{os.path.getsize(os.path.join(self.base, item))}\n".encode(errors="surrogateescape")
+            )
         digest.update(self.labels.contiguous().numpy())
         return digest.hexdigest()
 

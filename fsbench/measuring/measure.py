@@ -9,7 +9,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -32,6 +31,7 @@ from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.risk import GIB, Risk
 from fsbench.training.build import build_device
 from fsbench.training.devices import Devices
+from fsbench.training.precision import arithmetic
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -84,7 +84,8 @@ def measure(
         }
         begun = time.perf_counter()
         try:
-            found = _computed(one, config, risks, images)
+            with arithmetic("fp32", device, repeatable=True):
+                found = _computed(one, config, risks, images)
         except Refused as refusal:
             if not alone and not devices.unanimous(f"refused {number}"):
                 raise
@@ -115,7 +116,7 @@ def _computed(one: Measure, config: SharpnessConfig, risks: _Risks, images: Imag
     arguments = one.arguments(config)
     if one.test_images:
         arguments["evaluate_on"] = images.test
-    with _exact_arithmetic(), warnings.catch_warnings(record=True) as heard:
+    with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         result = getattr(sharpness, one.function)(risks.of(one), **arguments)
     # What is said of the value belongs beside the value, where the next reader finds it too.
@@ -193,13 +194,6 @@ class _Risks:
                 processes=None if alone else self._devices,
             )
         return self._made[whole, alone]
-
-
-@contextmanager
-def _exact_arithmetic() -> Iterator[None]:
-    """On a GPU: convolutions in fp32 proper, not TF32, and the same result whenever they are repeated."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        yield
 
 
 def _device(name: str) -> torch.device:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fsbench.optim import geometry
+from fsbench.optim.shards import local
 
 # D at w of some of the parameters whose `.grad` holds g, in new memory or in the one handed in.
 InverseMetric = Callable[[list[Tensor], list[Tensor] | None], list[Tensor]]
@@ -31,10 +32,10 @@ class Beside:
         return Beside, ()
 
     def memory(self, params: list[Tensor]) -> list[Tensor]:
-        for p in params:
+        for p, own in zip(params, local(params), strict=True):
             kept = self._kept.get(p)
-            if kept is None or _form(kept) != _form(p):
-                self._kept[p] = torch.empty_like(p, requires_grad=False)
+            if kept is None or _form(kept) != _form(own):
+                self._kept[p] = torch.empty_like(own, requires_grad=False)
         return [self._kept[p] for p in params]
 
     def direction(self, params: list[Tensor], inverse_metric: InverseMetric | None) -> tuple[list[Tensor], Tensor]:
@@ -42,9 +43,9 @@ class Beside:
         gradients = [p.grad for p in params]
         if inverse_metric is None:
             return geometry.direction(gradients, None)
-        if not _swaps(params):
+        if not _swaps(params) or any(p.dtype in (torch.float16, torch.bfloat16) for p in params):
             along = inverse_metric(params, None)
-            torch._foreach_mul_(along, gradients)
+            torch._foreach_mul_(along, geometry.wide(local(gradients)))
             return along, geometry.length(gradients, along)
         # Tensor by tensor, so that what is computed in between stays in the cache.
         memory, products = self.memory(params), []
@@ -74,6 +75,7 @@ class Beside:
             finally:
                 _point(params, at_w)
             return
+        params = local(params)
         torch._foreach_copy_(memory, params)
         try:
             if norm is not None:

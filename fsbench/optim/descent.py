@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Hashable, Iterable
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fsbench.optim.geometry import norm_of
 from fsbench.optim.processes import Processes
-from fsbench.optim.running_statistics import remembered_statistics
+from fsbench.optim.running_statistics import kept_buffers
+from fsbench.optim.shards import is_sharded, local
 
 Closure = Callable[..., Tensor]
 
@@ -23,8 +26,28 @@ _NO_CLOSURE = """{name}.step needs a closure that computes the loss and its grad
     loss = optimizer.step(closure, size=len(x))"""
 
 
+# Options of the methods that are kept in groups.
+_IN_GROUPS = {"rho", "eta", "peak_lr"}
+# Options of a base that say how it computes, or that newer versions of torch have added.
+_NOT_IN_EVERY_STATE = {
+    "foreach", "fused", "capturable", "differentiable", "maximize", "nesterov", "amsgrad", "decoupled_weight_decay",
+}  # fmt: skip
+_KINDS: dict[str, Callable[[Tensor], bool]] = {
+    "complex": Tensor.is_complex,
+    "sparse": lambda p: p.grad is not None and p.grad.layout != torch.strided,
+    "sharded": is_sharded,
+}
+
+
+def no_rows(rows: object, size: int | None) -> str:
+    return (
+        f"a pass over rows {rows} gave the loss nan and no gradient, as over no rows: has the closure's mini-batch "
+        f"size={size} rows?"
+    )
+
+
 class NonFiniteGradient(ArithmeticError):
-    """A pass ended in a gradient whose norm is not finite; carries the loss at w."""
+    """A pass ended in a loss or a gradient that is not finite; carries the loss at w."""
 
     def __init__(self, loss: Tensor) -> None:
         super().__init__("non-finite gradient")
@@ -46,13 +69,17 @@ class Descent(torch.optim.Optimizer):
         max_norm: clip the descent gradient (the one handed to the base, not the one that perturbs)
             to this global L2 norm.
         model: the network; only needed where its modules run without hooks (torch.compile, TorchScript), so
-            that their running statistics are found all the same.
+            that their buffers (running statistics) are found all the same.
         processes: those that share each mini-batch; None: this one alone.
         defaults: options of the method itself, kept in the groups beside the base's.
         base_options: `lr`, `momentum`, ...: handed to `base`.
 
+    Whoever calls `step` gets the loss at w from it; wrappers that drop what it returns (accelerate's) lose that loss,
+    not the step. The closure's passes may add to the gradients of parameters that this optimizer does not have: another
+    optimizer on those sees the sum of both passes', and has to make a pass of its own.
+
     Attributes:
-        skipped: steps skipped so far because a gradient was not finite.
+        skipped: steps skipped so far because a loss or a gradient was not finite.
         skipped_in_a_row: of these, how many since the last step that was taken.
     """
 
@@ -67,6 +94,10 @@ class Descent(torch.optim.Optimizer):
         defaults: dict[str, Any] | None = None,
         **base_options: Any,
     ) -> None:
+        if not (isinstance(base, type) and issubclass(base, torch.optim.Optimizer)):
+            raise TypeError(
+                f"base must be a class such as torch.optim.SGD, got {base!r}; its options go to {type(self).__name__}"
+            )
         if issubclass(base, torch.optim.LBFGS):
             raise TypeError("LBFGS evaluates the closure itself and can't be the base of a two-pass method")
         if max_norm is not None and not max_norm > 0:
@@ -78,9 +109,14 @@ class Descent(torch.optim.Optimizer):
         self.skipped_in_a_row = 0
         # Whether each gradient so far was finite, while nobody on the host may ask.
         self._verdicts: list[Tensor] | None = None
+        # The gradients that the last step left: object and version, by parameter. None: not known.
+        self._left: dict[Tensor, tuple[int, int]] | None = None
         self._own_defaults = dict(defaults or {})
         super().__init__(params, dict(self._own_defaults))
         self.base = base(self.param_groups, **base_options)
+        if clash := sorted(self._own_defaults.keys() & self.base.defaults.keys()):
+            name = type(self).__name__
+            raise ValueError(f"{base.__name__} can't be the base of {name}: both have an option {clash[0]}")
         self.defaults.update(self.base.defaults)
         self._share()
 
@@ -90,6 +126,10 @@ class Descent(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; options it does not name take the defaults of the method and of the base."""
+        for kind in type(self).__mro__:
+            for key, option in signature(kind.__init__).parameters.items():
+                if key in param_group and option.kind is option.KEYWORD_ONLY and key not in self._own_defaults:
+                    raise ValueError(f"{key} is one for all groups: hand it to {type(self).__name__} itself")
         self.check_options({**self._own_defaults, **param_group})
         if not hasattr(self, "base"):
             super().add_param_group(param_group)
@@ -102,7 +142,12 @@ class Descent(torch.optim.Optimizer):
         """Raise ValueError where an option of the method (in `group`) is out of its range."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load this method's state, or one of its base optimizer alone: options missing there take the defaults."""
+        """Load this method's state, or one of its base optimizer alone: options missing there take the defaults.
+
+        Raises:
+            ValueError: the state of another method or of another base.
+        """
+        self._refuse_state_of_others(state_dict)
         self.base.load_state_dict(state_dict)
         for p, state in self.base.state.items():
             state.update({key: _as_laid_out(value, p) for key, value in state.items() if torch.is_tensor(value)})
@@ -111,9 +156,25 @@ class Descent(torch.optim.Optimizer):
                 group.setdefault(key, value)
         self._share()
 
+    def state_dict(self) -> dict[str, Any]:
+        """torch's, and the names of the method and its base."""
+        return {**super().state_dict(), "method": type(self).__name__, "base": type(self.base).__name__}
+
+    def _refuse_state_of_others(self, state_dict: Mapping[str, Any]) -> None:
+        methods, base = {kind.__name__ for kind in type(self).__mro__}, type(self.base).__name__
+        if (method := state_dict.get("method", "Descent")) not in methods:
+            raise ValueError(f"this is the state of {method}, and its options would come with it; use {method}")
+        if (of := state_dict.get("base", base)) != base:
+            raise ValueError(f"this is the state of a base of {of}, not of {base}")
+        for group in state_dict["param_groups"]:
+            if strange := sorted((_IN_GROUPS & group.keys()) - self.defaults.keys()):
+                raise ValueError(f"this is the state of another method: {type(self).__name__} has no {strange[0]}")
+            if lacking := sorted(self.base.defaults.keys() - _NOT_IN_EVERY_STATE - group.keys()):
+                raise ValueError(f"this is not the state of a base of {base}: it has no {lacking[0]}")
+
     def __getstate__(self) -> dict[str, Any]:
         # torch.optim.Optimizer keeps only defaults, state and groups, which can't be copied or pickled back.
-        return {name: value for name, value in self.__dict__.items() if name != "step"}
+        return {**{name: value for name, value in self.__dict__.items() if name != "step"}, "_left": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -129,19 +190,23 @@ class Descent(torch.optim.Optimizer):
             size: examples in the mini-batch; needed by options that slice it.
 
         Returns:
-            The loss at w, before the update. A step whose gradients are not finite leaves weights, state and
-            running statistics as they were and counts in `skipped`.
+            The loss at w, before the update. A step whose loss or gradients are not finite leaves weights, state and
+            the network's buffers as they were and counts in `skipped`.
         """
         if closure is None:
             raise RuntimeError(_NO_CLOSURE.format(name=type(self).__name__))
+        if size is not None and size < 1:
+            raise ValueError(f"size is the number of rows of the mini-batch, >= 1, or None; got {size}")
+        self._warn_of_lost_gradients()
         self.begin()
-        with remembered_statistics(self.model) as restore:
+        with kept_buffers(self.model) as before:
             try:
                 loss = self.descent_gradient(closure, size)
                 self._clip(loss)
             except NonFiniteGradient as failure:
-                restore()
+                before.restore()
                 self.zero_grad()
+                self._left = {}
                 self.skipped += 1
                 self.skipped_in_a_row += 1
                 return failure.loss
@@ -161,11 +226,11 @@ class Descent(torch.optim.Optimizer):
         """
         self._verdicts = []
         try:
-            with remembered_statistics(self.model) as restore:
+            with kept_buffers(self.model) as before:
                 loss = self.descent_gradient(closure, size)
                 self._clip(loss)
                 taken = torch.stack(self._verdicts).all()
-                restore(~taken)
+                before.restore(~taken)
             self.base.found_inf = (~taken).float()
             self._base_step()
         finally:
@@ -178,9 +243,35 @@ class Descent(torch.optim.Optimizer):
         return None
 
     def _base_step(self) -> None:
-        for p in self.trained():
+        params = self.trained()
+        for p in params:
             p.grad = _as_laid_out(p.grad, p)
+        self._refuse_newly_trained()
         self.base.step()
+        self._left = {p: (id(p.grad), p.grad._version) for p in params}
+
+    def _refuse_newly_trained(self) -> None:
+        for group in self.param_groups:
+            if group.get("fused") and group.get("momentum"):
+                params = [p for p in group["params"] if p.grad is not None]
+                started = {self.state.get(p, {}).get("momentum_buffer") is not None for p in params}
+                if len(started) > 1:
+                    raise RuntimeError(
+                        "torch's fused SGD can't take in parameters that got no gradient before (unfrozen ones): add "
+                        "them as a group of their own, or use fused=False"
+                    )
+
+    def _warn_of_lost_gradients(self) -> None:
+        """Gradients that somebody else has added since the last step are not used."""
+        if self._left is None:
+            return
+        added = [p.grad for p in self.trained() if self._left.get(p) != (id(p.grad), p.grad._version)]
+        if added and norm_of(added) > 0:
+            warnings.warn(
+                "gradients that were there when the step began are thrown away, each pass makes its own; add up "
+                "micro-batches inside the closure (`fsbench train`: trainer.micro_batch_size)",
+                stacklevel=4,
+            )
 
     def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
         """Leave the gradient to descend along in `.grad`; return the loss at w."""
@@ -192,28 +283,76 @@ class Descent(torch.optim.Optimizer):
         with torch.enable_grad():
             loss = closure(*args, **kwargs)
         if not isinstance(loss, Tensor):
-            raise RuntimeError(_NO_CLOSURE.format(name=type(self).__name__))
+            problem = f"; this one returned {loss!r}, not a tensor"
+            raise RuntimeError(_NO_CLOSURE.format(name=type(self).__name__) + problem)
         return loss.detach()
 
     def trained(self) -> list[Tensor]:
         """The parameters that hold a gradient now, in the order of the groups."""
         return [p for group in self.param_groups for p in group["params"] if p.grad is not None]
 
-    def require_finite(self, norm: Tensor, loss: Tensor) -> None:
-        """Raise NonFiniteGradient where a norm is not finite; in a masked step, have the step undone."""
+    @property
+    def device(self) -> torch.device:
+        """That of the first parameter."""
+        return next((p.device for group in self.param_groups for p in group["params"]), torch.device("cpu"))
+
+    def kept_gradients(self) -> dict[Tensor, Tensor]:
+        """Copies of the gradients there are now, by parameter.
+
+        A closure may put all its gradients in the same memory, as DistributedDataParallel does with
+        `gradient_as_bucket_view=True`, so what is used after the next pass is copied.
+        """
+        params = self.trained()
+        gradients = [p.grad for p in params]
+        if any(g.layout != torch.strided for g in gradients):
+            copies = [g.clone() for g in gradients]
+        else:
+            copies = [torch.empty_like(g) for g in gradients]
+            torch._foreach_copy_(copies, gradients)
+        return dict(zip(params, copies, strict=True))
+
+    def put_back(self, gradients: Mapping[Tensor, Tensor]) -> None:
+        """Have these gradients and no others."""
+        self.zero_grad()
+        for p, g in gradients.items():
+            p.grad = g
+
+    def unfit(self) -> set[str]:
+        """Kinds of weights and gradients ("complex", "sparse", "sharded") that the method can't do with."""
+        return set()
+
+    def require_fit(self, params: Iterable[Tensor]) -> None:
+        """Raise ValueError where a weight, or its gradient, is of an unfit kind."""
+        for kind in self.unfit():
+            if any(_KINDS[kind](p) for p in params):
+                instead = "; hand in their real and imaginary parts (torch.view_as_real)" if kind == "complex" else ""
+                raise ValueError(f"{type(self).__name__} can't do with {kind} weights or gradients{instead}")
+
+    def require_finite(self, norm: Tensor, loss: Tensor, rows: object = None, size: int | None = None) -> None:
+        """Raise NonFiniteGradient where a norm or a loss is not finite; in a masked step, have the step undone.
+
+        Args:
+            rows: the slice of the mini-batch that the loss is of.
+
+        Raises:
+            ValueError: there are none.
+        """
+        finite = torch.isfinite(norm + loss)
         if self._verdicts is not None:
-            self._verdicts.append(torch.isfinite(norm))
-        elif not math.isfinite(norm):
+            self._verdicts.append(finite)
+        elif not finite:
+            if rows is not None and norm == 0:
+                raise ValueError(no_rows(rows, size))
             raise NonFiniteGradient(loss)
 
     def _clip(self, loss: Tensor) -> None:
         params = self.trained()
-        if not params:
-            return
-        norm = torch.nn.utils.get_total_norm([p.grad for p in params])
+        gradients = [p.grad for p in params]
+        norm = norm_of(gradients) if params else torch.zeros_like(loss)
         self.require_finite(norm, loss)
-        if self.max_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(params, self.max_norm, norm)
+        if self.max_norm is not None and params:
+            # As torch.nn.utils.clip_grad_norm_ does it.
+            torch._foreach_mul_(local(gradients), (self.max_norm / (norm + 1e-6)).clamp(max=1.0))
 
 
 def _as_laid_out(value: Tensor, p: Tensor) -> Tensor:

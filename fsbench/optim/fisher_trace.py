@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fsbench.optim.beside import Beside
-from fsbench.optim.descent import Closure, Descent
+from fsbench.optim.descent import Closure, Descent, NonFiniteGradient, no_rows
 from fsbench.optim.passes_together import PassesTogether
 from fsbench.optim.random_replay import RandomReplay
-from fsbench.optim.running_statistics import mixes_examples, unmoved_statistics
+from fsbench.optim.running_statistics import kept_buffers, mixes_examples, unmoved
 from fsbench.optim.sub_batches import Part, batch_size, sub_batches
 
 
@@ -28,11 +28,17 @@ class FisherTrace(Descent):
     penalty's full gradient.
 
     Where M does not divide the batch, sub-batches differ by one example and 1/M becomes their share n_i/N.
-    Dropout draws the same mask at w and at w - alpha g_i; else the difference would be its noise, not the
-    curvature.
+    Dropout draws the same mask at w and at w - alpha g_i, and buffers (spectral norm's vectors) start out the same;
+    else the difference would be theirs, not the curvature.
+
+    The difference is about alpha H g_i, small beside the two gradients, which are rounded to eps ||g_i|| at least
+    (float32: eps = 1.2e-7). In bfloat16, float16 and TF32 nothing of it is left: with the operands of convolutions
+    rounded to 10 bits it is off by more than its own length, while R looks right. So weights and passes are float32 or
+    float64; on a GPU set `torch.backends.cudnn.allow_tf32 = False`, else a warning says so. Near a fitted minimum
+    float32 leaves few digits too, or none; `compare` shows how many, and a larger alpha leaves more.
 
     A step is three passes over the batch: the full batch at w, the sub-batches at w and at w - alpha g_i. It is
-    two, grad L(B) being the mean of the g_i, where `model` is handed in, mixes no examples (no BatchNorm), and
+    two, grad L(B) being the mean of the g_i, where `model` is handed in, mixes no examples (has no buffers), and
     `step(closure, size=N)` tells the batch size; these are passes of the whole batch where sub-batches go together.
     Without the size sub-batch i is rows i, i + M, i + 2M, ...
 
@@ -43,8 +49,7 @@ class FisherTrace(Descent):
     known as ghost batch normalisation), and running statistics move once for each sub-batch at w.
 
     Args:
-        alpha: finite-difference step, > 0 (paper: 1e-4). The difference is of order alpha ||g||^2, so
-            weights stay in fp32.
+        alpha: finite-difference step, > 0 (paper: 1e-4).
         beta: strength, >= 0; 0 is the base optimizer.
         sub_batches: M (paper: 8).
         full_batch: "own" or "mean", as above; they are one for networks that mix no examples.
@@ -63,6 +68,12 @@ class FisherTrace(Descent):
 
     Attributes:
         penalty: R of the last step that computed it, else None.
+        compare: while True, each step that is regularised stores `difference_digits`.
+        difference_digits: log10(||d|| / ||e||), from 0 to -log10 eps: about how many decimal digits are right of the
+            difference d = g_1 - grad L(B_1, w - alpha g_1). e is the rounding of its second term: by how much that
+            changes where the weights are multiplied by 1 + eps. It takes three passes over B_1 that leave nothing else
+            behind. (Near a minimum e is far above eps ||g_1||, for the gradient of the loss at the logits is rounded
+            to eps, not to eps times itself.) None in steps that do not compare.
     """
 
     def __init__(
@@ -91,7 +102,11 @@ class FisherTrace(Descent):
         self.alpha, self.beta, self.parts, self.start = alpha, beta, sub_batches, start
         self.full_batch = full_batch
         self.penalty: Tensor | None = None
+        self.compare = False
+        self.difference_digits: Tensor | None = None
+        self._losses: list[Tensor] = []
         self._regularised = False
+        self._rounding_said = False
         self._beside = Beside()
         # The peak lives in the groups, so that state_dict carries it.
         super().__init__(params, base, defaults={"peak_lr": 0.0}, **options)
@@ -105,22 +120,61 @@ class FisherTrace(Descent):
             self.start == "immediately" or any(group["lr"] < group["peak_lr"] for group in self.param_groups)
         )
 
-    def begin(self) -> bool:
+    def begin(self) -> tuple[bool, bool]:
         for group in self.param_groups:
             group["peak_lr"] = max(group["peak_lr"], float(group["lr"]))
         self._regularised = self.active
-        return self._regularised
+        if self._regularised and not self._rounding_said and rounds_products(self.param_groups[0]["params"][0].device):
+            self._rounding_said = True
+            warnings.warn(
+                "FisherTrace: TF32 rounds away the difference of gradients that it adds; set "
+                "torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32 to False",
+                stacklevel=3,
+            )
+        return self._regularised, self._regularised and self.compare
+
+    def unfit(self) -> set[str]:
+        return {"sharded"}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        for group, loaded in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            if "peak_lr" in loaded:
+                continue
+            group["peak_lr"] = max(group["lr"], group.get("initial_lr", 0.0))
+            if self.start == "first_drop" and "initial_lr" not in group:
+                warnings.warn(
+                    "the state does not tell the peak of the learning rate: a drop that it has behind it is not seen "
+                    "unless the groups' peak_lr is set",
+                    stacklevel=2,
+                )
+
+    def require_finite(self, norm: Tensor, loss: Tensor, rows: object = None, size: int | None = None) -> None:
+        try:
+            super().require_finite(norm, loss if self.penalty is None else loss + self.penalty, rows, size)
+        except NonFiniteGradient:
+            without = [bool(at_w.isnan()) for at_w in self._losses]
+            if any(without) and not all(without) and norm.isfinite():
+                raise ValueError(no_rows(f"of sub-batch {without.index(True)}", self._size)) from None
+            raise NonFiniteGradient(loss) from None
 
     def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
-        self.penalty = None
+        self.penalty = self.difference_digits = None
+        self._losses, self._size = [], size
         if not self._regularised:
             return self.one_pass(closure)
+        self.require_fit(p for group in self.param_groups for p in group["params"])
+        if any(group.get("maximize") for group in self.param_groups):
+            raise ValueError("FisherTrace descends; with maximize=True of the base negate the loss instead")
 
         if self.full_batch == "mean":
             batch_size(size, "FisherTrace with full_batch='mean'")
-        if size is not None and (loss := self._together(closure, size)) is not None:
-            return loss
-        return self._one_after_another(closure, size)
+        loss = None if size is None else self._together(closure, size)
+        if loss is None:
+            loss = self._one_after_another(closure, size)
+        if self.compare:
+            self.difference_digits = self._digits(closure, size)
+        return loss
 
     def _together(self, closure: Closure, size: int) -> Tensor | None:
         """Two passes over the whole mini-batch; None, with nothing done, where it can't be."""
@@ -141,13 +195,12 @@ class FisherTrace(Descent):
         if self.full_batch == "mean" or (self._separable and size is not None):
             loss, gradient, regulariser = self._over_sub_batches(closure, size)
         else:
-            loss = self.one_pass(closure)
-            gradient = {p: p.grad for p in self.trained()}
-            with unmoved_statistics(self.model):
+            with kept_buffers(self.model) as start:
+                loss = self.one_pass(closure)
+            gradient = self.kept_gradients()
+            with unmoved(self.model, start):
                 _, _, regulariser = self._over_sub_batches(closure, size, means=False)
-        self.zero_grad()
-        for p, g in gradient.items():
-            p.grad = g
+        self.put_back(gradient)
         shared = [p for p in gradient if p in regulariser]
         torch._foreach_add_([gradient[p] for p in shared], [regulariser[p] for p in shared], alpha=self.beta)
         return loss
@@ -160,19 +213,19 @@ class FisherTrace(Descent):
         penalty: Tensor | float = 0.0
         gradient: dict[Tensor, Tensor] = {}
         regulariser: dict[Tensor, Tensor] = {}
-        # Without `means` the caller puts running statistics back once, after all sub-batches.
-        moves = means and not self._separable
-        filled = 0
+        filled, self._losses = 0, []
         for rows, share in self._parts(size):
-            replay = RandomReplay(self.param_groups[0]["params"][0].device)
-            at_w = self.one_pass(closure, rows)
+            replay = RandomReplay(self.device)
+            with kept_buffers(self.model) as start:
+                at_w = self.one_pass(closure, rows)
             if size is None and at_w.isnan():
                 continue  # the mean over no rows: fewer examples than sub-batches
             filled += 1
-            params = self.trained()
-            g = [p.grad for p in params]
+            self._losses.append(at_w)
+            own = self.kept_gradients()
+            params, g = list(own), list(own.values())
             beside = self._beside.displaced(params, g, [-self.alpha] * len(params))
-            with beside, unmoved_statistics(self.model) if moves else nullcontext(), replay.again():
+            with beside, unmoved(self.model, start), replay.again():
                 below = self.one_pass(closure, rows)
                 opposite = [p.grad for p in params]
             # Exact where both are near each other, so before either is scaled.
@@ -188,10 +241,46 @@ class FisherTrace(Descent):
         self.penalty = torch.as_tensor(penalty)
         return loss, gradient, regulariser
 
+    def _digits(self, closure: Closure, size: int | None) -> Tensor:
+        """`difference_digits`; all else is afterwards as before."""
+        rows, _ = self._parts(size)[0]
+        held = {p: p.grad for p in self.trained()}
+        replay = RandomReplay(self.param_groups[0]["params"][0].device)
+        with unmoved(self.model):
+            with kept_buffers(self.model) as start:
+                self.one_pass(closure, rows)
+            params = self.trained()
+            g = [p.grad for p in params]
+            eps = torch.finfo(g[0].dtype).eps
+
+            def below() -> list[Tensor]:
+                with unmoved(self.model, start), replay.again():
+                    self.one_pass(closure, rows)
+                return [p.grad for p in params]
+
+            with self._beside.displaced(params, g, [-self.alpha] * len(params)):
+                opposite = below()
+                torch._foreach_mul_(params, 1 + eps)
+                again = below()
+        replay.rewind()
+        self.zero_grad()
+        for p, gradient in held.items():
+            p.grad = gradient
+        torch._foreach_sub_(g, opposite)
+        torch._foreach_sub_(again, opposite)
+        difference, rounding = torch.nn.utils.get_total_norm(g), torch.nn.utils.get_total_norm(again)
+        return (difference / rounding).nan_to_num(0.0).clamp(1, 1 / eps).log10()
+
     def _parts(self, size: int | None) -> list[Part]:
         if size is None:
             return [(slice(i, None, self.parts), 1 / self.parts) for i in range(self.parts)]
         return sub_batches(size, self.parts)
+
+
+def rounds_products(device: torch.device) -> bool:
+    """Whether torch may round the operands of convolutions or matrix products to TF32 there."""
+    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    return device.type == "cuda" and any(backend.fp32_precision == "tf32" for backend in backends)
 
 
 def _accumulate(total: dict[Tensor, Tensor], params: list[Tensor], values: list[Tensor], share: float) -> None:

@@ -14,7 +14,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fsbench.optim.shards import is_sharded, local, over_shards
+
 Tensors = Sequence[Tensor]
+
+
+def wide(tensors: Tensors) -> list[Tensor]:
+    """The same in fp32 where they are of a half type, in which squares vanish or overflow."""
+    return [tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for tensor in tensors]
+
+
+def norm_of(tensors: Tensors) -> Tensor:
+    """The Euclidean norm of all tensors together, shards of other processes too."""
+    if not any(is_sharded(tensor) for tensor in tensors):
+        return torch.nn.utils.get_total_norm(wide(tensors))
+    return over_shards(lambda parts: torch.nn.utils.get_total_norm(wide(parts)).square(), tensors).sqrt()
 
 
 def euclidean(weights: Tensors) -> list[Tensor] | None:
@@ -36,9 +50,9 @@ def adaptive(
         t = [torch.abs(w, out=o) for w, o in zip(weights, out, strict=True)]
     torch._foreach_add_(t, eta)
     torch._foreach_mul_(t, t)
-    for d, scale in zip(t, scaled, strict=True):
-        if not scale:
-            d.fill_(1)
+    if ones := [d for d, scale in zip(t, scaled, strict=True) if not scale]:
+        torch._foreach_zero_(ones)
+        torch._foreach_add_(ones, 1)
     return t
 
 
@@ -73,14 +87,19 @@ def inverse_fisher_(fisher: Tensors, eta: float | Sequence[float], form: str) ->
 def direction(gradients: Tensors, inverse_metric: Tensors | None) -> tuple[list[Tensor], Tensor]:
     """D g, and sqrt(g' D g) as a scalar tensor over all tensors; D = 1 where `inverse_metric` is None."""
     if inverse_metric is None:
-        return list(gradients), torch.nn.utils.get_total_norm(list(gradients))
-    found = torch._foreach_mul(list(inverse_metric), list(gradients))
+        return wide(local(gradients)), norm_of(gradients)
+    found = torch._foreach_mul(list(inverse_metric), wide(local(gradients)))
     return found, length(gradients, found)
 
 
 def length(gradients: Tensors, direction: Tensors) -> Tensor:
     """sqrt(g' D g) of g and D g."""
-    return torch.stack([inner(g, d) for g, d in zip(gradients, direction, strict=True)]).sum().sqrt()
+    return over_shards(_inner_of_like_signs, gradients, direction).sqrt()
+
+
+def _inner_of_like_signs(a: Tensors, b: Tensors) -> Tensor:
+    """The sum of a * b over all tensors, no term being negative: its 1-norm then, which takes few launches."""
+    return torch.stack(torch._foreach_norm(torch._foreach_mul(wide(a), wide(b)), 1)).sum()
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
@@ -127,8 +146,10 @@ def perturbation(
 def alignment(eps: Tensors, gradients: Tensors, radii: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Cosine, and ratio of lengths, between eps and SAM's eps at the same rho."""
     reference, _ = perturbation(gradients, None, radii)
-    norm = torch.nn.utils.get_total_norm(list(eps))
-    reference_norm = torch.nn.utils.get_total_norm(reference)
-    inner = torch.stack([torch.sum(e * r) for e, r in zip(eps, reference, strict=True)]).sum()
-    # Rounding may not make it more than parallel.
-    return (inner / (norm * reference_norm)).clamp(-1, 1), norm / reference_norm
+
+    def inner(a: Tensors, b: Tensors) -> Tensor:
+        return over_shards(lambda _, *parts: _inner_of_like_signs(*parts), gradients, a, b)
+
+    own, sams = inner(eps, eps).sqrt(), inner(reference, reference).sqrt()
+    # D >= 0, so eps and SAM's have like signs. Rounding may not make them more than parallel.
+    return (inner(eps, reference) / (own * sams)).clamp(max=1), own / sams

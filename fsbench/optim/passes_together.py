@@ -71,7 +71,7 @@ class PassesTogether:
         """
         if not self._possible or not self.known.get(size, True):
             return None
-        replay = RandomReplay(optimizer.param_groups[0]["params"][0].device)
+        replay = RandomReplay(optimizer.device)
         try:
             each = SubBatchGradients(_parameters(optimizer), parts, size, if_faster=self.together == "auto")
             found = _passes(optimizer, closure, each, radius, replay)
@@ -105,7 +105,7 @@ def _passes(
     loss = optimizer.one_pass(lambda: _inside(each.at_w(), closure))
     if replay.drawn:
         raise NotTogether("the network draws random numbers")
-    gradient = {p: p.grad for p in optimizer.trained()}
+    gradient = optimizer.kept_gradients()
     below = optimizer.one_pass(lambda: _inside(each.moved(radius), closure))
     return TwoPasses(loss, below, gradient, {p: p.grad for p in optimizer.trained()})
 

@@ -7,6 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import nullcontext
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -14,18 +15,21 @@ from torch import Tensor
 
 from fsbench.optim import geometry
 from fsbench.optim.beside import Beside, InverseMetric
-from fsbench.optim.descent import Closure, Descent
+from fsbench.optim.descent import Closure, Descent, no_rows
+from fsbench.optim.geometry import wide
 from fsbench.optim.random_replay import RandomReplay
-from fsbench.optim.running_statistics import frozen_statistics, unmoved_statistics
+from fsbench.optim.running_statistics import frozen_statistics, kept_buffers, unmoved
+from fsbench.optim.shards import local
 from fsbench.optim.sub_batches import batch_size, groups_of
 
 
 class SharpnessAware(Descent, ABC):
     """w <- base(w, gradient at w + eps), eps = rho D g / sqrt(g' D g), both passes on the same mini-batch.
 
-    Weight decay and momentum act at w; weights come back exactly, never recomputed; running
-    statistics (BatchNorm) move in the first pass only; dropout draws the same mask in both; the loss returned
-    is the one at w. rho = 0 is the base optimizer, in one pass. Subclasses give D by `inverse_metric`.
+    Weight decay and momentum act at w; weights come back exactly, never recomputed; buffers (BatchNorm's running
+    statistics) move in the first pass only, and both passes start with the same ones and draw the same dropout mask;
+    the loss returned is the one at w. rho = 0 is the base optimizer, in one pass. Subclasses give D by
+    `inverse_metric`.
 
     Options of a group: `rho` (and `eta`): tensors of a group with rho_k get eps = rho_k D g / norm,
     under the one global norm.
@@ -42,8 +46,8 @@ class SharpnessAware(Descent, ABC):
         max_norm, model, processes: as for `Descent`.
 
     Attributes:
-        compare: set to True, the next step stores in `alignment` the cosine and the length ratio
-            between its eps and SAM's at the same rho.
+        compare: while True, each step stores in `alignment` the cosine and the length ratio between its eps (of
+            m-sharpness, the first sub-batch's) and SAM's at the same rho; else that is None.
     """
 
     def __init__(
@@ -51,7 +55,7 @@ class SharpnessAware(Descent, ABC):
         params: Iterable[Any],
         base: type[torch.optim.Optimizer] = torch.optim.SGD,
         *,
-        rho: float,
+        rho: float = 0.05,
         natural: bool = False,
         m: int | None = None,
         perturbation: str = "global",
@@ -80,6 +84,13 @@ class SharpnessAware(Descent, ABC):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{key} must be a finite number >= 0, got {value}")
 
+    def begin(self) -> bool:
+        self.alignment = None
+        return self.compare
+
+    def unfit(self) -> set[str]:
+        return {"sharded"} if self.perturbation == "local" else set()
+
     @abstractmethod
     def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> InverseMetric | None:
         """D at w as a function of parameters out of `trained()`, whose `.grad` holds g; None for D = 1.
@@ -105,44 +116,45 @@ class SharpnessAware(Descent, ABC):
 
     def group_values(self, key: str) -> dict[Tensor, float]:
         """An option's value for each parameter, that of its group."""
-        return {p: group[key] for group in self.param_groups for p in group["params"]}
+        return {p: group.get(key) for group in self.param_groups for p in group["params"]}
 
     def _two_passes(self, closure: Closure, rows: slice | None, size: int | None) -> Tensor:
         arguments = () if rows is None else (rows,)
-        replay = RandomReplay(self.param_groups[0]["params"][0].device)
-        local = self.perturbation == "local"
-        with self.processes.apart() if local else nullcontext():
-            loss = self.one_pass(closure, *arguments)
+        replay = RandomReplay(self.device)
+        apart = self.perturbation == "local"
+        with self.processes.apart() if apart else nullcontext():
+            with kept_buffers(self.model) as start:
+                loss = self.one_pass(closure, *arguments)
             params = self.trained()
-            if params:
-                with replay.again():
-                    inverse_metric = self.inverse_metric(closure, rows, size)
-        if local:
+            self.require_fit(params)
+            # Outside of the replay: labels that are drawn are others in each step.
+            inverse_metric = self.inverse_metric(closure, rows, size) if params else None
+        if apart:
             loss = self._over_processes(loss, size)
         if not params:
-            if local:  # a process without rows has nothing to perturb, but its part in the second pass
+            if apart:  # a process without rows has nothing to perturb, but its part in the second pass
                 self.one_pass(closure, *arguments)
             return loss
         axes = inverse_metric(params, None) if self.natural and inverse_metric is not None else None
-        rho = self.group_values("rho")
-        radii = [rho[p] for p in params]
+        rho, maximized = self.group_values("rho"), self.group_values("maximize")
+        # The worst point of what a base maximises is downhill.
+        radii = [-rho[p] if maximized[p] else rho[p] for p in params]
         direction, norm = self._beside.direction(params, inverse_metric)
-        if not local:
-            self.require_finite(norm, loss)
+        if not apart:
+            self.require_finite(norm, loss, rows, size)
         elif not math.isfinite(norm):
             # All processes have to skip the step, not this one alone: the second pass tells them.
             radii = [math.nan] * len(params)
-        if self.compare:
+        if self.compare and self.alignment is None:
             eps = geometry.scaled(direction, norm, radii)
             self.alignment = geometry.alignment(eps, [p.grad for p in params], radii)
-            self.compare = False
         beside = self._beside.displaced(params, direction, radii, norm)
-        with beside, unmoved_statistics(self.model), replay.again():
+        with beside, unmoved(self.model, start), replay.again():
             self.one_pass(closure, *arguments)
         if axes is not None:
             for p, d in zip(params, axes, strict=True):
                 if p.grad is not None:
-                    p.grad.mul_(d)
+                    local([p.grad])[0].mul_(d)
         return loss
 
     def _over_processes(self, loss: Tensor, size: int | None) -> Tensor:
@@ -192,6 +204,9 @@ class ASAM(SharpnessAware):
                 stacklevel=2,
             )
 
+    def unfit(self) -> set[str]:
+        return super().unfit() | {"complex"}
+
     def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> InverseMetric:
         scaled: dict[Tensor, bool] = {}
         for group in self.param_groups:
@@ -200,7 +215,7 @@ class ASAM(SharpnessAware):
         eta = self.group_values("eta")
 
         def axes(params: list[Tensor], out: list[Tensor] | None) -> list[Tensor]:
-            return geometry.adaptive(params, [scaled[p] for p in params], [eta[p] for p in params], out)
+            return geometry.adaptive(wide(local(params)), [scaled[p] for p in params], [eta[p] for p in params], out)
 
         return axes
 
@@ -221,8 +236,9 @@ class FSAM(SharpnessAware):
             "additive", D = 1/(f + eta), of its section 3.
         fisher: "batch", f = g*g of the mini-batch mean gradient (eq. 12); "per_example", f = the mean
             of squared per-example gradients (eq. 11; N more passes, BatchNorm by its running
-            statistics); "true", the same with labels drawn from the model: the closure is called as
-            `closure(rows, sample_labels=True)`.
+            statistics); "true", the same with labels drawn from the model. In these passes the loss is -log p(y|x),
+            without label smoothing and the like: the closure is called as `closure(rows, sample_labels=True)` for
+            "true", for "per_example" with False if it takes that argument; other passes don't give it.
     """
 
     def __init__(
@@ -249,17 +265,19 @@ class FSAM(SharpnessAware):
         if self.form == "additive" and group["eta"] == 0:
             raise ValueError("eta must be > 0 in the additive form 1/(f + eta), got 0")
 
+    def unfit(self) -> set[str]:
+        return super().unfit() | {"complex", "sparse"} | ({"sharded"} if self.fisher != "batch" else set())
+
     def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> InverseMetric:
         eta = self.group_values("eta")
         known = None if self.fisher == "batch" else self._mean_of_squares(closure, rows, size, self.trained())
 
         def axes(params: list[Tensor], out: list[Tensor] | None) -> list[Tensor]:
             if known is None:
-                information = geometry.squared([p.grad for p in params], out)
+                information = geometry.squared(wide(local(p.grad for p in params)), out)
             else:
-                out = [torch.empty_like(p) for p in params] if out is None else out
-                torch._foreach_copy_(out, [known[p] for p in params])
-                information = out
+                information = [torch.empty_like(known[p]) for p in params] if out is None else out
+                torch._foreach_copy_(information, [known[p] for p in params])
             return geometry.inverse_fisher_(information, [eta[p] for p in params], self.form)
 
         return axes
@@ -271,19 +289,26 @@ class FSAM(SharpnessAware):
         of = range(size)[rows or slice(None)]
         own = self.processes.own(of, size)
         count = len(own if self.perturbation == "local" else of)
-        sampled = {"sample_labels": True} if self.fisher == "true" else {}
-        total = [torch.zeros_like(p) for p in params]
+        told = {"sample_labels": self.fisher == "true"} if self.fisher == "true" or _is_told(closure) else {}
+        total = [torch.zeros_like(p) for p in wide(params)]
         # The batch gradient is the caller's: these passes leave .grad as they found it.
-        kept = [p.grad for p in params]
+        kept = self.kept_gradients()
+        losses = []
         with frozen_statistics(self.model), self.processes.apart():
             for i in own:
-                self.one_pass(closure, slice(i, i + 1), **sampled)
+                losses.append(self.one_pass(closure, slice(i, i + 1), **told))
                 for f, p in zip(total, params, strict=True):
                     if p.grad is not None:
                         f.addcmul_(p.grad, p.grad, value=1 / count)
-        self.zero_grad()
-        for p, gradient in zip(params, kept, strict=True):
-            p.grad = gradient
+        self.put_back(kept)
+        if losses and torch.stack(losses).isnan().any() and geometry.norm_of(total).isfinite():
+            raise ValueError(no_rows(of, size))
         if self.perturbation == "global":
             self.processes.sum_(total)
         return dict(zip(params, total, strict=True))
+
+
+def _is_told(closure: Closure) -> bool:
+    """Whether a closure takes `sample_labels`."""
+    parameters = signature(closure).parameters.values()
+    return any(p.name == "sample_labels" or p.kind == Parameter.VAR_KEYWORD for p in parameters)

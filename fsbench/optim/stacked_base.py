@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -41,8 +40,12 @@ class StackedBase(Protocol):
 
     memory: list[Tensors]
 
-    def step(self, weights: Tensors, gradients: Tensors, taken: Sequence[bool]) -> None:
-        """Move the weights; the gradients may be overwritten. Members that do not take the step are restored after."""
+    def begin(self) -> None:
+        """The host's part of a step."""
+        ...
+
+    def step(self, weights: Tensors, gradients: Tensors, taken: Tensor) -> None:
+        """Move the weights of the members that take the step, (M,); the gradients may be overwritten."""
         ...
 
     def give(self) -> None:
@@ -66,16 +69,22 @@ class StackedSGD:
         self.nesterov = groups[0]["nesterov"]
         self.moves, self.decays = any(self.momentum.tolist()), any(self.decay.tolist())
         self.memory = [_memory(members, self._params, "momentum_buffer")] if self.moves else []
+        self._rates = _Rates(members, like)
 
-    def step(self, weights: Tensors, gradients: Tensors, taken: Sequence[bool]) -> None:
-        back = -_numbers(_rates(self.members), weights[0])
+    def begin(self) -> None:
+        self._rates.begin()
+
+    def step(self, weights: Tensors, gradients: Tensors, taken: Tensor) -> None:
+        # A member that stays adds gradients of zero, decayed by nothing, to a buffer that keeps what it holds.
+        back, decay = (values.where(taken, 0.0) for values in (-self._rates.values, self.decay))
+        keeps = self.momentum.where(taken, 1.0)
         for index, (w, g) in enumerate(zip(weights, gradients, strict=True)):
+            g = g.where(by_member(taken, w), 0.0)
             if self.decays:
-                g.addcmul_(w, by_member(self.decay, w))
+                g.addcmul_(w, by_member(decay, w))
             if self.moves:
-                momentum = by_member(self.momentum, w)
-                buffer = self.memory[0][index].mul_(momentum).add_(g)
-                g = g.addcmul_(buffer, momentum) if self.nesterov else buffer
+                buffer = self.memory[0][index].mul_(by_member(keeps, w)).add_(g)
+                g = g.addcmul_(buffer, by_member(self.momentum, w)) if self.nesterov else buffer
             w.addcmul_(g, by_member(back, w))
 
     def give(self) -> None:
@@ -96,43 +105,56 @@ class StackedAdam:
     def __init__(self, members: Sequence[Descent], decoupled: bool) -> None:
         self.members, self.decoupled = members, decoupled
         self._params = [_params(member) for member in members]
-        self._groups = [member.param_groups[0] for member in members]
+        groups = [member.param_groups[0] for member in members]
         like = self._params[0][0]
-        self.decay = _numbers([group["weight_decay"] for group in self._groups], like)
+        self.decay = _numbers([group["weight_decay"] for group in groups], like)
         self.decays = any(self.decay.tolist())
-        self.eps = _numbers([group["eps"] for group in self._groups], like)
-        self.keeps = [_numbers([group["betas"][k] for group in self._groups], like) for k in (0, 1)]
+        self.eps = _numbers([group["eps"] for group in groups], like)
+        self.keeps = _numbers([group["betas"][1] for group in groups], like)
         # 1 - beta is rounded once, as by torch.
-        self.takes = [_numbers([1 - group["betas"][k] for group in self._groups], like) for k in (0, 1)]
-        self.memory = [_memory(members, self._params, key) for key in ("exp_avg", "exp_avg_sq")]
-        self.steps = [
-            int(member.state[params[0]]["step"]) if "step" in member.state.get(params[0], {}) else 0
+        self.takes = [_numbers([1 - group["betas"][k] for group in groups], like) for k in (0, 1)]
+        averages = [_memory(members, self._params, key) for key in ("exp_avg", "exp_avg_sq")]
+        steps = [
+            float(member.state[params[0]]["step"]) if "step" in member.state.get(params[0], {}) else 0.0
             for member, params in zip(members, self._params, strict=True)
         ]
+        # What depends on t is computed in double precision, as by torch.
+        exact = torch.zeros((), dtype=torch.float64, device=like.device)
+        self.betas = [_numbers([group["betas"][k] for group in groups], exact) for k in (0, 1)]
+        self.memory = [*averages, [_numbers(steps, exact)]]
+        self._rates = _Rates(members, exact)
 
-    def step(self, weights: Tensors, gradients: Tensors, taken: Sequence[bool]) -> None:
-        self.steps = [count + bool(one) for count, one in zip(self.steps, taken, strict=True)]
-        rates = _rates(self.members)
-        rows = []
-        for count, rate, group in zip(self.steps, rates, self._groups, strict=True):
-            (one, two), count = group["betas"], max(count, 1)
-            rows.append((-rate / (1 - one**count), math.sqrt(1 - two**count), 1 - rate * group["weight_decay"]))
-        size, root, shrink = _numbers(rows, weights[0]).unbind(1)
-        for w, g, m, v in zip(weights, gradients, *self.memory, strict=True):
+    def begin(self) -> None:
+        self._rates.begin()
+
+    def step(self, weights: Tensors, gradients: Tensors, taken: Tensor) -> None:
+        averages, squares, (steps,) = self.memory
+        steps += taken
+        rates = self._rates.values.where(taken, 0.0)
+        # The first step is the first taken one: before it nothing moves.
+        first, second = (1 - beta ** steps.clamp(min=1) for beta in self.betas)
+        size, root, shrink = (
+            values.to(weights[0].dtype) for values in (-rates / first, second.sqrt(), 1 - rates * self.decay)
+        )
+        takes = [values.where(taken, 0.0) for values in self.takes]
+        keeps, eps = self.keeps.where(taken, 1.0), self.eps.where(taken, 1.0)
+        for w, g, m, v in zip(weights, gradients, averages, squares, strict=True):
+            g = g.where(by_member(taken, w), 0.0)
             if self.decays and self.decoupled:
                 w.mul_(by_member(shrink, w))
             elif self.decays:
                 g.addcmul_(w, by_member(self.decay, w))
-            m.lerp_(g, by_member(self.takes[0], w).expand_as(w))
-            v.mul_(by_member(self.keeps[1], w)).add_(g * g * by_member(self.takes[1], w))
-            denominator = v.sqrt().div_(by_member(root, w)).add_(by_member(self.eps, w))
+            m.lerp_(g, by_member(takes[0], w).expand_as(w))
+            v.mul_(by_member(keeps, w)).add_(g * g * by_member(takes[1], w))
+            denominator = v.sqrt().div_(by_member(root, w)).add_(by_member(eps, w))
             w.add_(m / denominator * by_member(size, w))
 
     def give(self) -> None:
+        averages, squares, (steps,) = self.memory
+        counts = steps.tolist()
         for i, (member, params) in enumerate(zip(self.members, self._params, strict=True)):
-            for p, m, v in zip(params, *self.memory, strict=True):
-                step = torch.tensor(float(self.steps[i]))
-                member.state[p].update({"step": step, "exp_avg": m[i], "exp_avg_sq": v[i]})
+            for p, m, v in zip(params, averages, squares, strict=True):
+                member.state[p].update({"step": torch.tensor(counts[i]), "exp_avg": m[i], "exp_avg_sq": v[i]})
 
 
 def stacked_base(members: Sequence[Descent]) -> StackedBase:
@@ -145,8 +167,21 @@ def _params(member: Descent) -> Tensors:
     return member.param_groups[0]["params"]
 
 
-def _rates(members: Sequence[Descent]) -> list[float]:
-    return [member.param_groups[0]["lr"] for member in members]
+class _Rates:
+    """The members' learning rates on the device, where each step finds its own."""
+
+    def __init__(self, members: Sequence[Descent], like: Tensor) -> None:
+        self.members = members
+        self.values = torch.zeros(len(members), dtype=like.dtype, device=like.device)
+        self._sent: list[float] = []
+
+    def begin(self) -> None:
+        rates = [member.param_groups[0]["lr"] for member in self.members]
+        if rates != self._sent:
+            # From pinned memory, which is not used again before it was read, nobody waits.
+            there = torch.tensor(rates, dtype=self.values.dtype, pin_memory=self.values.is_cuda)
+            self.values.copy_(there, non_blocking=True)
+            self._sent = rates
 
 
 def _numbers(values: Sequence[Any], like: Tensor) -> Tensor:

@@ -28,8 +28,9 @@ class StackedDescent:
 
     Attributes:
         weights: for each parameter a tensor (M, ...).
-        compare: set to True, the next step stores in `alignment` cosines and length ratios, (M,) each, between eps
-            and SAM's.
+        perturbs: whether steps make a second pass.
+        compare: while True, each step stores in `alignment` cosines and length ratios, (M,) each, between eps and
+            SAM's; else that is None.
     """
 
     def __init__(self, members: Sequence[Descent]) -> None:
@@ -45,7 +46,7 @@ class StackedDescent:
         self.alignment: tuple[Tensor, Tensor] | None = None
         self._rho = self._option("rho")
         self._eta = [by_member(self._option("eta"), w) for w in self.weights]
-        self._perturbs = isinstance(self.method, SharpnessAware) and (self.method.natural or any(self._rho.tolist()))
+        self.perturbs = isinstance(self.method, SharpnessAware) and (self.method.natural or any(self._rho.tolist()))
 
     def _option(self, key: str) -> Tensor:
         values = [member.param_groups[0].get(key, 0.0) for member in self.members]
@@ -55,33 +56,29 @@ class StackedDescent:
         """Hand the members the state of their optimizers."""
         self.base.give()
 
+    def begin(self) -> None:
+        """The host's part of a step: the device gets the rates of all members, where they are others than before."""
+        self.base.begin()
+
     @torch.no_grad()
-    def step(self, closure: StackedClosure) -> tuple[Tensor, list[bool]]:
-        """One update of each member from its own mini-batch.
+    def step(self, closure: StackedClosure) -> tuple[Tensor, Tensor]:
+        """One update of each member from its own mini-batch, without a look at any value; `begin` comes before.
 
         Returns:
-            The losses at w, before the update, and which members took the step: one whose gradient is not finite
-            stays as it was and counts in its optimizer's `skipped`.
+            The losses at w, before the update, and which members took the step, (M,) each: one whose gradient is not
+            finite stays as it was. It is the caller who counts it.
         """
+        self.alignment = None
         losses, gradients = closure(self.weights)
         finite = None
-        if self._perturbs:
+        if self.perturbs:
             gradients, finite = self._beside(closure, gradients)
         norm = norms(gradients)
-        taken_here = norm.isfinite() if finite is None else norm.isfinite() & finite
-        taken = taken_here.tolist()
+        taken = norm.isfinite() if finite is None else norm.isfinite() & finite
         if (most := self.method.max_norm) is not None:
             shrink = (most / (norm + 1e-6)).clamp(max=1.0)
             gradients = [g * by_member(shrink, g) for g in gradients]
-        everything = [*self.weights, *(tensor for tensors in self.base.memory for tensor in tensors)]
-        lost = None if all(taken) else (~taken_here).nonzero().flatten()
-        kept = [] if lost is None else [tensor[lost] for tensor in everything]
         self.base.step(self.weights, gradients, taken)
-        for tensor, before in zip(everything, kept, strict=False):
-            tensor[lost] = before
-        for member, took in zip(self.members, taken, strict=True):
-            member.skipped += not took
-            member.skipped_in_a_row = 0 if took else member.skipped_in_a_row + 1
         return losses, taken
 
     def _beside(self, closure: StackedClosure, gradients: list[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -90,7 +87,7 @@ class StackedDescent:
         direction, norm = directions(gradients, axes)
         eps = scaled(direction, norm, self._rho)
         if self.compare:
-            self.alignment, self.compare = alignments(eps, gradients, self._rho), False
+            self.alignment = alignments(eps, gradients, self._rho)
         _, beside = closure([w + e for w, e in zip(self.weights, eps, strict=True)])
         if self.method.natural and axes is not None:
             torch._foreach_mul_(beside, axes)

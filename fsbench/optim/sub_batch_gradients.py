@@ -117,7 +117,8 @@ def obstacle(model: nn.Module | None, images: Tensor | None = None) -> str | Non
     if model is None:
         return "the network is not known: hand in `model`"
     if mixes_examples(model):
-        return "BatchNorm gives each sub-batch statistics of its own"
+        known = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+        return f"{'BatchNorm' if known else 'a module with buffers'} gives each sub-batch statistics of its own"
     if hasattr(model, "_orig_mod"):
         return "the network is compiled"
     if images is None:

@@ -56,6 +56,7 @@ def compute(
         UsageError: there is no such device, or whatever the function says.
     """
     from fsbench.training.build import build_device
+    from fsbench.training.precision import arithmetic
 
     config, options = request.config, options_of(artefact, request)
     module, _, name = artefact.function.partition(":")
@@ -67,7 +68,8 @@ def compute(
     part = directory / f".{os.getpid()}.part"
     try:
         part.mkdir()
-        written = [Path(path) for path in function(config.scale, options, part, context)]
+        with arithmetic("fp32", device):
+            written = [Path(path) for path in function(config.scale, options, part, context)]
         paths = [path.replace(directory / path.relative_to(part)) for path in written]
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fsbench.config.dataset import DatasetOptions
+from fsbench.errors import UsageError
+from fsbench.image_folder import FORMATS, folder_parts
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ _KNOWN = {
 
 
 def image_counts(options: DatasetOptions) -> ImageCounts | None:
-    """None for a folder that is not there."""
+    """None for a folder that is not there, or not whole."""
     found = _KNOWN.get(options.name) or _of_folder(Path(options.root or ""))
     if found is None or options.image_size is None:
         return found
@@ -47,14 +48,12 @@ def trained_on(options: DatasetOptions, counts: ImageCounts) -> int:
 
 
 def _of_folder(root: Path) -> ImageCounts | None:
-    try:
-        classes = sorted(entry.path for entry in os.scandir(root / "train") if entry.is_dir())
-        counts = [sum(len(files) for _, _, files in os.walk(root / part)) for part in ("train", "test")]
-        first = next(path for directory in classes for path in sorted(Path(directory).iterdir()))
-        from PIL import Image
+    from PIL import Image
 
-        with Image.open(first) as image:
-            shape = (1 if image.mode in ("L", "1") else 3, image.height, image.width)
-    except (OSError, StopIteration):
+    try:
+        train, test = folder_parts(root)
+        with Image.open(root / train.items[0], formats=FORMATS) as image:
+            shape = (1 if image.mode in ("1", "L", "LA", "I", "I;16") else 3, image.height, image.width)
+    except (UsageError, OSError, Image.DecompressionBombError):
         return None
-    return ImageCounts(*counts, len(classes), shape)
+    return ImageCounts(len(train.items), len(test.items), len(train.classes), shape)

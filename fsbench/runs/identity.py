@@ -28,6 +28,7 @@ _INCIDENTAL_OF = {
 # Keys that came later, with the value at which a run is what it was before them: left out there, so that runs keep
 # their identity.
 _ADDED: dict[str, dict[str, Any]] = {
+    "augment": {"padding": "zeros", "autoaugment_first": False},
     "trainer": {"devices": 1},
     "optimizer": {"full_batch": "own", "perturbation": "global"},
 }

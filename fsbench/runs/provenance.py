@@ -29,10 +29,10 @@ def provenance() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The checkout's commit, with `+` behind it if tracked files are changed; None outside a checkout."""
+    """The checkout's commit, with `+` behind it if tracked files are changed; outside a checkout $FSBENCH_COMMIT."""
     root = Path(fsbench.__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return None
+        return os.environ.get("FSBENCH_COMMIT")
     try:
         commit = _git(root, "rev-parse", "HEAD")
         return commit + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")

@@ -28,6 +28,9 @@ GIB = 2**30
 class Risk:
     """L(w) = (1/N) sum_i loss_fn(model(x_i), y_i), in eval mode, the same whenever it is evaluated.
 
+    On a GPU torch by itself lets cuDNN round what goes into convolutions to TF32, and measures are then of that: set
+    `torch.backends.cudnn.allow_tf32 = False`, as `fsbench sharpness` does.
+
     Args:
         model: in eval mode wherever a mode makes a difference. Its trained weights (`requires_grad`) are w.
         loss_fn: of the network's output (n, ...) and the labels (n, ...) to their mean, in nats for cross-entropy.
@@ -304,6 +307,15 @@ class Risk:
 
     def _refuse_train_mode(self) -> None:
         for name, module in self.model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+                raise Refused(
+                    f"{name} ({type(module).__name__}) keeps no running statistics, so what the network says of one "
+                    "example depends on the others in its batch"
+                )
+            if getattr(module, "sparse", False) is True:
+                raise Refused(
+                    f"{name} ({type(module).__name__}) has sparse gradients; set its attribute sparse to False"
+                )
             if module.training and (
                 isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._NormBase)
                 and getattr(module, "p", 1) > 0

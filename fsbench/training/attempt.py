@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import traceback
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 from fsbench.config.compose import Job
 from fsbench.errors import FsbenchError, Interrupted, UsageError, first_line, portable
+from fsbench.image_folder import files_digest, folder_parts
 from fsbench.runs.directory import RunDirectory
 from fsbench.training.stop_signal import StopSignal
 
@@ -54,7 +57,7 @@ class TrainingTask:
             directory, results = finished(self.job)
         except FsbenchError as failure:
             return self.failed(failure)
-        return None if results is None else skipped(directory, results)
+        return None if results is None else skipped(self.job, directory, results)
 
     def perform(self, stop: StopSignal) -> Outcome:
         return self.trained(attempt(self.job, stop), stop)
@@ -131,7 +134,7 @@ def attempt(job: Job, stop: StopSignal) -> Outcome:
     """Train unless it is done; a failure is an outcome. Raises Interrupted."""
     directory, results = finished(job)
     if results is not None:
-        return skipped(directory, results)
+        return skipped(job, directory, results)
     try:
         return Outcome("done", f"{directory.path}: done, {described(run(job, stop))}")
     except Interrupted:
@@ -145,9 +148,27 @@ def attempt(job: Job, stop: StopSignal) -> Outcome:
         return Outcome("failed", failed_line(directory, failure), failure)
 
 
-def skipped(directory: RunDirectory, results: dict[str, Any]) -> Outcome:
+def skipped(job: Job, directory: RunDirectory, results: dict[str, Any]) -> Outcome:
     """The outcome of a run that was finished before."""
-    return Outcome("skipped", f"{directory.path}: already done, {described(results)}")
+    return Outcome("skipped", already_done(job, directory, results))
+
+
+def already_done(job: Job, directory: RunDirectory, results: dict[str, Any]) -> str:
+    """The line about a run that was finished before; it says if the folder of its images has changed since."""
+    root, changed = job.config.dataset.root, ""
+    if root is not None:
+        try:
+            recorded = json.loads(directory.provenance.read_text(encoding="utf-8"))["data"]["files"]
+            if recorded != _files_now(root):
+                changed = f"; the files in dataset.root={root} have changed since"
+        except (OSError, ValueError, KeyError, TypeError, UsageError):
+            pass  # nothing is known of then, or of now
+    return f"{directory.path}: already done, {described(results)}{changed}"
+
+
+@lru_cache
+def _files_now(root: str) -> str:
+    return files_digest(*folder_parts(Path(root).expanduser()))
 
 
 def failed_line(directory: RunDirectory, failure: BaseException) -> str:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fsbench.data import Share
 from fsbench.training.devices import Devices
@@ -56,17 +57,17 @@ class BatchClosure:
 
     @property
     def followable(self) -> bool:
-        """Whether a call for all rows is one pass of the network on one device, uncompiled, in its own precision."""
+        """Whether a call for all rows is one pass of the network on one device, uncompiled, in fp32."""
         pieces = self.micro_batch_size is not None and self.micro_batch_size < self.size
         compiled = hasattr(self.model, "_orig_mod")
-        return not (pieces or compiled or self.precision.dtype is not None or self._gradients is not None)
+        return not (pieces or compiled or self.precision.name != "fp32" or self._gradients is not None)
 
     @property
     def hits(self) -> Tensor:
         """Number of rows answered rightly at w, on all devices."""
         return (self._answers == 1).sum() if self._gradients is None else self._hits
 
-    def __call__(self, rows: slice | None = None, *, sample_labels: bool = False) -> Tensor:
+    def __call__(self, rows: slice | None = None, *, sample_labels: bool | None = None) -> Tensor:
         indices = range(self.size)[rows or slice(None)]
         own = self.devices.own(indices, self.size)
         together = self._gradients is not None and self.devices.together
@@ -83,7 +84,10 @@ class BatchClosure:
                     self._gradients.start()
                 with self.precision.autocast(), self._batchnorm():
                     logits = self.model(self.x[selected])
-                    loss = self.loss(logits, self._labels(logits, selected, sample_labels)) if part else logits.sum()
+                    # Told either way it is a pass of FSAM's, which takes the log-likelihood.
+                    loss_of = self.loss if sample_labels is None else functional.cross_entropy
+                    labels = self._labels(logits, selected, bool(sample_labels))
+                    loss = loss_of(logits, labels) if part else logits.sum()
                 (loss * (share * scale)).backward()
                 total += share * loss.detach()
                 self._remember(logits.detach(), selected)

@@ -9,8 +9,9 @@ from torch import nn
 
 from fsbench.errors import UsageError, first_line
 
-# Dropout then draws what it draws without compiling.
-_OPTIONS = {"fallback_random": True}
+# Dropout then draws what it draws without compiling; whole steps are recorded (`trainer.cuda_graph`), which nothing
+# inside may be on its own.
+_OPTIONS = {"fallback_random": True, "triton.cudagraphs": False}
 
 
 def compiled(model: nn.Module, device: torch.device) -> nn.Module:

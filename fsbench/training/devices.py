@@ -31,6 +31,9 @@ Value = TypeVar("Value")
 # One device may have to wait for another's download or measure; a process that ends is noticed at once.
 _PATIENCE = timedelta(hours=12)
 
+# Steps between two agreements about a stop, at most.
+_AGREE_EVERY = 20
+
 _EXPLAINED: dict[str, type[FsbenchError]] = {
     kind.__name__: kind for kind in (FsbenchError, UsageError, Diverged, Interrupted, RunIsBusy)
 }
@@ -274,9 +277,21 @@ def retold(record: dict[str, Any]) -> Exception:
 
 
 class _AgreedStop(StopSignal):
+    """Between steps the devices agree after every twentieth step, or about every second where those take longer: the
+    first device, by its clock, says with each agreement how many steps it is to the next."""
+
     def __init__(self, stop: StopSignal, devices: Devices) -> None:
         self._stop, self._devices = stop, devices
+        self._steps, self._every, self._since = 0, 1, time.monotonic()
 
     @property
     def requested(self) -> bool:  # type: ignore[override]
-        return self._devices.any(self._stop.requested)
+        seconds = time.monotonic() - self._since
+        every = min(max(int(self._steps / max(seconds, 1e-9)), 1), _AGREE_EVERY)
+        asked, self._every = self._devices.total(self._stop.requested, every if self._devices.first else 0)
+        self._steps, self._since = 0, time.monotonic()
+        return asked > 0
+
+    def requested_between_steps(self) -> bool:
+        self._steps += 1
+        return self._steps >= self._every and self.requested

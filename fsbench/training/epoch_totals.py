@@ -28,6 +28,8 @@ class EpochTotals:
     length_ratio: float = 0.0
     penalised: int = 0
     penalty: Tensor | float = 0.0
+    sampled: int = 0
+    digits: Tensor | float = 0.0
 
     def add(self, optimizer: Descent, loss: Tensor, hits: Tensor, size: int, skipped: bool) -> None:
         """One step that `optimizer` made; a skipped step counts as skipped only."""
@@ -40,7 +42,6 @@ class EpochTotals:
         self.hits = self.hits + hits
         alignment = getattr(optimizer, "alignment", None)
         if alignment is not None:
-            optimizer.alignment = None
             cosine, ratio = (float(value) for value in alignment)
             if math.isfinite(cosine):
                 self.compared += 1
@@ -50,6 +51,10 @@ class EpochTotals:
         if penalty is not None:
             self.penalised += 1
             self.penalty = self.penalty + penalty.double()
+        digits = getattr(optimizer, "difference_digits", None)
+        if digits is not None:
+            self.sampled += 1
+            self.digits = self.digits + digits.double()
 
     def row(self) -> dict[str, Any]:
         """Means over the epoch; what was not measured is left out."""
@@ -64,6 +69,8 @@ class EpochTotals:
             row["eps_length_over_sam"] = self.length_ratio / self.compared
         if self.penalised:
             row["penalty"] = float(self.penalty) / self.penalised
+        if self.sampled:
+            row["difference_digits"] = float(self.digits) / self.sampled
         return row
 
     def state_dict(self) -> dict[str, float]:

@@ -90,9 +90,8 @@ def fit(
     """
     model, optimizer, schedule = state.model, state.optimizer, state.schedule
     closure = BatchClosure(forward, loss, state.precision, options.micro_batch_size, devices, options.sync_batchnorm)
-    step: PlainStep | GraphedStep = PlainStep(closure, optimizer)
-    if recorded:
-        step = GraphedStep(step, CudaRecorder(closure.parameters[0].device))
+    plain = PlainStep(closure, optimizer)
+    step = GraphedStep(plain, CudaRecorder(closure.parameters[0].device)) if recorded else plain
     max_steps = FAST_DEV_STEPS if options.fast_dev_run else options.max_steps or math.inf
     total_steps = min(options.epochs * len(batches), max_steps)
     eval_limit = FAST_DEV_STEPS if options.fast_dev_run else None
@@ -119,7 +118,7 @@ def fit(
             if state.epoch * len(batches) + state.step >= total_steps:
                 break
             # After an epoch's last step the stop waits for the evaluation, which ends that epoch.
-            if stop.requested and state.step < len(batches):
+            if state.step < len(batches) and stop.requested_between_steps():
                 step.settle(state.totals)
                 save()
                 raise Interrupted(f"interrupted in epoch {state.epoch + 1}; the same command goes on from there")

@@ -45,6 +45,8 @@ class GradientSum:
             for bucket in self._buckets
             for p, view in zip(bucket.parameters, bucket.views, strict=True)
         }
+        # By which parameters have a gradient, the same as numbers on the device, which are sent there once.
+        self._flags: dict[tuple[bool, ...], Tensor] = {}
         self._hooks = [p.register_post_accumulate_grad_hook(self._ready) for p in parameters]
 
     def start(self) -> None:
@@ -61,8 +63,10 @@ class GradientSum:
         if not self._running:
             self._begin()
         self._running = False
-        has = torch.tensor([p.grad is not None for p in self.parameters], dtype=torch.float64, device=numbers.device)
-        extra = torch.cat([numbers.double(), has])
+        has = tuple(p.grad is not None for p in self.parameters)
+        if has not in self._flags:
+            self._flags[has] = torch.tensor(has, dtype=torch.float64, device=numbers.device)
+        extra = torch.cat([numbers.double(), self._flags[has]])
         for bucket in self._buckets[self._sent :]:
             for p in bucket.missing:
                 self._put(p)

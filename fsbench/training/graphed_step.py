@@ -1,190 +1,178 @@
-"""A step of training as one CUDA graph: recorded once, then launched as a whole."""
+"""A step of training as CUDA graphs: each form of it recorded once, then launched as a whole."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from fsbench.errors import first_line
 from fsbench.training.device_counts import DeviceCounts
-from fsbench.training.epoch_totals import EpochTotals
-from fsbench.training.plain_step import PlainStep
 from fsbench.training.recorder import Recorder
 
 log = logging.getLogger("fsbench")
 
-# Plain steps of the same form before it is recorded: libraries choose their kernels, the base makes its state.
+# Plain steps of a form before it is recorded: libraries choose their kernels, the base makes its state.
 WARM_UP = 3
 # Steps after which what the device counted is looked at, so that a run that diverges ends.
 _SETTLE = 20
 # The recorded step may differ from the plain one by ten times what that differs from itself (atomic sums), or by this
 # part of the way that the weights go: the second pass of SAM with a small radius changes a hundredth of it.
 _ROUNDING = 1e-4
-# What may change from step to step without another recording.
-_FREE = {"params", "param_names", "lr", "initial_lr", "peak_lr"}
+
+
+class Step(Protocol):
+    """A step that can be recorded: `PlainStep`, or that of a population."""
+
+    counts: DeviceCounts
+
+    def __call__(self, x: Tensor, y: Tensor, size: int, totals: Any) -> None: ...
+
+    def settle(self, totals: Any) -> None: ...
+
+    @property
+    def skipped_in_a_row(self) -> int: ...
+
+    def form(self, x: Tensor, y: Tensor, size: int) -> Hashable: ...
+
+    def inputs(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def weights(self) -> list[list[Tensor]]: ...
+
+    def others(self) -> list[Tensor]: ...
+
+    def prepare(self) -> None: ...
+
+    def masked(self, x: Tensor, y: Tensor, size: int) -> None: ...
+
+    def uncounted(self, x: Tensor, y: Tensor, size: int) -> None: ...
+
+
+@dataclass
+class _Form:
+    """How many plain steps had this form, whether the last drew random numbers, and the recording."""
+
+    seen: int = 0
+    drew: bool = False
+    used: bool = False
+    again: Callable[[Tensor, Tensor], None] | None = None
 
 
 class GraphedStep:
-    """PlainStep, recorded as a graph once `WARM_UP` steps in a row had the same form.
+    """A step recorded as a graph for each of its forms (a smaller last batch, a step that compares SAM's eps), once
+    `WARM_UP` steps of it were made.
 
-    Steps of another form (a smaller last batch, samples of the angle to SAM's eps) are plain ones. A form is the shape
-    of the batch, the options of the groups but for the learning rate, and what `Descent.begin` says. Nothing is
-    recorded where a step draws random numbers (dropout) or memory is short. A recorded step is compared with the plain
-    one, made twice from the same weights, before it is used; if they differ, or nothing can be recorded, all steps are
-    plain from there on and the log says so.
+    Nothing is recorded where a step draws random numbers (dropout) or memory is short. A recorded step is compared with
+    the plain one, made twice from the same weights, before it is used; if they differ, or it can't be recorded, the log
+    says so, and steps of all forms that are not recorded yet are plain from there on.
 
     What recorded steps count stays on the device until `settle`.
     """
 
-    def __init__(self, plain: PlainStep, recorder: Recorder) -> None:
+    def __init__(self, plain: Step, recorder: Recorder) -> None:
         self.plain, self.recorder = plain, recorder
-        device = plain.closure.parameters[0].device
-        # In fp32, as the fused kernels read them.
-        self._rates = [torch.zeros((), device=device) for _ in plain.optimizer.param_groups]
-        self._counts = DeviceCounts(device)
         self._off = False
-        self._form: list[Any] | None = None
-        self._in_a_row = 0
-        self._drew = False
-        self._recorded: list[Any] | None = None
-        self._replay: Callable[[], None] | None = None
+        self._forms: dict[Hashable, _Form] = {}
 
-    def __call__(self, x: Tensor, y: Tensor, size: int, totals: EpochTotals) -> None:
-        form = self._form_of(x, y, size)
+    def __call__(self, x: Tensor, y: Tensor, size: int, totals: Any) -> None:
+        form = self._forms.setdefault(self.plain.form(x, y, size), _Form())
         with self.recorder.beside():
-            if form is not None and form == self._recorded:
-                self._again(x, y, size)
-                if self._counts.pending >= _SETTLE:
+            if form.used and form.again is not None:
+                form.again(x, y)
+                if self.plain.counts.pending >= _SETTLE:
                     self.settle(totals)
                 return
             self.settle(totals)
             trial = self._trial(form, x, y, size)
             before = self.recorder.random_state()
             self.plain(x, y, size, totals)
-            self._drew = not torch.equal(before, self.recorder.random_state())
+            form.drew = not torch.equal(before, self.recorder.random_state())
+            form.seen += 1
             if trial is not None:
                 self._judge(form, *trial)
-            self._in_a_row = self._in_a_row + 1 if form == self._form else 1
-            self._form = form
 
     @property
-    def recorded(self) -> bool:
-        """Whether there is a recorded step to make."""
-        return self._recorded is not None
+    def recorded(self) -> int:
+        """How many forms of the step are made by launching a recording."""
+        return sum(form.used for form in self._forms.values())
 
     @property
     def skipped_in_a_row(self) -> int:
-        """The most of late, as far as is known."""
-        return max(self._counts.longest, self.plain.optimizer.skipped_in_a_row)
+        return self.plain.skipped_in_a_row
 
-    def settle(self, totals: EpochTotals) -> None:
-        """Have all that was counted so far in the totals and the optimizer."""
-        self._counts.give(totals, self.plain.optimizer)
+    def settle(self, totals: Any) -> None:
+        self.plain.settle(totals)
 
-    def _form_of(self, x: Tensor, y: Tensor, size: int) -> list[Any] | None:
-        """None for a step that is never recorded."""
-        optimizer = self.plain.optimizer
-        if self._off or getattr(optimizer, "compare", False):
-            return None
-        options = [{k: v for k, v in group.items() if k not in _FREE} for group in optimizer.param_groups]
-        return [x.shape, x.dtype, y.shape, size, optimizer.begin(), options]
-
-    def _trial(
-        self, form: list[Any] | None, x: Tensor, y: Tensor, size: int
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]] | None:
+    def _trial(self, form: _Form, x: Tensor, y: Tensor, size: int) -> list[list[list[Tensor]]] | None:
         """If it is time, record a step; returns the weights before, after it and after a plain one, both taken back."""
-        closure, optimizer = self.plain.closure, self.plain.optimizer
-        if form is None or form != self._form or self._in_a_row < WARM_UP or optimizer.skipped_in_a_row:
+        plain = self.plain
+        if self._off or form.seen < WARM_UP or plain.skipped_in_a_row:
             return None
-        if self._drew:
+        if form.drew:
             self._give_up("steps draw random numbers (dropout)")
             return None
         if not self.recorder.fits():
             self._give_up("it would need as much memory again")
             return None
-        count = len(closure.parameters)
-        states = [v for state in optimizer.state.values() for v in state.values() if torch.is_tensor(v)]
-        changing = [p.detach() for p in closure.parameters] + [*closure.model.buffers(), *states]
-        self._recorded = self._replay = None
+        weights, others = plain.weights(), plain.others()
         try:
-            kept = [tensor.clone() for tensor in changing]
-            self._x = torch.empty_like(x.contiguous(memory_format=closure.memory_format))
-            self._y = torch.empty_like(y)
-            self._replay = self.recorder.record(partial(self._once, size))
-            found = []
-            for step in (self._again, self._uncounted):
+            kept, found = _copies([others]), [_copies(weights)]
+            inputs = plain.inputs(x, y)
+            form.again = partial(self._again, inputs, self.recorder.record(partial(plain.masked, *inputs, size)))
+            for step in (form.again, partial(plain.uncounted, size=size)):
                 try:
-                    step(x, y, size)
-                    found.append([tensor.clone() for tensor in changing[:count]])
+                    step(x, y)
+                    found.append(_copies(weights))
                 finally:
-                    for tensor, value in zip(changing, kept, strict=True):
-                        tensor.copy_(value)
-                    self._counts.pending = 0
+                    for run, values in zip([*weights, others], [*found[0], *kept], strict=True):
+                        for tensor, value in zip(run, values, strict=True):
+                            tensor.copy_(value)
+                    plain.counts.pending = 0
         except RuntimeError as failure:
             self._give_up(first_line(failure))
             return None
-        return kept[:count], *found
+        return found
 
-    def _judge(self, form: list[Any] | None, start: list[Tensor], recorded: list[Tensor], plain: list[Tensor]) -> None:
-        """Use what was recorded if it did to the weights what the plain step did, twice."""
-        expected = [p.detach() for p in self.plain.closure.parameters]
-        moved = _distance(start, expected)
-        if moved == 0:
-            return  # a step that was skipped shows nothing; the next one is tried
-        if _distance(recorded, expected) <= max(10 * _distance(plain, expected), _ROUNDING * moved):
-            self._recorded = form
+    def _judge(
+        self, form: _Form, start: list[list[Tensor]], recorded: list[list[Tensor]], plain: list[list[Tensor]]
+    ) -> None:
+        """Use what was recorded if it did to the weights of each run what the plain step did, twice."""
+        told = []
+        for before, mine, theirs, expected in zip(start, recorded, plain, self.plain.weights(), strict=True):
+            moved = _distance(before, expected)
+            if 0 < moved < math.inf:  # a step that was skipped shows nothing
+                allowed = max(10 * _distance(theirs, expected), _ROUNDING * moved)
+                told.append(_distance(mine, expected) <= allowed)
+        if not told:
+            return  # the next one is tried
+        if all(told):
+            form.used = True
         else:
             self._give_up("a recorded step was not the plain one")
 
-    def _once(self, size: int) -> None:
-        closure, optimizer = self.plain.closure, self.plain.optimizer
-        closure.load(self._x, self._y, size)
-        with self._rates_on_device():
-            loss, taken = optimizer.masked_step(closure, size)
-        self._counts.add(loss, taken, closure.hits, getattr(optimizer, "penalty", None))
-
-    def _uncounted(self, x: Tensor, y: Tensor, size: int) -> None:
-        optimizer, skipped = self.plain.optimizer, self.plain.optimizer.skipped
-        self.plain.closure.load(x, y, size)
-        optimizer.step(self.plain.closure, size=size)
-        optimizer.skipped, optimizer.skipped_in_a_row = skipped, 0
-
-    def _again(self, x: Tensor, y: Tensor, size: int) -> None:
-        if not self._counts.pending:
-            self._counts.begin(size, self.plain.optimizer)
-        self._x.copy_(x)
-        self._y.copy_(y)
-        for rate, group in zip(self._rates, self.plain.optimizer.param_groups, strict=True):
-            rate.fill_(group["lr"])
-        self._replay()
-        self._counts.pending += 1
-
-    @contextmanager
-    def _rates_on_device(self) -> Iterator[None]:
-        """Learning rates are read from the device inside, where each step finds its own."""
-        groups = self.plain.optimizer.param_groups
-        own = [{key: group[key] for key in ("lr", "capturable") if key in group} for group in groups]
-        try:
-            for rate, group in zip(self._rates, groups, strict=True):
-                group["lr"] = rate
-                if "capturable" in group:
-                    group["capturable"] = True  # Adam asks for it, though its fused kernels need nothing
-            yield
-        finally:
-            for group, values in zip(groups, own, strict=True):
-                group.update(values)
+    def _again(self, inputs: tuple[Tensor, Tensor], replay: Callable[[], None], x: Tensor, y: Tensor) -> None:
+        for held, value in zip(inputs, (x, y), strict=True):
+            held.copy_(value)
+        self.plain.prepare()
+        replay()
 
     def _give_up(self, reason: str) -> None:
         self._off = True
-        self._recorded = self._replay = None
-        self.plain.optimizer.zero_grad()
-        log.warning("trainer.cuda_graph: not used, %s", reason)
+        for form in self._forms.values():
+            if not form.used:
+                form.again = None
+        used = f"used for {self.recorded} of {len(self._forms)} forms of the step" if self.recorded else "not used"
+        log.warning("trainer.cuda_graph: %s, %s", used, reason)
+
+
+def _copies(runs: list[list[Tensor]]) -> list[list[Tensor]]:
+    return [[tensor.clone() for tensor in run] for run in runs]
 
 
 def _distance(a: list[Tensor], b: list[Tensor]) -> float:

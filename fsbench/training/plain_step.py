@@ -1,19 +1,34 @@
-"""A step of training as it is written: load, step, count."""
+"""A step of training as it is written: load, step, count; and the same with nothing on the host."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+
+import torch
 from torch import Tensor
 
 from fsbench.optim import Descent
 from fsbench.training.batch_closure import BatchClosure
+from fsbench.training.device_counts import DeviceCounts
 from fsbench.training.epoch_totals import EpochTotals
+
+# What may change from step to step without another recording.
+_FREE = {"params", "param_names", "lr", "initial_lr", "peak_lr"}
 
 
 class PlainStep:
-    """One step of an optimizer on a mini-batch, counted in the epoch's totals."""
+    """One step of an optimizer on a mini-batch, counted in the epoch's totals.
+
+    What `GraphedStep` records is `masked`, the same step without a look at any value from the host.
+    """
 
     def __init__(self, closure: BatchClosure, optimizer: Descent) -> None:
         self.closure, self.optimizer = closure, optimizer
+        device = closure.parameters[0].device
+        self.counts = DeviceCounts(device)
+        # In fp32, as the fused kernels read them.
+        self._rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
 
     def __call__(self, x: Tensor, y: Tensor, size: int, totals: EpochTotals) -> None:
         """The step on this device's rows of a mini-batch that has `size` in all."""
@@ -29,7 +44,68 @@ class PlainStep:
     @property
     def skipped_in_a_row(self) -> int:
         """The most of late, as far as is known."""
-        return self.optimizer.skipped_in_a_row
+        return max(*self.counts.longest, self.optimizer.skipped_in_a_row)
 
     def settle(self, totals: EpochTotals) -> None:
-        """Have all that was counted so far in the totals and the optimizer: here it is."""
+        """Have all that was counted so far in the totals and the optimizer."""
+        self.counts.give([totals], [self.optimizer])
+
+    # What a recording of it asks.
+
+    def form(self, x: Tensor, y: Tensor, size: int) -> Hashable:
+        """What is the same in all steps that one recording can make: the shape of the batch, the options of the groups
+        but for the learning rate, and what `Descent.begin` says."""
+        groups = self.optimizer.param_groups
+        options = [sorted((k, v) for k, v in group.items() if k not in _FREE) for group in groups]
+        return x.shape, x.dtype, y.shape, size, self.optimizer.begin(), repr(options)
+
+    def inputs(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Memory for a mini-batch, as the closure lays it out."""
+        return torch.empty_like(x.contiguous(memory_format=self.closure.memory_format)), torch.empty_like(y)
+
+    def weights(self) -> list[list[Tensor]]:
+        """The weights of each run."""
+        return [[p.detach() for p in self.closure.parameters]]
+
+    def others(self) -> list[Tensor]:
+        """All else that a step changes."""
+        states = self.optimizer.state.values()
+        return [*self.closure.model.buffers(), *(v for state in states for v in state.values() if torch.is_tensor(v))]
+
+    def prepare(self) -> None:
+        """The host's part of a masked step."""
+        self.counts.begin([self.optimizer])
+        for rate, group in zip(self._rates, self.optimizer.param_groups, strict=True):
+            rate.fill_(group["lr"])
+
+    def masked(self, x: Tensor, y: Tensor, size: int) -> None:
+        """The device's part of the step; it counts there."""
+        closure, optimizer = self.closure, self.optimizer
+        closure.load(x, y, size)
+        with self._rates_on_device():
+            loss, taken = optimizer.masked_step(closure, size)
+        extras = (getattr(optimizer, name, None) for name in ("penalty", "difference_digits", "alignment"))
+        self.counts.add(size, loss, taken, closure.hits, *extras)
+
+    def uncounted(self, x: Tensor, y: Tensor, size: int) -> None:
+        """The step as it is written, counted nowhere."""
+        optimizer = self.optimizer
+        skipped = optimizer.skipped, optimizer.skipped_in_a_row
+        self.closure.load(x, y, size)
+        optimizer.step(self.closure, size=size)
+        optimizer.skipped, optimizer.skipped_in_a_row = skipped
+
+    @contextmanager
+    def _rates_on_device(self) -> Iterator[None]:
+        """Learning rates are read from the device inside, where each step finds its own."""
+        groups = self.optimizer.param_groups
+        own = [{key: group[key] for key in ("lr", "capturable") if key in group} for group in groups]
+        try:
+            for rate, group in zip(self._rates, groups, strict=True):
+                group["lr"] = rate
+                if "capturable" in group:
+                    group["capturable"] = True  # Adam asks for it, though its fused kernels need nothing
+            yield
+        finally:
+            for group, values in zip(groups, own, strict=True):
+                group.update(values)

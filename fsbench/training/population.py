@@ -10,21 +10,23 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
-import torch
 from torch import nn
 
 from fsbench.config.compose import Job
 from fsbench.data import StackedBatches
 from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError
-from fsbench.optim.stacked_descent import StackedDescent
 from fsbench.runs.directory import RunDirectory
 from fsbench.training.attempt import Outcome, described, failed_line, missing_images, skipped
 from fsbench.training.build import build_device
+from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.fit import end_epoch, too_many_skipped
+from fsbench.training.graphed_step import GraphedStep
 from fsbench.training.member import Member, SharedData
 from fsbench.training.peak_memory import reset_peak_memory
+from fsbench.training.precision import arithmetic
 from fsbench.training.progress import Progress
-from fsbench.training.stacked_closure import StackedClosure
+from fsbench.training.recorder import CudaRecorder, records_steps
+from fsbench.training.stacked_step import StackedStep
 from fsbench.training.stop_signal import StopSignal
 
 
@@ -50,7 +52,7 @@ def train_population(jobs: Sequence[Job], stop: StopSignal) -> Iterator[tuple[in
                     numbers[member] = number
                     continue
                 member.close()
-                outcome = skipped(directory, directory.read_results())
+                outcome = skipped(job, directory, directory.read_results())
             except (Interrupted, KeyboardInterrupt):
                 raise
             except (Exception, SystemExit) as failure:
@@ -71,7 +73,8 @@ def train_population(jobs: Sequence[Job], stop: StopSignal) -> Iterator[tuple[in
                 member.close(cut)
             continue
         population = _Population(group, stop)
-        cut = population.run()
+        with arithmetic("fp32", shared.device):
+            cut = population.run()
         ended += [(numbers[member], outcome) for member, outcome in population.ended]
     yield from sorted(ended, key=lambda one: one[0])
     if cut is not None:
@@ -90,6 +93,7 @@ class _Population:
     def __init__(self, members: Sequence[Member], stop: StopSignal) -> None:
         self.members = list(members)
         self.ended: list[tuple[Member, Outcome]] = []
+        self.seconds = 0.0
         self.stop = stop
         self.job = members[0].job
         self.options = self.job.config.trainer
@@ -106,7 +110,10 @@ class _Population:
             reset_peak_memory(self.members[0].devices.device)
             try:
                 while self.members and self._done < self.total:
-                    self._train_epoch(progress)
+                    self._assemble()
+                    together = list(self.members)
+                    while self.members == together and self._done < self.total:
+                        self._train_epoch(progress)
             finally:
                 progress.close()
             for member in list(self.members):
@@ -142,34 +149,44 @@ class _Population:
         member.close(failure)
         self._end(member, _failed(member.directory, failure))
 
+    def _assemble(self) -> None:
+        """The batches and the step of those who are members now."""
+        config, members = self.job.config, self.members
+        augment = config.augment
+        drawn = bool(augment.flip or augment.crop or augment.autoaugment or augment.cutout)
+        self.batches = StackedBatches([member.batches for member in members], drawn)
+        loss = nn.CrossEntropyLoss(label_smoothing=config.loss.label_smoothing)
+        device = members[0].devices.device
+        self.plain = StackedStep([member.state.optimizer for member in members], members[0].state.model, loss)
+        recorded = records_steps(config, device)
+        self.make_step = GraphedStep(self.plain, CudaRecorder(device)) if recorded else self.plain
+
     def _train_epoch(self, progress: Progress) -> None:
         """To the end of the epoch, or to the step at which a member diverged: the others go on from there."""
         members, options = list(self.members), self.options
-        optimizer = StackedDescent([member.state.optimizer for member in members])
-        augment = self.job.config.augment
-        drawn = bool(augment.flip or augment.crop or augment.autoaugment or augment.cutout)
-        batches = StackedBatches([member.batches for member in members], drawn)
-        loss = nn.CrossEntropyLoss(label_smoothing=self.job.config.loss.label_smoothing)
-        closure = StackedClosure(members[0].state.model, loss)
-        totals = _Totals(members)
+        totals = [member.state.totals for member in members]
+        compares = self.plain.optimizer.perturbs and options.compare_every > 0
+        for member in members:
+            if member.state.totals.lr is None:
+                member.state.totals.lr = float(member.state.optimizer.param_groups[0]["lr"])
         clock = time.perf_counter()
-        for x, y in batches.epoch(self.epoch, start=self.step):
-            closure.load(x, y)
-            optimizer.compare = options.compare_every > 0 and self.step % options.compare_every == 0
-            losses, taken = optimizer.step(closure)
+        for x, y in self.batches.epoch(self.epoch, start=self.step):
+            if compares:
+                self.plain.optimizer.compare = self.step % options.compare_every == 0
+            self.make_step(x, y, y.shape[1], totals)
             for member in members:
                 member.state.schedule.after_step()
-            totals.add(losses, closure.hits, taken, y.shape[1], optimizer)
             now = time.perf_counter()
-            totals.seconds += now - clock
+            self.seconds += now - clock
             clock = now
             self.step += 1
             progress.step()
-            lost = [m for m in members if m.state.optimizer.skipped_in_a_row >= options.max_skipped]
+            skipped = dict(zip(members, self.plain.counts.longest, strict=True))
+            lost = [member for member in members if skipped[member] >= options.max_skipped]
             if lost:
-                self._give(optimizer, totals)
+                self._give(totals, clock)
             for member in lost:
-                self._fail(member, too_many_skipped(member.state, member.state.optimizer.skipped_in_a_row))
+                self._fail(member, too_many_skipped(member.state, skipped[member]))
             if self._done >= self.total:
                 break
             # After an epoch's last step the stop waits for the evaluation, which ends that epoch.
@@ -177,15 +194,21 @@ class _Population:
                 if lost:
                     return
                 if self.stop.requested:
-                    self._give(optimizer, totals)
+                    self._give(totals, clock)
                     self._save()
                     raise Interrupted(f"interrupted in epoch {self.epoch + 1}; the same command goes on from there")
-        self._give(optimizer, totals)
+        self._give(totals, clock)
         self._end_epoch(progress)
 
-    def _give(self, optimizer: StackedDescent, totals: _Totals) -> None:
-        optimizer.give()
-        totals.give(self.step)
+    def _give(self, totals: Sequence[EpochTotals], clock: float) -> None:
+        """Hand over what was counted, and the states; a member's seconds are its share of the population's."""
+        self.make_step.settle(totals)
+        self.plain.optimizer.give()
+        self.seconds += time.perf_counter() - clock
+        for member in self.members:
+            member.state.totals.seconds += self.seconds / len(self.members)
+            member.state.step = self.step
+        self.seconds = 0.0
 
     def _save(self) -> None:
         for member in self.members:
@@ -209,55 +232,6 @@ class _Population:
             progress.epoch(_mean(rows))
         if stopping and not ends:
             raise Interrupted(f"interrupted after epoch {self.epoch}; the same command goes on from there")
-
-
-class _Totals:
-    """The sums of an epoch's steps for all members, handed to each of them now and then."""
-
-    def __init__(self, members: Sequence[Member]) -> None:
-        self.members = members
-        device = members[0].devices.device
-        self.loss = torch.zeros(len(members), dtype=torch.float64, device=device)
-        self.hits = torch.zeros(len(members), dtype=torch.int64, device=device)
-        self.seconds = 0.0
-        for member in members:
-            if member.state.totals.lr is None:
-                member.state.totals.lr = float(member.state.optimizer.param_groups[0]["lr"])
-
-    def add(
-        self, losses: torch.Tensor, hits: torch.Tensor, taken: Sequence[bool], size: int, optimizer: StackedDescent
-    ) -> None:
-        """One step; those who skipped it count it as skipped only."""
-        everywhere = all(taken)
-        if not everywhere:
-            here = torch.tensor(taken, device=losses.device)
-            losses, hits = losses.where(here, 0.0), hits.where(here, 0)
-        self.loss += losses.double() * size
-        self.hits += hits
-        aligned = [(math.nan, math.nan)] * len(taken)
-        if optimizer.alignment is not None:
-            aligned = list(zip(*(values.tolist() for values in optimizer.alignment), strict=True))
-            optimizer.alignment = None
-        for member, took, (cosine, ratio) in zip(self.members, taken, aligned, strict=True):
-            totals = member.state.totals
-            totals.steps += 1
-            totals.skipped += not took
-            totals.seen += size * took
-            if took and math.isfinite(cosine):
-                totals.compared += 1
-                totals.cosine += cosine
-                totals.length_ratio += ratio
-
-    def give(self, step: int) -> None:
-        """Hand over, and begin anew, what was summed; a member's seconds are its share of the population's."""
-        for member, loss, hits in zip(self.members, self.loss.tolist(), self.hits.tolist(), strict=True):
-            member.state.totals.loss += loss
-            member.state.totals.hits += hits
-            member.state.totals.seconds += self.seconds / len(self.members)
-            member.state.step = step
-        self.loss.zero_()
-        self.hits.zero_()
-        self.seconds = 0.0
 
 
 def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -37,10 +37,9 @@ def obstacle(config: TrainConfig) -> str | None:
         "optimizer.fisher: gradients of single examples": getattr(method, "fisher", "batch") != "batch",
         "optimizer.perturbation=local: one device's own": getattr(method, "perturbation", "global") == "local",
         "trainer.micro_batch_size: batches in pieces": trainer.micro_batch_size is not None,
-        f"trainer.precision={trainer.precision}: loss scale and autocast of one network": trainer.precision != "fp32",
+        f"trainer.precision={trainer.precision}: a population is trained in fp32": trainer.precision != "fp32",
         f"trainer.devices={trainer.devices}: several devices for one run": trainer.devices > 1,
         "trainer.compile=true: one network is compiled": trainer.compile,
-        "trainer.cuda_graph=true: the step of one network is recorded": trainer.cuda_graph is True,
         "trainer.fast_dev_run=true: two steps": trainer.fast_dev_run,
         f"logger={config.logger.name}: follows one run": config.logger.name != "none",
     }

@@ -56,11 +56,16 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Records on a stream of its own; the plain steps before run there too, as torch asks for."""
+    """Records on a stream of its own; the plain steps before run there too, as torch asks for.
+
+    All recordings share their memory: they never run at once, and what one leaves there nobody reads, so that they may
+    be launched in any order.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
 
     @contextmanager
     def beside(self) -> Iterator[None]:
@@ -73,7 +78,7 @@ class CudaRecorder:
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
         # Other threads (loaders that pin memory) may use the device meanwhile.
-        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, self._pool, self.stream, capture_error_mode="thread_local"):
             step()
         return graph.replay
 

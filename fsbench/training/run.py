@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,13 +34,18 @@ from fsbench.training.fit import FAST_DEV_STEPS, TrainingState, fit
 from fsbench.training.loggers import build_logger
 from fsbench.training.memory_format import chosen_memory_format
 from fsbench.training.peak_memory import peak_memory, reset_peak_memory
-from fsbench.training.precision import Precision
+from fsbench.training.precision import Precision, arithmetic, arithmetic_in_force
 from fsbench.training.progress import Progress
 from fsbench.training.recorder import records_steps
 from fsbench.training.schedule import Schedule
 from fsbench.training.stop_signal import StopSignal
 
 log = logging.getLogger("fsbench")
+
+_FEW_DIGITS = (
+    "the regulariser's difference of gradients has %.1f digits left, the rest is rounding (difference_digits in "
+    "metrics.jsonl); a larger optimizer.alpha leaves more"
+)
 
 
 def train(job: Job, stop: StopSignal) -> dict[str, Any]:
@@ -62,6 +68,11 @@ def train(job: Job, stop: StopSignal) -> dict[str, Any]:
 
 def train_on(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
     """`train`, on devices that were joined before."""
+    with arithmetic(job.config.trainer.precision, devices.device):
+        return _trained(devices, job, stop)
+
+
+def _trained(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
     options = job.config
     config = options.model_dump(mode="json")
     directory = RunDirectory.of(config, job.choices)
@@ -107,6 +118,9 @@ def train_on(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
             write_json_lines(directory.metrics, state.rows)
             log_row(row)
             progress.epoch(row)
+            before, digits = [math.inf, *(one.get("difference_digits", math.inf) for one in state.rows)][-2:]
+            if digits < 1 <= before:
+                log.warning(_FEW_DIGITS, digits)
 
         try:
             with _few_rows_named(options):
@@ -203,6 +217,7 @@ def record_provenance(
     record["hardware"] |= {"device": device.type, "devices": devices.count, "threads": torch.get_num_threads()}
     if device.type == "cuda":
         record["hardware"]["gpu"] = torch.cuda.get_device_name(device)
+        record["arithmetic"] = arithmetic_in_force()
     record |= {"seed": job.config.seed, "data": data, "choices": job.choices, "overrides": list(job.overrides)}
     record |= details
     write_json(directory.provenance, record)
@@ -221,7 +236,8 @@ def results_of(
     results |= {"best_test_accuracy": best["test_accuracy"], "best_epoch": best["epoch"]}
     results |= {f"train_{name}": value for name, value in on_train.items()}
     results["generalization_gap"] = results["train_accuracy"] - results["test_accuracy"]
-    results |= {key: last[key] for key in ("eps_cosine_to_sam", "eps_length_over_sam", "penalty") if key in last}
+    sampled = ("eps_cosine_to_sam", "eps_length_over_sam", "penalty", "difference_digits")
+    results |= {key: last[key] for key in sampled if key in last}
     return results | {
         "epochs": len(state.rows),
         "steps": steps,

@@ -36,6 +36,10 @@ class StopSignal:
             with suppress(OSError):
                 os.write(2, b"\nstopping as soon as a checkpoint is written; Ctrl-C to stop at once\n")
 
+    def requested_between_steps(self) -> bool:
+        """`requested`, as a training loop may ask after each step."""
+        return self.requested
+
     def check(self) -> None:
         """Raise Interrupted if a stop was asked for."""
         if self.requested:

@@ -25,6 +25,11 @@ CASES = [
      "optimizer.eta=0: must be > 0 with optimizer.form=additive"),
     ("regulariser-bf16", ["optimizer=fisher_trace", "trainer.precision=bf16"],
      "trainer.precision=bf16: optimizer=fisher_trace needs fp32"),
+    ("regulariser-tf32", ["optimizer=fisher_trace", "trainer.precision=tf32"],
+     "trainer.precision=tf32: optimizer=fisher_trace needs fp32, because the difference of gradients it adds is below "
+     "the rounding of tf32"),
+    ("tf32-cpu", ["dataset=digits", "model=mlp", "trainer.precision=tf32", "trainer.device=cpu"],
+     "trainer.precision=tf32: needs a GPU with TF32, and the run is on the CPU; use fp32"),
     ("regulariser-constant", ["optimizer=fisher_trace", "schedule=constant"],
      "optimizer.start=first_drop: the learning rate never drops with schedule=constant"),
     ("fisher", ["optimizer=fsam", "optimizer.fisher=no"],

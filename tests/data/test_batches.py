@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
+import shutil
+import time
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tiny_sets
 import torch
 from PIL import Image
+from pretended_gpu import PretendedGPU
 
 from fsbench.config.augment import AugmentOptions
 from fsbench.config.dataset import DatasetOptions
-from fsbench.data import EvalBatches, MemorySplit, TrainBatches, eval_batches, load_data, train_batches
+from fsbench.data import (
+    EvalBatches,
+    MemorySplit,
+    TrainBatches,
+    eval_batches,
+    load_data,
+    overlap,
+    streaming,
+    train_batches,
+)
+from fsbench.data.augment import batch_augment
+from fsbench.data.augment.normalize import _moments
 from fsbench.data.resize import resized
 from fsbench.data.streaming import _Decoded
-from fsbench.errors import UsageError
+from fsbench.errors import FsbenchError, UsageError
 
 CPU = torch.device("cpu")
 NONE = AugmentOptions()
@@ -246,6 +263,46 @@ def test_an_unreadable_streamed_image_is_named(insects, workers):
     assert message.startswith(f"dataset.root={data.train.base}: {path} cannot be decoded (")
 
 
+def test_little_shared_memory_is_refused_before_it_hangs(insects, monkeypatch):
+    data = insects(in_memory=False, image_size=12)
+    image = 3 * 12 * 12 * 4
+    for free, workers in (((2 * 2 + 2) * 8 * image, 2), (0, 0)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        train_batches(data, NONE, 8, 0, CPU, workers)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**19))
+    for make in (
+        lambda: train_batches(data, NONE, 30, 0, CPU, 100),
+        lambda: EvalBatches(data.train, CPU, data.mean, data.std, batch_size=1000, transform=to_floats, workers=100),
+    ):
+        with pytest.raises(UsageError) as caught:
+            make()
+        assert str(caught.value) == (
+            "workers=100: their batches take 10 MiB of shared memory, /dev/shm has 0; have fewer (0 needs none), "
+            "or give the container more"
+        )
+
+
+def test_workers_that_deliver_nothing_are_not_waited_for(insects, monkeypatch):
+    monkeypatch.setattr(streaming, "_PATIENCE", 1)
+    data = insects(in_memory=False, image_size=12)
+    message = ""
+    try:
+        list(TrainBatches(data.train, Slow(os.getpid()), 30, 0, CPU, workers=1).epoch(0))
+    except FsbenchError as failure:
+        message = str(failure)
+    assert message == "no images came from the 1 loader workers for 1 s; workers=0 does without them"
+
+
+class Slow:
+    def __init__(self, here: int) -> None:
+        self.here = here
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        if os.getpid() != self.here:
+            time.sleep(0.08)
+        return torch.zeros(1)
+
+
 @pytest.mark.parametrize("kind", ["memory", "streamed"])
 @pytest.mark.parametrize("batch_size", [1, 5, 11, 12, 1000])
 def test_evaluation_sees_everything_in_order_again_and_again(insects, kind, batch_size):
@@ -274,3 +331,82 @@ def test_noise_is_what_is_trained_on(tmp_path):
     batches = train_batches(data, NONE, 1437, 0, CPU, 0)
     ((_, y),) = batches.epoch(0)
     assert torch.equal(y.bincount(), data.train.labels.bincount())
+
+
+@pytest.mark.parametrize("image_size", [None, 40])
+def test_a_step_has_its_batch_without_the_host_waiting_for_the_gpu(monkeypatch, image_size):
+    monkeypatch.setattr("fsbench.data.batches.one_ahead", lambda batches, device: batches)
+    images = torch.zeros(50, 3, 32, 32, dtype=torch.uint8)
+    augment = batch_augment(AugmentOptions(flip=True, crop=2, cutout=3), [0.5] * 3, [0.25] * 3)
+    with PretendedGPU() as gpu:
+        split, cuda = MemorySplit(images, torch.zeros(50, dtype=torch.int64)), torch.device("cuda")
+        batches = TrainBatches(split, augment, 16, 0, cuda, image_size=image_size)
+        list(batches.epoch(0))
+        gpu.looks.clear()
+        shapes = [(x.device.type, *x.shape, *y.shape) for x, y in batches.epoch(1)]
+    _moments.cache_clear()
+    side = image_size or 32
+    assert shapes == [("cuda", size, 3, side, side, size) for size in (16, 16, 16, 2)]
+    assert gpu.looks == []
+
+
+def test_a_batch_is_made_before_the_one_ahead_of_it_is_used(monkeypatch):
+    """What is asked of CUDA, in order."""
+    said: list[str] = []
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            said.append(f"{self.name} waits for {other.name}")
+
+    class Part:
+        def __init__(self, name):
+            self.name = name
+
+        def record_stream(self, stream):
+            said.append(f"{self.name} lent to {stream.name}")
+
+    now = [Stream("steps")]
+
+    @contextmanager
+    def within(stream):
+        now.append(stream)
+        yield
+        now.pop()
+
+    def made():
+        for number in range(3):
+            said.append(f"{number} made on {now[-1].name}")
+            yield Part(f"x{number}"), Part(f"y{number}")
+
+    monkeypatch.setattr(overlap, "_stream", lambda device: Stream("own"))
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: now[-1])
+    for x, _ in overlap.one_ahead(made(), torch.device("cuda", 0)):
+        said.append(f"{x.name} used")
+    assert said == [
+        "own waits for steps", "0 made on own",
+        "steps waits for own", "x0 lent to steps", "y0 lent to steps", "1 made on own", "x0 used",
+        "steps waits for own", "x1 lent to steps", "y1 lent to steps", "2 made on own", "x1 used",
+        "steps waits for own", "x2 lent to steps", "y2 lent to steps", "x2 used",
+    ]  # fmt: skip
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["memory", "streamed"])
+def test_batches_of_a_gpu_are_those_of_the_cpu_while_it_is_busy(insects, kind):
+    data = insects(**({} if kind == "memory" else {"in_memory": False, "image_size": 12}))
+    one, other = (train_batches(data, RANDOM, 8, 0, torch.device(where), 2) for where in ("cpu", "cuda"))
+    busy = torch.zeros(4000, 4000, device="cuda")
+    for epoch in (0, 1):
+        kept = []
+        for x, y in other.epoch(epoch, start=epoch):
+            for _ in range(20):
+                busy @= busy
+            kept.append((x + busy[0, 0], y.clone()))  # read late, when the memory of x has been asked for again
+            del x, y
+        for (x, y), (u, v) in zip(one.epoch(epoch, start=epoch), kept, strict=True):
+            torch.testing.assert_close(u.cpu(), x, rtol=0, atol=1e-6)
+            assert torch.equal(v.cpu(), y)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
+import unicodedata
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_sets
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from fsbench.config.dataset import DatasetOptions
 from fsbench.data import MemorySplit, StreamingSplit, load_data
@@ -197,3 +200,112 @@ def test_streamed_folder_has_no_paths_of_its_place_in_its_hash(tmp_path):
     assert first.provenance["sha256"] == second.provenance["sha256"]
     assert first.train.items[0] == os.path.join("train", "ant", "00.png")
     assert torch.equal(first.train.labels, second.train.labels)
+
+
+def passed_over(root: Path, caplog, **options) -> list[str]:
+    caplog.clear()
+    folder(root, **options)
+    return [record.getMessage().removeprefix(f"dataset.root={root}: ") for record in caplog.records]
+
+
+def test_what_is_passed_over_is_named(tmp_path, caplog):
+    tiny_sets.write_folder(tmp_path)
+    (tmp_path / "train/.cache").mkdir()
+    assert passed_over(tmp_path, caplog, image_size=12) == []
+    (tmp_path / "train/ant/more.png").mkdir()
+    for name in ("train/ant/x.tif", "train/cat/y.TIF", "test/bee/z.ppm", "train/ant/LICENSE", "train/q.png"):
+        (tmp_path / name).write_bytes(b"x")
+    assert passed_over(tmp_path, caplog, image_size=11) == [
+        "passed over are 2 .tif (train/ant/x.tif, ...), 1 .png (train/q.png), 1 .ppm (test/bee/z.ppm), "
+        "1 folder (train/ant/more.png/), 1 without ending (train/ant/LICENSE)"
+    ]
+
+
+def test_a_class_whose_images_lie_deeper_is_told_so(tmp_path):
+    tiny_sets.write_folder(tmp_path)
+    (tmp_path / "train/bee").rename(tmp_path / "images")
+    (tmp_path / "train/bee").mkdir()
+    (tmp_path / "images").rename(tmp_path / "train/bee/images")
+    assert refusal(tmp_path).endswith("webp; there are 1 folder (train/bee/images/)")
+
+
+@pytest.mark.parametrize("parts", [("test", "test"), ("train", "test")], ids=["in one part", "in both"])
+def test_names_that_only_differ_in_composition_are_one(tmp_path, parts):
+    tiny_sets.write_folder(tmp_path)
+    for part, form in zip(parts, ("NFC", "NFD"), strict=True):
+        shutil.copytree(tmp_path / part / "ant", tmp_path / part / unicodedata.normalize(form, "é"))
+    problem = r"classes 'e\u0301' and '\xe9' differ only in how letters are composed; rename one"
+    assert refusal(tmp_path) == f"dataset.root={tmp_path}: {problem}"
+
+
+def test_levels_of_16_bit_grey_are_scaled(tmp_path):
+    tiny_sets.write_folder(tmp_path, grey=True)
+    levels = np.linspace(0, 65535, 144).astype(np.uint16).reshape(12, 12)
+    Image.fromarray(levels).save(tmp_path / "train/ant/00.png")
+    found = folder(tmp_path).train.images[0]
+    assert found.shape == (1, 12, 12)
+    np.testing.assert_array_equal(found[0].numpy(), np.round(levels / 257).astype(np.uint8))
+
+
+def test_orientation_is_as_stored(tmp_path):
+    written = tiny_sets.write_folder(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(written["train/ant/00.png"]).save(tmp_path / "train/ant/00.png", exif=exif)
+    np.testing.assert_array_equal(folder(tmp_path).train.images[0].permute(1, 2, 0), written["train/ant/00.png"])
+
+
+def bomb(path: Path) -> None:
+    """A PNG that says it is 20,000 x 20,000."""
+    Image.new("L", (12, 12)).save(path)
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", 20000, 20000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path.write_bytes(data)
+
+
+def postscript(path: Path) -> None:
+    Image.new("RGB", (12, 12)).save(path, format="EPS")
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["memory", "streamed"])
+@pytest.mark.parametrize(
+    ("write", "problem"),
+    [
+        (os.mkfifo, "is not a file; replace or remove it"),
+        (lambda path: path.symlink_to("nowhere"), "cannot be read (No such file or directory: "),
+        (bomb, "cannot be decoded (Image size (400000000 pixels) exceeds limit of "),
+        (postscript, "is not an image in one of the formats PNG, JPEG, BMP, WEBP, GIF; replace or remove it"),
+        (lambda path: Image.new("L", (12, 12)).save(path, format="TIFF"), "is not an image in one of the formats"),
+    ],
+    ids=["FIFO", "broken link", "20,000 x 20,000", "PostScript", "TIFF"],
+)
+def test_what_is_no_image_is_refused_at_once(tmp_path, monkeypatch, write, problem, streamed):
+    tiny_sets.write_folder(tmp_path)
+    path = tmp_path / "train/ant/00.png"
+    path.unlink()
+    write(path)
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript was called"))
+    if streamed:
+        options = {} if "file" in problem or "read" in problem else {"image_size": 80}
+        message = refusal(tmp_path, in_memory=None, **options)
+    else:
+        message = refusal(tmp_path, in_memory=True)
+    assert problem in message
+    assert "train/ant/00.png" in message
+
+
+def test_a_gif_by_the_name_of_jpg_is_read(tmp_path):
+    tiny_sets.write_folder(tmp_path)
+    Image.new("RGB", (12, 12), (9, 8, 7)).save(tmp_path / "train/ant/zz.jpg", format="GIF")
+    assert folder(tmp_path).train.images[10, :, 5, 5].tolist() == [9, 8, 7]
+
+
+def test_a_folders_files_are_on_record(tmp_path):
+    tiny_sets.write_folder(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    first, second = (folder(tmp_path / name).provenance["files"] for name in "ab")
+    assert first == second
+    with (tmp_path / "b/test/ant/00.png").open("ab") as file:
+        file.write(b"0")
+    assert folder(tmp_path / "b", image_size=12).provenance["files"] != first

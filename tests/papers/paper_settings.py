@@ -17,10 +17,12 @@ COSINE_SGD = {
 PLAIN = {"loss.label_smoothing": 0.0, "dataset.noise": 0.0, "dataset.random_labels": 0.0, "dataset.confusion": 0}
 ALL = {"dataset.subset": None, "dataset.validation": 0, "trainer.max_steps": None, "trainer.max_norm": None,
        "trainer.micro_batch_size": None, "trainer.precision": "fp32"}  # fmt: skip
-NO_AUGMENTATION = {"augment.flip": False, "augment.crop": 0, "augment.autoaugment": None, "augment.cutout": 0}
-FLIP_CROP = {"augment.flip": True, "augment.crop": 4, "augment.autoaugment": None, "augment.cutout": 0}
-# Flip, crop and the size of the hole are not in the paper.
-AUTOAUGMENT_CUTOUT = {"augment.flip": True, "augment.crop": 4, "augment.autoaugment": "cifar10", "augment.cutout": 16}
+NO_AUGMENTATION = {"augment.flip": False, "augment.crop": 0, "augment.padding": "zeros", "augment.cutout": 0,
+                   "augment.autoaugment": None, "augment.autoaugment_first": False}  # fmt: skip
+FLIP_CROP = NO_AUGMENTATION | {"augment.flip": True, "augment.crop": 4}
+# Flip, crop, the size of the hole and the order are not in the paper; as in the SAM authors' code.
+AUTOAUGMENT_CUTOUT = {"augment.flip": True, "augment.crop": 4, "augment.padding": "reflect", "augment.cutout": 16,
+                      "augment.autoaugment": "cifar10", "augment.autoaugment_first": True}  # fmt: skip
 
 # kim2022, section 5.1
 KIM = COSINE_SGD | PLAIN | ALL | AUTOAUGMENT_CUTOUT | {

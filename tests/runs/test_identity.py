@@ -13,7 +13,8 @@ SAME = ["runs_dir=x", "data_dir=y", "run_name=z", "trainer.device=cpu", "trainer
         "trainer.progress=false", "dataset.label=X", "overwrite=true", "trainer.compare_every=1",
         "trainer.checkpoint_every=3", "trainer.memory_format=contiguous",
         "trainer.compile=true", "trainer.fused=true"]  # fmt: skip
-OTHER = ["seed=1", "optimizer.rho=0.2", "trainer.epochs=3", "trainer.precision=bf16", "dataset.noise=0.1",
+OTHER = ["seed=1", "optimizer.rho=0.2", "trainer.epochs=3", "trainer.precision=bf16", "trainer.precision=tf32",
+         "dataset.noise=0.1",
          "model=resnet32", "base.momentum=0.8", "augment=none", "trainer.batch_size=64",
          "dataset=folder dataset.root=a dataset.in_memory=true"]  # fmt: skip
 
@@ -43,6 +44,17 @@ def test_keys_that_came_later_leave_older_runs_their_identity() -> None:
     config["optimizer"]["together"] = True  # how, not what
     assert identity(config) == identity(older)
     config["optimizer"]["full_batch"] = "mean"
+    assert identity(config) != identity(older)
+
+
+@pytest.mark.parametrize(("key", "other"), [("padding", "reflect"), ("autoaugment_first", True)])
+def test_augmentation_of_older_runs_is_what_it_was(key, other) -> None:
+    (job,) = compose_jobs(["augment=crop4_flip"], multirun=False)
+    config = job.config.model_dump(mode="json")
+    older = copy.deepcopy(config)
+    del older["augment"][key]
+    assert identity(config) == identity(older)
+    config["augment"][key] = other
     assert identity(config) != identity(older)
 
 

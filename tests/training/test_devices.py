@@ -25,8 +25,11 @@ from fsbench.optim.running_statistics import mixes_examples
 from fsbench.runs import identity as identity_module
 from fsbench.runs.directory import RunDirectory
 from fsbench.runs.identity import identity
+from fsbench.training import devices as devices_module
 from fsbench.training import run as run_module
 from fsbench.training.devices import Devices
+from fsbench.training.gradient_sum import GradientSum
+from fsbench.training.stop_signal import StopSignal
 
 
 @pytest.mark.parametrize("case", GLOBAL)
@@ -100,6 +103,35 @@ def test_batchnorm_of_their_own_rows_leaves_one_mean_of_statistics(two) -> None:
     assert all(torch.equal(first["states"][-1][name], second["states"][-1][name]) for name in first["states"][-1])
 
 
+def test_all_devices_know_of_a_stop_after_the_same_step(two) -> None:
+    first, second = two["stop"]
+    assert first == second
+    assert 45 <= first < 65
+
+
+@pytest.mark.parametrize(
+    ("seconds", "agreements"),
+    [(0.001, [1, 21, 41, 61]), (0.3, [1, 4, 7, 10]), (90.0, [1, 2, 3, 4])],
+    ids=["fast", "slow", "very-slow"],
+)
+def test_devices_agree_about_a_stop_every_twenty_steps_or_every_second(monkeypatch, seconds, agreements) -> None:
+    now, step, agreed = 0.0, 0, []
+
+    class Several(Devices):
+        def total(self, *values):
+            agreed.append(step)
+            return [float(value) for value in values]
+
+    monkeypatch.setattr(devices_module.time, "monotonic", lambda: now)
+    stop = Several(torch.device("cpu"), 0, 2).agreed(StopSignal())
+    for _ in range(69):
+        now, step = now + seconds, step + 1
+        assert not stop.requested_between_steps()
+    assert agreed[:4] == agreements
+    assert not stop.requested  # at an epoch's end
+    assert agreed[-1] == 69
+
+
 def test_what_devices_tell_each_other(two) -> None:
     assert two["numbers"] == [([3.0, 1.0], True, [0, 1], "of 0")] * 2
     assert two["failure"] == [
@@ -122,6 +154,37 @@ def test_each_row_has_one_owner(count, size, rows) -> None:
     contiguous = [len(own) for own, share in zip(owned, shares, strict=True) if len(share.of(size))]
     if rows.step is None:
         assert max(contiguous) - min(contiguous) <= 1
+
+
+@pytest.mark.parametrize(
+    ("backend", "device"),
+    [pytest.param("gloo", "cpu", id="gloo"), pytest.param("nccl", "cuda", id="nccl", marks=pytest.mark.gpu)],
+)
+def test_gradients_are_summed_by_one_process_too(tmp_path, monkeypatch, backend, device) -> None:
+    """They stay what they are; nothing is sent to the device but once for each set of gradients."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+    try:
+        model = NETWORKS["plain"]().to(device)
+        unused = torch.nn.Parameter(torch.ones(3, device=device))
+        gradients = GradientSum([*model.parameters(), unused])
+        x, y = (tensor.to(device) for tensor in batches(SIZES)[0])
+        expected = torch.autograd.grad(LOSS(model(x), y), list(model.parameters()))
+        sent, make = [], torch.tensor
+        monkeypatch.setattr(torch, "tensor", lambda *a, **o: sent.append(1) or make(*a, **o))
+        for _ in range(3):
+            model.zero_grad()
+            gradients.start()
+            loss = LOSS(model(x), y)
+            loss.backward()
+            total = gradients.finish(torch.stack([loss.detach()] * 2))
+            assert total.tolist() == [pytest.approx(loss.item())] * 2
+            for p, gradient in zip(model.parameters(), expected, strict=True):
+                torch.testing.assert_close(p.grad, gradient)
+            assert unused.grad is None
+        assert len(sent) == 1
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 MODELS = {

@@ -149,6 +149,7 @@ FOLLOWABLE = [
     pytest.param("fp32", 24, True, id="one-micro-batch"),
     pytest.param("fp32", 23, False, id="micro-batches"),
     pytest.param("bf16", None, False, id="autocast"),
+    pytest.param("tf32", None, False, id="rounded"),
 ]
 
 
@@ -177,6 +178,7 @@ CHOSEN = [
     pytest.param("auto", network(), "fp32", "cpu", torch.channels_last, id="convolutions"),
     pytest.param("auto", PERCEPTRON, "fp32", "cpu", torch.contiguous_format, id="none"),
     pytest.param("auto", network(), "fp32", "cuda", torch.contiguous_format, id="gpu-fp32"),
+    pytest.param("auto", network(), "tf32", "cuda", torch.channels_last, id="gpu-tf32"),
     pytest.param("auto", network(), "bf16", "cuda", torch.channels_last, id="gpu-bf16"),
     pytest.param("contiguous", network(), "bf16", "cpu", torch.contiguous_format, id="contiguous"),
     pytest.param("channels_last", network(), "fp32", "cuda", torch.channels_last, id="channels_last"),

@@ -6,22 +6,22 @@ import json
 import logging
 import signal
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from recording import Again, Elsewhere
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.sharpness_aware import SharpnessAware
+from fsbench.training import compiled as compiled_module
 from fsbench.training import fit as fit_module
 from fsbench.training import run as run_module
 from fsbench.training.batch_closure import BatchClosure
+from fsbench.training.compiled import compiled
 from fsbench.training.device_counts import DeviceCounts
 from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.graphed_step import GraphedStep
@@ -48,27 +48,6 @@ METHODS: dict[str, Callable[..., Descent]] = {
 }
 
 
-class Again:
-    """Stands for a CUDA graph where there is no GPU: what was recorded is done again, word for word."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.recordings = 0
-
-    @contextmanager
-    def beside(self) -> Iterator[None]:
-        yield
-
-    def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        self.recordings += 1
-        return step
-
-    def random_state(self) -> Tensor:
-        return torch.get_rng_state()
-
-    def fits(self) -> bool:
-        return True
-
-
 class Full(Again):
     def fits(self) -> bool:
         return False
@@ -77,6 +56,15 @@ class Full(Again):
 class Broken(Again):
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand much more")
+
+
+class BrokenLater(Again):
+    """Short of memory, say, for a second form of the step."""
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        if self.recordings:
+            raise RuntimeError("CUDA out of memory. Tried to allocate")
+        return super().record(step)
 
 
 class Wrong(Again):
@@ -126,21 +114,23 @@ def batches(steps: int, device: torch.device, dtype: torch.dtype, last: int = 24
 
 
 class Trained:
-    """Twenty steps and what they left: the loss summed up after each, all counts, the weights."""
+    """Steps and what they left: the loss summed up after every second, all counts, the weights."""
 
-    def __init__(self, model: nn.Module, method: str, steps: list[tuple[Tensor, Tensor]], recorder=None) -> None:
+    def __init__(
+        self, model: nn.Module, method: str, steps: list[tuple[Tensor, Tensor]], recorder=None, forward=None
+    ) -> None:
         self.optimizer = METHODS[method](model.named_parameters(), model=model)
         device = steps[0][0].device
-        closure = BatchClosure(model, nn.CrossEntropyLoss(), Precision("fp32", device))
-        step = plain = PlainStep(closure, self.optimizer)
+        closure = BatchClosure(forward or model, nn.CrossEntropyLoss(), Precision("fp32", device))
+        self.step = step = PlainStep(closure, self.optimizer)
         if recorder is not None:
-            step = GraphedStep(plain, recorder)
+            self.step = step = GraphedStep(step, recorder)
         self.totals, self.losses = EpochTotals(), []
         for number, (x, y) in enumerate(steps):
             for group in self.optimizer.param_groups:
                 group["lr"] = SGD["lr"] / (1 + number)
             if hasattr(self.optimizer, "compare"):
-                self.optimizer.compare = number % 9 == 0
+                self.optimizer.compare = number % 5 == 0
             step(x, y, len(y), self.totals)
             if number % 2:  # some steps wait on the device
                 step.settle(self.totals)
@@ -154,6 +144,7 @@ def same(found: Trained, expected: Trained, tolerance: float) -> None:
     for mine, theirs in zip(found.weights, expected.weights, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
     mine, theirs = ({**of.totals.state_dict(), "lr": 0.0} for of in (found, expected))
+    assert mine.pop("digits") == pytest.approx(theirs.pop("digits"), rel=0.1)  # of rounding
     assert mine == pytest.approx(theirs, rel=10 * tolerance)
     assert found.optimizer.skipped == expected.optimizer.skipped
     assert found.optimizer.skipped_in_a_row == expected.optimizer.skipped_in_a_row
@@ -162,11 +153,36 @@ def same(found: Trained, expected: Trained, tolerance: float) -> None:
 @pytest.mark.parametrize(("device", "recorder", "dtype", "tolerance"), WHERE)
 @pytest.mark.parametrize("method", METHODS)
 def test_it_is_the_plain_step(device, recorder, dtype, tolerance, method, caplog) -> None:
-    steps = batches(20, device, dtype, last=17)
+    """So are a smaller last batch's and one that compares eps, in whatever order they come."""
+    steps = batches(40, device, dtype, last=17)
     expected = Trained(network(device, dtype), method, steps)
     found = Trained(network(device, dtype), method, steps, recorder(device))
     same(found, expected, tolerance)
+    assert found.step.recorded == (3 if hasattr(found.optimizer, "compare") else 2)
+    # The first step of "late" is not regularised.
+    samples = 8 - (method == "late") if hasattr(found.optimizer, "compare") else 0
+    assert found.totals.compared + found.totals.sampled == samples
     assert caplog.messages == []
+
+
+def test_a_compiled_network_is_not_recorded_on_its_own() -> None:
+    """Not even where the environment asks inductor for graphs of its own."""
+    assert compiled_module._OPTIONS["triton.cudagraphs"] is False
+
+
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("device", "recorder", "dtype", "tolerance"), WHERE)
+@pytest.mark.parametrize("method", ["sgd", "sam", "fsam", "fisher-trace"])
+def test_a_compiled_network_is_recorded_too(device, recorder, dtype, tolerance, method, compiler, caplog) -> None:
+    torch.compiler.reset()
+    steps = batches(30, device, dtype, last=17)
+    expected = Trained(network(device, dtype), method, steps)
+    model = network(device, dtype)
+    forward = compiled(model, device) if compiler == "inductor" else torch.compile(model, backend=compiler)
+    found = Trained(model, method, steps, recorder(device), forward)
+    assert found.step.recorded
+    same(found, expected, tolerance)
+    assert not [message for message in caplog.messages if "cuda_graph" in message]
 
 
 @pytest.mark.parametrize(("device", "recorder", "dtype", "tolerance"), WHERE)
@@ -181,27 +197,10 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(device, recorder, dtyp
     same(found, expected, tolerance)
 
 
-class Elsewhere(TorchDispatchMode):
-    """Notes operations that make tensors outside the device, or bring in some: a graph can't hold that."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self.device, self.found = device, []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        given, made = (
-            {leaf.device for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)}
-            for tree in ((args, kwargs), result)
-        )
-        if len(given) > 1 or made - {self.device}:
-            self.found.append(str(function))
-        return result
-
-
 @pytest.mark.parametrize("batchnorm", [True, False], ids=["batchnorm", "sub-batches-together"])
+@pytest.mark.parametrize("compares", [False, True], ids=["", "compares"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_masked_step_reads_and_makes_nothing_on_the_host(method, batchnorm, monkeypatch) -> None:
+def test_a_masked_step_reads_and_makes_nothing_on_the_host(method, compares, batchnorm, monkeypatch) -> None:
     """On tensors without values, which raise where one is looked at."""
     device = torch.device("meta")
     model = network(device, torch.float32)
@@ -214,18 +213,43 @@ def test_a_masked_step_reads_and_makes_nothing_on_the_host(method, batchnorm, mo
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
     monkeypatch.setattr(RandomReplay, "_state", lambda self: (torch.get_rng_state(), None))
     closure = BatchClosure(model, nn.CrossEntropyLoss(), Precision("fp32", device))
-    counts = DeviceCounts(device)
+    optimizer.compare = compares
+    step = PlainStep(closure, optimizer)
     optimizer.begin()
     with Elsewhere(device) as elsewhere:
-        closure.load(torch.zeros(24, 3, 8, 8, device=device), torch.zeros(24, dtype=torch.int64, device=device), 24)
-        loss, taken = optimizer.masked_step(closure, 24)
-        counts.add(loss, taken, closure.hits, getattr(optimizer, "penalty", None))
+        step.masked(torch.zeros(24, 3, 8, 8, device=device), torch.zeros(24, dtype=torch.int64, device=device), 24)
     assert elsewhere.found == []
+
+
+@pytest.mark.parametrize("members", [None, 2], ids=["one-run", "two-members"])
+def test_what_the_device_counts(members) -> None:
+    """A comparison counts where the step was taken and has a cosine; steps of another size go into the same sums."""
+    runs = members or 1
+    optimizers = [Descent([torch.ones(1, requires_grad=True)], torch.optim.SGD, lr=0.1) for _ in range(runs)]
+    totals = [EpochTotals() for _ in range(runs)]
+    optimizers[-1].skipped_in_a_row = 2
+    counts = DeviceCounts(torch.device("cpu"), members)
+
+    def each(value: float) -> Tensor:
+        return torch.tensor(value if members is None else [value] * members)
+
+    for size, taken, cosine in ((4, False, 0.5), (4, True, 0.5), (3, True, torch.nan), (3, False, 0.5)):
+        counts.begin(optimizers)
+        counts.add(size, each(2.0), each(1.0) > (0 if taken else 1), each(1), alignment=(each(cosine), each(3.0)))
+    counts.begin(optimizers)
+    counts.add(3, each(2.0), each(1.0) > 0, each(2), penalty=each(0.25), digits=each(4.5))
+    counts.give(totals, optimizers)
+    for total in totals:
+        assert (total.steps, total.skipped, total.seen, total.hits, total.loss) == (5, 2, 10, 4, 20.0)
+        assert (total.compared, total.cosine, total.length_ratio) == (1, 0.5, 3.0)
+        assert (total.penalised, total.penalty, total.sampled, total.digits) == (1, 0.25, 1, 4.5)
+    assert counts.longest == [1] * (runs - 1) + [3]
+    assert [(one.skipped, one.skipped_in_a_row) for one in optimizers] == [(2, 0)] * runs
 
 
 def recordings(method: str, recorder: Again, dropout: float = 0.0, last: int = 24) -> int:
     device = torch.device("cpu")
-    Trained(network(device, torch.float32, dropout), method, batches(20, device, torch.float32, last), recorder)
+    Trained(network(device, torch.float32, dropout), method, batches(40, device, torch.float32, last), recorder)
     return recorder.recordings
 
 
@@ -295,8 +319,9 @@ def test_interrupted_between_recorded_steps_it_goes_on(fsbench, quick, monkeypat
 
 RECORDED = [
     pytest.param("sgd", 24, 1, id="one-form"),
-    pytest.param("sgd", 17, 1, id="smaller-batches-between"),
-    pytest.param("late", 24, 1, id="regularised-from-the-second-step"),
+    pytest.param("sgd", 17, 2, id="smaller-batches-between"),
+    pytest.param("sam", 17, 3, id="and-comparing"),
+    pytest.param("late", 24, 2, id="regularised-from-the-second-step"),
 ]
 
 
@@ -329,6 +354,16 @@ def test_where_it_can_not_be_recorded_the_steps_are_plain_and_the_log_says_why(
     assert caplog.messages == [f"trainer.cuda_graph: not used, {reason}"]
 
 
+def test_what_is_recorded_stays_in_use_where_another_form_can_not_be(caplog) -> None:
+    device = torch.device("cpu")
+    steps = batches(40, device, torch.float64, last=17)
+    expected = Trained(network(device, torch.float64), "sgd", steps)
+    found = Trained(network(device, torch.float64), "sgd", steps, BrokenLater(device))
+    same(found, expected, 1e-6)
+    reason = "CUDA out of memory. Tried to allocate"
+    assert caplog.messages == [f"trainer.cuda_graph: used for 1 of 2 forms of the step, {reason}"]
+
+
 def test_a_second_pass_that_hardly_shows_is_missed_all_the_same(monkeypatch, caplog) -> None:
     """A radius of 0.002 turns the step by less than one part in twenty."""
     monkeypatch.setitem(METHODS, "sam", lambda p, **o: SAM(p, torch.optim.SGD, rho=0.002, **SGD, **o))
@@ -344,7 +379,7 @@ def test_a_second_pass_that_hardly_shows_is_missed_all_the_same(monkeypatch, cap
 
 FORBIDDEN = [
     pytest.param((), "needs a GPU", id="cpu"),
-    pytest.param(("trainer.population=true",), "needs a GPU", id="population"),
+    pytest.param(("trainer.population=true",), "needs a GPU", id="alone-in-a-population"),
 ]
 
 

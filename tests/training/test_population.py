@@ -8,12 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from recording import Again, Elsewhere
 from safetensors.torch import load_file
+from torch import nn
 
 from fsbench.config.compose import compose_jobs
+from fsbench.optim import ASAM, FSAM, SAM, Descent
+from fsbench.optim.stacked_descent import StackedDescent
 from fsbench.runs.directory import RunDirectory
 from fsbench.training import population as population_module
 from fsbench.training.population_plan import obstacle, populations
+from fsbench.training.progress import Progress
+from fsbench.training.stacked_closure import StackedClosure
+from fsbench.training.stacked_step import StackedStep
 
 TOGETHER = "trainer.population=true"
 TIMES = {"seconds", "seconds_per_epoch", "seconds_per_step", "peak_memory"}
@@ -109,9 +116,6 @@ def test_a_member_that_diverges_ends_alone(fsbench, quick) -> None:
 
 def test_a_skipped_step_is_skipped_by_one_member_alone(fsbench, quick, monkeypatch) -> None:
     """A member whose gradient is not finite keeps weights, momentum and Adam's count; the others step."""
-    from fsbench.optim import SAM
-    from fsbench.optim.stacked_descent import StackedDescent
-
     for base, options in ((torch.optim.SGD, {"momentum": 0.9}), (torch.optim.AdamW, {"weight_decay": 0.1})):
         torch.manual_seed(0)
         first = [torch.nn.Parameter(torch.randn(3, 2)) for _ in range(2)]
@@ -126,16 +130,32 @@ def test_a_skipped_step_is_skipped_by_one_member_alone(fsbench, quick, monkeypat
                 gradient[0] = torch.inf
             return 0.5 * (w - target).square().flatten(1).sum(1), [gradient]
 
+        stack.begin()
         stack.step(closure)
         before = [p.detach().clone() for p in first]
+        kept = [tensor.clone() for tensors in stack.base.memory for tensor in tensors]
         _, taken = stack.step(lambda weights, closure=closure: closure(weights, bad=True))
-        assert taken == [False, True]
+        assert taken.tolist() == [False, True]
         assert torch.equal(first[0], before[0])
         assert not torch.equal(first[1], before[1])
-        assert [m.skipped for m in members] == [1, 0]
+        for tensor, was in zip((t for tensors in stack.base.memory for t in tensors), kept, strict=True):
+            assert torch.equal(tensor[0], was[0])
+            assert not torch.equal(tensor[1], was[1])
         stack.give()
         if base is torch.optim.AdamW:
             assert [float(m.state[p]["step"]) for m, p in zip(members, first, strict=True)] == [1.0, 2.0]
+
+
+def signal_after(steps: int, monkeypatch) -> None:
+    step, seen = Progress.step, []
+
+    def signalling(self) -> None:
+        step(self)
+        seen.append(1)
+        if len(seen) == steps:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Progress, "step", signalling)
 
 
 @pytest.mark.parametrize("method", ["fsam", "adam"])
@@ -144,22 +164,13 @@ def test_a_skipped_step_is_skipped_by_one_member_alone(fsbench, quick, monkeypat
 def test_interrupted_members_go_on(fsbench, quick, monkeypatch, method, then, steps) -> None:
     line = ["-m", *quick, f"optimizer={method}", "seed=0,1,2"]
     fsbench("train", *line, "runs_dir=alone")
-    add, seen = population_module._Totals.add, []
-
-    def add_and_signal(*arguments):
-        add(*arguments)
-        seen.append(1)
-        if len(seen) == steps:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(population_module._Totals, "add", add_and_signal)
+    signal_after(steps, monkeypatch)
     cut = fsbench("train", *line, "runs_dir=together", TOGETHER)
     assert cut.code == 130
     assert cut.err == f"fsbench: interrupted in epoch {1 + steps // 15}; the same command goes on from there\n"
     assert [run.status for run in runs("together").values()] == ["interrupted"] * 3
     sizes = {run.checkpoint.stat().st_size for run in runs("together").values()}
     assert max(sizes) < 4 * 4 * 1210 + 20000  # its own slices, not the stack
-    monkeypatch.setattr(population_module._Totals, "add", add)
     ended = fsbench("train", *line, "runs_dir=together", *([TOGETHER] if then == "together" else []))
     assert ended.out.endswith("3 done, 0 skipped, 0 failed\n")
     same_runs("together", "alone")
@@ -168,25 +179,111 @@ def test_interrupted_members_go_on(fsbench, quick, monkeypatch, method, then, st
 def test_members_that_stand_elsewhere_are_trained_apart(fsbench, quick, monkeypatch) -> None:
     line = [*quick, "optimizer=sam", TOGETHER]
     fsbench("train", "-m", *line, "seed=0,1,2,3", "runs_dir=alone", "trainer.population=false")
-    add, seen = population_module._Totals.add, []
-
-    def add_and_signal(*arguments):
-        add(*arguments)
-        seen.append(1)
-        if len(seen) == 3:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(population_module._Totals, "add", add_and_signal)
+    signal_after(3, monkeypatch)
     assert fsbench("train", "-m", *line, "seed=0,1", "runs_dir=together").code == 130
     assert fsbench("train", "-m", *line, "seed=0,1,2,3", "runs_dir=together").code == 0
     same_runs("together", "alone")
+
+
+@pytest.fixture
+def recorded(monkeypatch) -> list[Again]:
+    """Steps of populations are recorded; the recorders, one for each set of members."""
+    made = []
+
+    def recorder(device: torch.device) -> Again:
+        made.append(Again(device))
+        return made[-1]
+
+    monkeypatch.setattr(population_module, "records_steps", lambda *_: True)
+    monkeypatch.setattr(population_module, "CudaRecorder", recorder)
+    return made
+
+
+UNEVEN = ("trainer.epochs=5", "trainer.compare_every=4", "dataset.subset=700")
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    ["fsam", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sgd", "nesterov", "adam", "clipped-smoothed"))],
+)
+def test_recorded_members_are_those_that_are_not(fsbench, quick, recorded, caplog, sweep) -> None:
+    """A smaller last batch, and steps that compare SAM's eps, have recordings of their own."""
+    overrides, _ = SWEEPS[sweep]
+    line = ["-m", *quick, *overrides, *UNEVEN, TOGETHER]
+    assert fsbench("train", *line, "runs_dir=recorded").code == 0
+    (recorder,) = recorded
+    compares = sweep not in ("sgd", "adam", "nesterov")
+    assert recorder.recordings == 2 + compares
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(population_module, "records_steps", lambda *_: False)
+        assert fsbench("train", *line, "runs_dir=plain").code == 0
+    same_runs("recorded", "plain")
+    assert not [message for message in caplog.messages if "cuda_graph" in message]
+
+
+def test_a_recorded_member_that_diverges_ends_alone(fsbench, quick, recorded) -> None:
+    """The others are recorded anew; which step it was is known twenty steps later at most."""
+    line = ["-m", *quick, "optimizer=sam", "optimizer.lr=0.05,1e30,0.2", "trainer.max_skipped=3", "base.momentum=0",
+            "trainer.epochs=4"]  # fmt: skip
+    alone = fsbench("train", *line, "runs_dir=alone")
+    together = fsbench("train", *line, "runs_dir=together", TOGETHER)
+    assert (alone.code, together.code) == (3, 3)
+    assert sorted(run.status for run in runs("together").values()) == ["diverged", "done", "done"]
+    for name, run in runs("together").items():
+        if run.finished:
+            close(run.read_results(), RunDirectory(Path("alone") / name).read_results())
+    assert [recorder.recordings > 0 for recorder in recorded] == [False, True]
+
+
+METHODS = {
+    "sgd": lambda p: Descent(p, torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=1e-3),
+    "adam": lambda p: Descent(p, torch.optim.Adam, lr=0.1, weight_decay=1e-3),
+    "adamw": lambda p: SAM(p, torch.optim.AdamW, rho=0.1, lr=0.1),
+    "clipped": lambda p: SAM(p, rho=0.1, lr=0.1, max_norm=1.0),
+    "asam": lambda p: ASAM(p, rho=0.1, lr=0.1),
+    "fsam": lambda p: FSAM(p, rho=0.1, lr=0.1),
+}
+
+
+@pytest.mark.parametrize("network", ["mlp", "lenet"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_reads_and_makes_nothing_on_the_host(method, network, monkeypatch) -> None:
+    """On tensors without values, which raise where one is looked at, once it was assembled."""
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: [1.0] * len(self))
+    device = torch.device("meta")
+    layers = {
+        "mlp": [nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 5)],
+        "lenet": [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 5)],
+    }
+    models = [nn.Sequential(*layers[network]).to(device) for _ in range(3)]
+    step = StackedStep([METHODS[method](m.named_parameters()) for m in models], models[0], nn.CrossEntropyLoss())
+    step.optimizer.compare = True
+    monkeypatch.undo()
+    step.prepare()
+    with Elsewhere(device) as elsewhere:
+        step.masked(torch.zeros(3, 6, 1, 8, 8, device=device), torch.zeros(3, 6, dtype=torch.int64, device=device), 6)
+    assert elsewhere.found == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sweep", ["sgd", "sam", "asam", "fsam", "adam", "lenet-fsam"])
+def test_recorded_members_on_a_gpu(fsbench, quick, caplog, sweep) -> None:
+    overrides, more = SWEEPS[sweep]
+    quick = [word for word in quick if not word.startswith("trainer.device") and not (more and "model" in word)]
+    line = ["-m", *quick, *more, *overrides, *UNEVEN, TOGETHER, "trainer.device=cuda"]
+    for graph in ("true", "false"):
+        assert fsbench("train", *line, f"runs_dir={graph}", f"trainer.cuda_graph={graph}").code == 0
+    assert not [message for message in caplog.messages if "cuda_graph" in message]
+    for name, run in runs("true").items():
+        found, expected = (r.read_results() for r in (run, RunDirectory(Path("false") / name)))
+        assert found["train_loss"] == pytest.approx(expected["train_loss"], rel=0.01)
 
 
 def test_a_failure_of_the_population_is_that_of_each_member(fsbench, quick, monkeypatch) -> None:
     def fails(*_):
         raise RuntimeError("no more memory")
 
-    monkeypatch.setattr(population_module.StackedClosure, "__call__", fails)
+    monkeypatch.setattr(StackedClosure, "__call__", fails)
     ended = fsbench("train", "-m", *quick, "seed=0,1", TOGETHER)
     assert ended.code == 3
     assert ended.out.count("failed, RuntimeError: no more memory; the traceback is in") == 2
@@ -209,10 +306,9 @@ OBSTACLES = [
     (["optimizer=fsam", "optimizer.fisher=per_example"], "optimizer.fisher: gradients of single examples"),
     (["optimizer=sam", "optimizer.perturbation=local"], "optimizer.perturbation=local: one device's own"),
     (["trainer.micro_batch_size=8"], "trainer.micro_batch_size: batches in pieces"),
-    (["trainer.precision=bf16"], "trainer.precision=bf16: loss scale and autocast of one network"),
+    (["trainer.precision=bf16"], "trainer.precision=bf16: a population is trained in fp32"),
     (["trainer.devices=2"], "trainer.devices=2: several devices for one run"),
     (["trainer.compile=true"], "trainer.compile=true: one network is compiled"),
-    (["trainer.cuda_graph=true"], "trainer.cuda_graph=true: the step of one network is recorded"),
     (["trainer.fast_dev_run=true"], "trainer.fast_dev_run=true: two steps"),
     (["logger=tensorboard"], "logger=tensorboard: follows one run"),
     ([], None),

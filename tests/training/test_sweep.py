@@ -10,6 +10,7 @@ import pytest
 from data.tiny_sets import write_folder
 
 from fsbench.training import run as run_module
+from fsbench.training.attempt import _files_now
 
 SWEEP = ("-m", "optimizer=sgd,sam", "seed=0,1")
 
@@ -43,6 +44,28 @@ def test_sweep_and_table(fsbench, quick) -> None:
     latex = fsbench("table", "runs", "--format", "latex", "--by", "optimizer.lr", "--where", "optimizer=sam")
     assert r"test accuracy \%" in latex.out
     assert r"\toprule" in latex.out
+
+
+def test_a_folder_that_has_changed_since_is_told_so(fsbench, quick) -> None:
+    write_folder(Path("images"))
+    arguments = [*quick, "dataset=folder", "dataset.root=images", "trainer.batch_size=8"]
+    assert fsbench("train", *arguments).code == 0
+    assert "changed" not in fsbench("train", *arguments).out
+    Path("images/train/ant/00.png").rename("images/train/ant/99.png")
+    _files_now.cache_clear()
+    root = Path("images").absolute()
+    for sweep in ((), ("-m",)):
+        again = fsbench("train", *arguments, *sweep)
+        assert again.code == 0
+        assert f" s; the files in dataset.root={root} have changed since" in again.out
+    _files_now.cache_clear()
+
+
+def test_a_sweep_of_nothing_but_bad_input(fsbench, quick) -> None:
+    ended = fsbench("train", *quick, *SWEEP, "trainer.batch_size=5000")
+    assert ended.code == 2
+    assert ended.out.count(": failed, trainer.batch_size=5000: must be at most the 1437 training images") == 4
+    assert fsbench("train", *quick, "-m", "trainer.batch_size=128,5000").code == 3
 
 
 def test_a_failed_run_does_not_stop_the_others(fsbench, quick, monkeypatch) -> None:

@@ -17,15 +17,15 @@ def autoaugment(images: Tensor, policy: str, generator: torch.Generator | None) 
     """Apply a sub-policy of `policy` ("cifar10", "svhn" or "imagenet") to each of the images, uint8 (B, 1 or 3, H, W).
 
     The operations are those of torchvision's `v2.AutoAugment` on uint8 tensors (nearest neighbour, black outside),
-    and so is the distribution. Returns a new tensor; the host waits for the device once.
-    (Cubuk et al. 2019, section 3 and appendix A.)
+    and so is the distribution; `generator` is one of the CPU. Returns a new tensor; the host does not wait for the
+    device. (Cubuk et al. 2019, section 3 and appendix A.)
     """
     prepared = plan(policy, *images.shape[2:], images.device)
     return apply_in_turn(images, draw(prepared, len(images), generator), prepared.tables)
 
 
 class Plan(NamedTuple):
-    """A policy for one size of image, on the images' device; P sub-policies of two operations each."""
+    """A policy for one size of image; P sub-policies of two operations each, on the CPU."""
 
     chance: Tensor
     """float32 (P, 2): with what probability an operation is applied."""
@@ -40,10 +40,9 @@ def draw(plan: Plan, batch: int, generator: torch.Generator | None) -> Tensor:
     The sub-policy is uniform; whether an operation is applied and the sign of its magnitude are drawn for each
     operation by itself.
     """
-    device = plan.chance.device
-    policy = torch.randint(len(plan.chance), (batch,), generator=generator, device=device)
-    sign = torch.randint(2, (batch, 2, 1), generator=generator, device=device)
-    applied = torch.rand(batch, 2, generator=generator, device=device) < plan.chance[policy]
+    policy = torch.randint(len(plan.chance), (batch,), generator=generator)
+    sign = torch.randint(2, (batch, 2, 1), generator=generator)
+    applied = torch.rand(batch, 2, generator=generator) < plan.chance[policy]
     return plan.number[policy].gather(2, sign).squeeze(2) * applied
 
 
@@ -64,8 +63,4 @@ def plan(policy: str, height: int, width: int, device: torch.device) -> Plan:
             size = magnitude(operation, level, height, width)
             signed = (-size, size) if operation in SIGNED else (size, size)
             number[-1].append([steps.setdefault((operation, each), 1 + len(steps)) for each in signed])
-    return Plan(
-        torch.tensor(chance, device=device),
-        torch.tensor(number, device=device),
-        tabulate(steps, height, width, device),
-    )
+    return Plan(torch.tensor(chance), torch.tensor(number), tabulate(steps, height, width, device))

@@ -11,6 +11,7 @@ from torchvision.transforms import AutoAugmentPolicy, v2
 from fsbench.config.augment import AugmentOptions
 from fsbench.data.augment.batch import check_channels
 from fsbench.data.augment.cutout import check_side, cutout_
+from fsbench.data.augment.flip_crop import Padding, check_crop
 from fsbench.data.augment.normalize import normalize
 from fsbench.errors import UsageError
 
@@ -20,11 +21,12 @@ def image_transform(
 ) -> Callable[[Image], Tensor]:
     """The training transform: an image to a normalised float32 tensor (C, S, S), S = `options.image_size(size)`.
 
-    Resize, flip, crop, AutoAugment, colour jitter, normalise, Cutout, each as asked for. `size` is the data set's side
-    in pixels; None leaves images their own. The image is converted to grey or RGB by the length of `mean`.
+    Resize, flip, crop, AutoAugment (or it before them), colour jitter, normalise, Cutout, each as asked for. `size` is
+    the data set's side in pixels; None leaves images their own. The image is converted to grey or RGB by the length of
+    `mean`.
 
     Raises UsageError where `resize` or `random_resized_crop` lack a size or `resize` is smaller than it, for
-    AutoAugment on other than 1 or 3 channels, and for a Cutout larger than the image.
+    AutoAugment on other than 1 or 3 channels, and for a Cutout or a reflection larger than the image.
     """
     side = _check(options, mean, size)
     steps: list[nn.Module] = []
@@ -36,12 +38,15 @@ def image_transform(
         steps.append(v2.Resize((side, side)))
     # from here on uint8 tensors, on which torchvision computes what the batched path does
     steps.append(v2.PILToTensor())
+    policy = [v2.AutoAugment(AutoAugmentPolicy(options.autoaugment))] if options.autoaugment else []
+    if options.autoaugment_first:
+        steps += policy
     if options.flip:
         steps.append(v2.RandomHorizontalFlip())
     if options.crop:
-        steps.append(PadAndCrop(options.crop))
-    if options.autoaugment:
-        steps.append(v2.AutoAugment(AutoAugmentPolicy(options.autoaugment)))
+        steps.append(PadAndCrop(options.crop, options.padding))
+    if not options.autoaugment_first:
+        steps += policy
     if options.color_jitter:
         steps.append(v2.ColorJitter(options.color_jitter, options.color_jitter, options.color_jitter))
     steps.append(Normalize(mean, std))
@@ -69,14 +74,16 @@ def eval_transform(
 
 
 class PadAndCrop(nn.Module):
-    """Pad by zeros on each side, crop back to the image's own size at a random place."""
+    """Pad by `crop` pixels on each side, crop back to the image's own size at a random place."""
 
-    def __init__(self, padding: int) -> None:
+    def __init__(self, crop: int, padding: Padding) -> None:
         super().__init__()
-        self.padding = padding
+        self.crop, self.padding = crop, padding
+        self.mode = "constant" if padding == "zeros" else padding
 
     def forward(self, image: Tensor) -> Tensor:
-        return v2.RandomCrop(image.shape[1:], padding=self.padding)(image)
+        check_crop(self.crop, self.padding, min(image.shape[1:]))
+        return v2.RandomCrop(image.shape[1:], padding=self.crop, padding_mode=self.mode)(image)
 
 
 class Normalize(nn.Module):
@@ -116,4 +123,5 @@ def _check(options: AugmentOptions, mean: Sequence[float], size: int | None) -> 
         raise UsageError("augment.resize", options.resize, f"must be at least {side}, the side of the crop")
     if side is not None:
         check_side(options.cutout, side)
+        check_crop(options.crop, options.padding, side)
     return side

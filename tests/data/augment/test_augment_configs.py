@@ -12,15 +12,20 @@ from fsbench.config.augment import AugmentOptions
 from fsbench.data.augment import batch_augment, eval_transform, image_transform
 
 CONF = Path(__file__).parents[3] / "conf" / "augment"
+# fmt: off
 EXPECTED = {
     "none": {},
     "flip": {"flip": True},
     "crop1_flip": {"flip": True, "crop": 1},
     "crop4_flip": {"flip": True, "crop": 4},
-    "autoaugment_cutout": {"flip": True, "crop": 4, "autoaugment": "cifar10", "cutout": 16},
+    "autoaugment_cutout": {
+        "flip": True, "crop": 4, "padding": "reflect", "autoaugment": "cifar10", "autoaugment_first": True,
+        "cutout": 16,
+    },
     "imagenet": {"flip": True, "random_resized_crop": True, "resize": 256},
     "imagenet128": {"flip": True, "resize": 128, "size": 114, "color_jitter": 0.4},
 }
+# fmt: on
 
 
 def test_every_file_is_expected():
@@ -44,7 +49,16 @@ def test_file_holds_every_key_and_loads(name):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("crop", -1), ("crop", 1.5), ("cutout", -1), ("autoaugment", "mnist"), ("flip", 1), ("resize", 0), ("flop", True)],
+    [
+        ("crop", -1),
+        ("crop", 1.5),
+        ("cutout", -1),
+        ("autoaugment", "mnist"),
+        ("flip", 1),
+        ("resize", 0),
+        ("flop", True),
+        ("padding", "edge"),
+    ],
 )
 def test_bad_values_are_refused(key, value):
     with pytest.raises(ValidationError):

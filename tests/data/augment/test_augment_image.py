@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import v2
+from torchvision.transforms import AutoAugmentPolicy, v2
 from torchvision.transforms.v2 import functional as tv
 
 from fsbench.config.augment import AugmentOptions
@@ -102,6 +102,19 @@ def test_jitter_follows_torchvision_and_the_seed():
     assert not torch.equal(found, seeded(transform, photo(), 4))
 
 
+@pytest.mark.parametrize("first", [False, True], ids=["after the crop", "before it"])
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+def test_the_order_is_the_one_asked_for(padding, first):
+    options = AugmentOptions(flip=True, crop=9, padding=padding, autoaugment="cifar10", autoaugment_first=first)
+    mode = "constant" if padding == "zeros" else padding
+    moved = [v2.RandomHorizontalFlip(), v2.RandomCrop((100, 150), padding=9, padding_mode=mode)]
+    changed = [v2.AutoAugment(AutoAugmentPolicy.CIFAR10)]
+    reference = v2.Compose([v2.PILToTensor(), *(changed + moved if first else moved + changed)])
+    transform = image_transform(options, MEAN, STD, None)
+    for seed in range(10):
+        assert torch.equal(seeded(transform, photo(), seed), normalize(seeded(reference, photo(), seed), MEAN, STD))
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_are_converted_to_the_channels_of_the_mean(mode, channels):
@@ -118,8 +131,9 @@ def test_images_are_converted_to_the_channels_of_the_mean(mode, channels):
         ({"resize": 100}, 114, "augment.resize=100: must be at least 114, the side of the crop"),
         ({"resize": 100, "random_resized_crop": True}, 224, "augment.resize=100: must be at least 224"),
         ({"cutout": 16}, 8, "augment.cutout=16: must be at most 8, the side of the images"),
+        ({"crop": 8, "padding": "reflect"}, 8, "augment.crop=8: must be at most 7 to pad these images by reflection"),
     ],
-    ids=["no-size-rrc", "no-size-resize", "small-resize", "small-resize-rrc", "large-hole"],
+    ids=["no-size-rrc", "no-size-resize", "small-resize", "small-resize-rrc", "large-hole", "large-reflection"],
 )
 def test_sizes_that_do_not_fit_are_refused(build, options, size, message):
     with pytest.raises(UsageError) as error:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import random
 
 import pytest
 import torch
 from torch import Tensor
 from torchvision.transforms import AutoAugmentPolicy, v2
-from torchvision.transforms.v2 import functional as tv
+from torchvision_steps import ROUNDED, torchvision
 
 from fsbench.data.augment.autoaugment import plan, sub_policies
 from fsbench.data.augment.magnitudes import LEVELS, SIGNED, magnitude
@@ -18,31 +17,7 @@ from fsbench.data.augment.steps import FAMILIES, Step, apply_in_turn, tabulate
 CPU = torch.device("cpu")
 OPERATIONS = sorted(operation for family in FAMILIES for operation in family.operations)
 WITHOUT_MAGNITUDE = {"AutoContrast", "Equalize", "Invert"}
-# rounded once or twice, by processor and place in the vector: at most one level, and rarely
-ROUNDED = {"Color", "Contrast", "Sharpness"}
 SIZES = [(32, 32), (28, 28), (17, 33), (2, 5)]
-
-
-def torchvision(image: Tensor, step: Step) -> Tensor:
-    """The step as `v2.AutoAugment` applies it to one uint8 image (C, H, W)."""
-    operation, size = step
-    slope = math.degrees(math.atan(size))
-    return {
-        "ShearX": lambda: tv.affine(image, 0.0, [0, 0], 1.0, [slope, 0.0], center=[0, 0]),
-        "ShearY": lambda: tv.affine(image, 0.0, [0, 0], 1.0, [0.0, slope], center=[0, 0]),
-        "TranslateX": lambda: tv.affine(image, 0.0, [int(size), 0], 1.0, [0.0, 0.0]),
-        "TranslateY": lambda: tv.affine(image, 0.0, [0, int(size)], 1.0, [0.0, 0.0]),
-        "Rotate": lambda: tv.rotate(image, size),
-        "Brightness": lambda: tv.adjust_brightness(image, 1.0 + size),
-        "Color": lambda: tv.adjust_saturation(image, 1.0 + size),
-        "Contrast": lambda: tv.adjust_contrast(image, 1.0 + size),
-        "Sharpness": lambda: tv.adjust_sharpness(image, 1.0 + size),
-        "Posterize": lambda: tv.posterize(image, int(size)),
-        "Solarize": lambda: tv.solarize(image, 255.0 * size),
-        "AutoContrast": lambda: tv.autocontrast(image),
-        "Equalize": lambda: tv.equalize(image),
-        "Invert": lambda: tv.invert(image),
-    }[operation]()
 
 
 def hard_images(channels: int, height: int, width: int) -> Tensor:
@@ -151,6 +126,6 @@ def test_steps_on_a_gpu_are_those_on_the_cpu(policy):
     number = torch.arange(1, len(on_cpu.steps) + 1).repeat_interleave(len(images))[:, None]
     images = images.repeat(len(on_cpu.steps), 1, 1, 1)
     expected = apply_in_turn(images, number, on_cpu).int()
-    found = apply_in_turn(images.cuda(), number.cuda(), on_gpu).cpu().int()
+    found = apply_in_turn(images.cuda(), number, on_gpu).cpu().int()
     assert (found - expected).abs().max() <= 1
     assert (found != expected).float().mean() < 0.001
