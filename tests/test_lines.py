@@ -1,13 +1,20 @@
-"""Text of others on a terminal."""
+"""Lines for people: text of others on a terminal, and streams that are closed, full, unread or without the letters."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from fsbench.lines import printable
+
+QUICK = ("dataset=digits", "model=mlp", "model.widths=[8]", "trainer.epochs=1", "trainer.max_steps=3")
+COMMAND = f"{sys.executable} -m fsbench"
+STREAMS = {"stderr closed": "2>&-", "all closed": "<&- >&- 2>&-", "both full": ">/dev/full 2>/dev/full"}
 
 
 @pytest.mark.parametrize(
@@ -39,3 +46,28 @@ def test_a_label_of_others_in_a_table(fsbench, quick) -> None:
     Path("runs/x/summary.json").write_text(json.dumps(summary))
     said = fsbench("table", "--by", "model,trainer.epochs", "--columns", "steps", "--format", "csv").out
     assert said.splitlines()[1] == "'=cmd|' /C calc'!A0,-2,1,1.0,"
+
+
+def shell(line: str, place: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", line], cwd=place, capture_output=True, text=True, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize("streams", STREAMS.values(), ids=STREAMS)
+def test_a_sweep_is_trained_whatever_becomes_of_its_lines(tmp_path, streams) -> None:
+    done = shell(f"{COMMAND} train -m {' '.join(QUICK)} seed=0,1 {streams}", tmp_path)
+    assert (done.returncode, len(list(tmp_path.glob("runs/*/summary.json")))) == (0, 2), done.stderr
+    for path in tmp_path.rglob("*.json"):
+        assert path.read_text().startswith("{")  # no file was given the number of a stream
+
+
+def test_tables(tmp_path) -> None:
+    assert shell(f"{COMMAND} train -m {' '.join(QUICK)} seed=0,1", tmp_path).returncode == 0
+    full = shell(f"{COMMAND} table > /dev/full", tmp_path)
+    assert (full.returncode, full.stderr) == (1, "fsbench: OSError: [Errno 28] No space left on device\n")
+    assert shell(f"{COMMAND} table | true; exit ${{PIPESTATUS[0]}}", tmp_path).returncode == 0
+    plain = shell(f"{COMMAND} table", tmp_path, PYTHONIOENCODING="ascii")
+    assert plain.returncode == 0
+    assert " +- " in plain.stdout
+    assert " ± " in shell(f"{COMMAND} table", tmp_path, PYTHONIOENCODING="utf-8").stdout

@@ -29,6 +29,7 @@ from fsbench.reproduce.provenance import refuse_smaller, without_places
 from fsbench.reproduce.request import Request, read_request
 from fsbench.reproduce.tasks import missing_tasks
 from fsbench.reproduce.write import write_artefact
+from fsbench.runs.directory import refuse_unwritable
 from fsbench.training.stop_signal import at_once, stop_signal
 
 
@@ -115,7 +116,7 @@ class _Work:
         self.plans = self.plan()
 
     def directory(self, artefact: Artefact | Computed) -> Path:
-        return Path(self.request.config.results_dir).expanduser() / artefact.name
+        return Path(self.request.config.results_dir) / artefact.name
 
     def render(self) -> int:
         """Draw again what was asked for, from the runs that are there."""
@@ -188,7 +189,9 @@ class _Work:
             raise Interrupted(f"{failure} ({summary(self.plans)})") from None
 
     def _refuse(self) -> None:
-        """See that captions can be written and nothing larger is overwritten, before anything is begun."""
+        """See that all can be written and nothing larger is overwritten, before anything is begun."""
+        for key in ("results_dir", "runs_dir"):
+            refuse_unwritable(key, Path(getattr(self.request.config, key)))
         for plan in self.plans:
             _ = plan.cuts
         for artefact in self.request.artefacts:

@@ -16,7 +16,7 @@ Beside the options below:
   GROUP=NAME, GROUP.KEY=VALUE (trainer.epochs=3)  change every run
   sharpness.KEY=VALUE (sharpness.samples=100)     change how it is measured
   executor=ray|slurm, executor.KEY=VALUE         runs side by side; fsbench train executor=ray --help shows the keys
-  --papers DIR       tables and figures of your own: DIR/<paper>.py with a tuple ARTEFACTS; their Python is run
+  --papers DIR       tables and figures of your own: DIR/<paper>.py with a tuple ARTEFACTS; the files are run as Python
 
 Runs are those of `fsbench train`, in runs_dir; what is finished and measured is not done again, and the same command
 goes on where it was interrupted. A run that fails leaves a gap with its reason. Whatever was cut (epochs, images,

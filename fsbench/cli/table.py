@@ -39,6 +39,9 @@ def main(arguments: Sequence[str]) -> int:
 
     by = _names(options.by)
     columns = [name for name in _names(options.columns) if name not in by]
+    for option, names, given in (("--by", by, options.by), ("--columns", columns, options.columns)):
+        if not names:
+            raise UsageError(option, given, "names nothing; see fsbench table --help")
     conditioned = [condition.partition("=")[0] for condition in options.where]
     records = read_records(options.runs, asked=[*by, *columns, *conditioned])
     rows = records.rows

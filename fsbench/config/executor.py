@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from fsbench.config.options import Options
+from fsbench.config.options import Options, Processes
 
 
 def _made_of(pattern: str, allowed: str) -> AfterValidator:
@@ -39,7 +39,7 @@ class SerialOptions(Options):
 class PooledOptions(Options):
     """What each run is given, and how often one that lost its worker is tried again."""
 
-    workers: Annotated[int, Field(ge=1)] | None
+    workers: Processes | None
     cpus: Annotated[int, Field(ge=1)]
     gpus: Annotated[float, Field(ge=0)] | None
     memory: Annotated[float, Field(gt=0)] | None

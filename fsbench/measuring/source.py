@@ -19,7 +19,7 @@ from fsbench.config.sharpness import MovedDataset, SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.errors import UsageError, did_you_mean
 from fsbench.runs.atomic import write_text
-from fsbench.runs.directory import RunDirectory
+from fsbench.runs.directory import RunDirectory, refuse_unwritable
 from fsbench.runs.read import Unreadable, read_json, read_yaml
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def find_source(job: Job[SharpnessConfig]) -> Source:
 
 
 def _run(config: SharpnessConfig) -> Source:
-    path = Path(config.run or "").expanduser()
+    path = Path(config.run or "")
     directory = RunDirectory(path)
     if not path.is_dir():
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
@@ -165,13 +165,14 @@ def _network(config: SharpnessConfig, choices: dict[str, str]) -> Source:
     name = (model.name or choices["model"]) if isinstance(model, Timm) else choices["model"]
     identity = hashlib.sha256(json.dumps(found.described, sort_keys=True).encode()).hexdigest()[:8]
     default = _RUNS / "sharpness" / f"{choices['dataset']}-{name.replace('/', '_')}-{identity}"
-    place = Path(config.out).expanduser() if config.out is not None else default
+    place = Path(config.out) if config.out is not None else default
     _refuse_other(place, found.described)
     return Source(**{**vars(found), "directory": RunDirectory(place)})
 
 
 def _refuse_other(place: Path, described: dict[str, Any]) -> None:
-    """Raise UsageError where the directory is another network's, or something else."""
+    """Raise UsageError where the directory is another network's, or something else, or can't be written."""
+    refuse_unwritable("out", place)
     if place.exists() and not place.is_dir():
         raise UsageError("out", place, "is not a directory")
     if not place.is_dir():

@@ -24,6 +24,7 @@ _NO_FILE = "a link, or no plain file"
 # What a run that is not finished can be said to be.
 _STATUSES = ("running", "done", "failed", "diverged", "interrupted")
 
+
 class RunIsBusy(FsbenchError):
     """Another process holds the run's lock."""
 
@@ -275,3 +276,11 @@ def is_result(value: Any) -> bool:
     if isinstance(value, int):
         return abs(value) < 2**63
     return value is None or isinstance(value, float)
+
+
+def refuse_unwritable(key: str, directory: Path) -> None:
+    """Raise UsageError where a directory is not there and can't be made, or nothing can be written in it."""
+    above = next(place for place in (directory, *directory.absolute().parents) if os.path.lexists(place))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        problem = "can't be written to" if above.is_dir() else "is not a directory"
+        raise UsageError(key, directory, f"can't be written: {above} {problem}")

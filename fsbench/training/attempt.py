@@ -17,6 +17,9 @@ from fsbench.runs.directory import RunDirectory, RunIsBusy
 from fsbench.runs.read import Unreadable
 from fsbench.training.stop_signal import StopSignal
 
+# What torch's launcher sets for each process.
+_LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -111,8 +114,30 @@ def run(job: Job, stop: StopSignal) -> dict[str, Any]:
 
 
 def by_torchrun() -> bool:
-    """Whether this process is one of several that torch's launcher started."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
+    """Whether this process is one of several that torch's launcher started.
+
+    Raises:
+        UsageError: the environment says so, and lacks what the launcher sets beside it.
+    """
+    given = {name: os.environ.get(name) or None for name in _LAUNCHED}
+    count = _number("WORLD_SIZE", given["WORLD_SIZE"] or "1")
+    if count < 2 or given["RANK"] is None:
+        return False
+    for name, value in given.items():
+        if value is None:
+            problem = f"{name} is not set; torchrun sets both, and without it the variables have to be unset"
+            raise UsageError("WORLD_SIZE", count, problem)
+    for name in ("RANK", "LOCAL_RANK"):
+        if not 0 <= _number(name, given[name]) < count:
+            raise UsageError(name, given[name], f"must be 0 to {count - 1}, below WORLD_SIZE")
+    _number("MASTER_PORT", given["MASTER_PORT"])
+    return True
+
+
+def _number(name: str, text: str | None) -> int:
+    if text is None or not text.isdecimal():
+        raise UsageError(name, text, "the environment variable must be a whole number, as torchrun sets it")
+    return int(text)
 
 
 def attempt(job: Job, stop: StopSignal) -> Outcome:

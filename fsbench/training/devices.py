@@ -84,7 +84,7 @@ class Devices(Processes):
             device = torch.device("cuda", local)
             torch.cuda.set_device(device)
         elif "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
         # What lies on the CPU (states, flags) goes through gloo everywhere.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         with by_default():
@@ -245,7 +245,7 @@ def refuse_absent(name: str, devices: int, key: str = "trainer.devices") -> None
     """Raise UsageError where a node has fewer GPUs than it has processes."""
     if build_device(name).type != "cuda":
         return
-    there, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", devices))
+    there, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE") or devices)
     if there < wanted:
         raise UsageError(
             key, devices, f"there {'is 1 GPU' if there == 1 else f'are {there} GPUs'} here; "

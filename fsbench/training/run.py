@@ -132,11 +132,12 @@ def _trained(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
                 log.warning(_FEW_DIGITS, digits)
 
         try:
-            fit(
-                state, batches, evaluations, options.trainer, loss,
-                forward=forward, save=save, on_step=progress.step, on_epoch=on_epoch, stop=stop, devices=devices,
-                recorded=records_steps(options, device),
-            )  # fmt: skip
+            with _few_rows_named(options):
+                fit(
+                    state, batches, evaluations, options.trainer, loss,
+                    forward=forward, save=save, on_step=progress.step, on_epoch=on_epoch, stop=stop, devices=devices,
+                    recorded=records_steps(options, device),
+                )  # fmt: skip
         finally:
             progress.close()
             close_logger()
@@ -308,6 +309,24 @@ def finish(
 class _LogFile(logging.FileHandler):
     def _open(self) -> IO[str]:
         return open_log(Path(self.baseFilename))
+
+
+@contextmanager
+def _few_rows_named(options: TrainConfig) -> Iterator[None]:
+    """Name the option that hands the network single rows, where its BatchNorm needs more: maps of 1 x 1 pixel, say."""
+    try:
+        yield
+    except ValueError as failure:
+        if "Expected more than 1 value per channel" not in str(failure):
+            raise
+        given = {
+            "trainer.micro_batch_size": options.trainer.micro_batch_size,
+            "optimizer.m": getattr(options.optimizer, "m", None),
+            "optimizer.sub_batches": getattr(options.optimizer, "sub_batches", None),
+        }
+        key, value = next(((k, v) for k, v in given.items() if v), ("trainer.batch_size", options.trainer.batch_size))
+        problem = "passes of one row are left, of which BatchNorm has no statistics where maps shrink to 1 x 1 pixel"
+        raise UsageError(key, value, f"{problem}; let each pass have more rows, or use larger images") from failure
 
 
 @contextmanager

@@ -8,8 +8,10 @@ from fsbench.config.compose import compose_jobs
 from fsbench.errors import UsageError
 
 WRONG = {
-    "newline": ('executor.partition="a\n#SBATCH --wrap=x"', "executor.partition=a\n#SBATCH --wrap=x: "
-                "must be made of letters, digits and . , _ - only"),
+    "newline": (
+        'executor.partition="a\n#SBATCH --wrap=x"',
+        "executor.partition=a\n#SBATCH --wrap=x: must be made of letters, digits and . , _ - only",
+    ),
     "space": ("executor.partition='a b'", "executor.partition=a b: must be made of letters, digits and . , _ - only"),
     "dash first": ("executor.partition='-a'", "executor.partition=-a: must be made of"),
     "value": ("executor.sbatch={account: 'a;reboot'}", "must be made of letters, digits, spaces and"),

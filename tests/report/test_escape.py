@@ -33,9 +33,18 @@ def test_latex_text(text, escaped) -> None:
 
 @pytest.mark.parametrize(
     ("text", "escaped"),
-    [("a|b", r"a\|b"), ("2*3*4", r"2\*3\*4"), ("p < 0.05", "p < 0.05"), ("<b>", "&lt;b>"), ("a\nb", "a b"),
-     ("[0.2] (3)", "[0.2] (3)"), ("[a](b)", r"[a\](b)"), ("![a][b]", r"![a\][b]"), ("https://a.b", r"https\://a.b"),
-     ("www.a.b", r"www\.a.b")],
+    [
+        ("a|b", r"a\|b"),
+        ("2*3*4", r"2\*3\*4"),
+        ("p < 0.05", "p < 0.05"),
+        ("<b>", "&lt;b>"),
+        ("a\nb", "a b"),
+        ("[0.2] (3)", "[0.2] (3)"),
+        ("[a](b)", r"[a\](b)"),
+        ("![a][b]", r"![a\][b]"),
+        ("https://a.b", r"https\://a.b"),
+        ("www.a.b", r"www\.a.b"),
+    ],
 )
 def test_markdown_text(text, escaped) -> None:
     assert markdown_text(text) == escaped
