@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import traceback
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from fsbench.config.compose import Job
 from fsbench.errors import FsbenchError, Interrupted, UsageError, first_line, portable
 from fsbench.image_folder import files_digest, folder_parts
 from fsbench.runs.directory import RunDirectory, RunIsBusy
-from fsbench.runs.read import Unreadable
+from fsbench.runs.read import Unreadable, read_json
 from fsbench.training.stop_signal import StopSignal
 
 # What torch's launcher sets for each process.
@@ -173,7 +172,7 @@ def already_done(job: Job, directory: RunDirectory, results: dict[str, Any]) -> 
     root, changed = job.config.dataset.root, ""
     if root is not None:
         try:
-            recorded = json.loads(directory.provenance.read_text(encoding="utf-8"))["data"]["files"]
+            recorded = read_json(directory.provenance)["data"]["files"]
             if recorded != _files_now(root):
                 changed = f"; the files in dataset.root={root} have changed since"
         except (OSError, ValueError, KeyError, TypeError, UsageError):
