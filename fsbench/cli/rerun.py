@@ -25,6 +25,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(list(arguments))
     if by_torchrun():
         raise UsageError("rerun", options.run, "not with torchrun; say trainer.devices=N")
+    if not os.path.isdir(options.run):
+        raise UsageError("rerun", options.run, "is not a run directory")
     file = options.run / "provenance.json"
     try:
         overrides = read_json(file).get("overrides")
