@@ -51,8 +51,6 @@ SGD_PLAIN = "SGD of torch, NCHW"
 TEXTBOOK = "textbook SAM, NCHW"
 PEER_SAM = "pytorch-optimizer SAM, NCHW"
 MEAN = "Fisher trace M=8, full_batch=mean (fsbench)"
-TOGETHER = "Fisher trace M=8, together=true (fsbench)"
-APART = "Fisher trace M=8, together=false (fsbench)"
 BARE = "8 sub-batches forward and backward alone"
 COPY = "copying the weights"
 MOVE = "SAM, w to w + eps and back alone (fsbench)"
@@ -99,9 +97,7 @@ METHODS: dict[str, Callable[..., Descent]] = {
     "SAM": lambda p, **o: SAM(p, torch.optim.SGD, rho=0.05, **{**OWN, **o}),
     "ASAM": lambda p, **o: ASAM(p, torch.optim.SGD, rho=0.5, eta=0.01, **{**OWN, **o}),
     "FSAM": lambda p, **o: FSAM(p, torch.optim.SGD, rho=0.1, eta=1.0, **{**OWN, **o}),
-    REGULARISER: lambda p, **o: FisherTrace(
-        p, torch.optim.SGD, start="immediately", **{**OWN, "together": "auto", **o}
-    ),
+    REGULARISER: lambda p, **o: FisherTrace(p, torch.optim.SGD, start="immediately", **{**OWN, **o}),
 }
 
 
@@ -296,8 +292,6 @@ def regulariser_ways(network: str, setting: Setting) -> Ways:
         own("SGD"): partial(build, "SGD"),
         own(REGULARISER): partial(build, REGULARISER),
         MEAN: partial(build, REGULARISER, full_batch="mean"),
-        APART: partial(build, REGULARISER, together=False),
-        TOGETHER: partial(build, REGULARISER, together=True),
         BARE: partial(bare, network, setting),
     }.items():
         yield Row("regulariser", network, name), made

@@ -74,9 +74,8 @@ class FisherTraceOptions(Options):
     beta: NonNegative
     sub_batches: Annotated[int, Field(ge=1)]
     start: Literal["first_drop", "immediately"]
-    # Records of runs from before these load without them.
+    # Records of runs from before it load without it.
     full_batch: Literal["own", "mean"] = "own"
-    together: Literal["auto", True, False] = "auto"
 
 
 OptimizerOptions = Annotated[

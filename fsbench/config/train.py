@@ -123,19 +123,3 @@ class TrainConfig(Options):
                 "use optimizer.start=immediately"
             )
         return self
-
-    @model_validator(mode="after")
-    def _together_is_one_pass(self) -> TrainConfig:
-        trainer = self.trainer
-        pieces = {
-            "compile": trainer.compile,
-            "micro_batch_size": trainer.micro_batch_size,
-            "devices": trainer.devices > 1,
-        }
-        for key in (key for key, holds in pieces.items() if holds):
-            if getattr(self.optimizer, "together", None) is True:
-                raise ValueError(
-                    f"optimizer.together=true: needs each mini-batch in one pass of the network as it is, which "
-                    f"trainer.{key} rules out; use optimizer.together=auto"
-                )
-        return self

@@ -191,10 +191,11 @@ def _refuse_other(place: Path, described: dict[str, Any]) -> None:
 
 
 def _trained_as(directory: RunDirectory) -> TrainConfig:
+    recorded = read_yaml(directory.config)
+    if isinstance(recorded.get("optimizer"), dict):
+        recorded["optimizer"].pop("together", None)  # older runs say how their sub-batches were passed
     try:
-        return load(read_yaml(directory.config), TrainConfig)
-    except Unreadable:
-        raise
+        return load(recorded, TrainConfig)
     except UsageError as failure:
         raise UsageError("run", directory.path, f"its config.yaml can't be used: {failure}") from None
 

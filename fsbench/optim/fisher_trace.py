@@ -12,7 +12,6 @@ from torch import Tensor
 
 from fsbench.optim.beside import Beside
 from fsbench.optim.descent import Closure, Descent, NonFiniteGradient, no_rows
-from fsbench.optim.passes_together import PassesTogether
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.running_statistics import kept_buffers, mixes_examples, unmoved
 from fsbench.optim.sub_batches import Part, batch_size, sub_batches
@@ -39,8 +38,7 @@ class FisherTrace(Descent):
 
     A step is three passes over the batch: the full batch at w, the sub-batches at w and at w - alpha g_i. It is
     two, grad L(B) being the mean of the g_i, where `model` is handed in, mixes no examples (has no buffers), and
-    `step(closure, size=N)` tells the batch size; these are passes of the whole batch where sub-batches go together.
-    Without the size sub-batch i is rows i, i + M, i + 2M, ...
+    `step(closure, size=N)` tells the batch size. Without the size sub-batch i is rows i, i + M, i + 2M, ...
 
     BatchNorm: sub-batches use their own statistics, so that the mean of the g_i is not grad L(B). `full_batch`
     says what stands for it: "own", the gradient of the full batch under the full batch's statistics, as in
@@ -53,15 +51,6 @@ class FisherTrace(Descent):
         beta: strength, >= 0; 0 is the base optimizer.
         sub_batches: M (paper: 8).
         full_batch: "own" or "mean", as above; they are one for networks that mix no examples.
-        together: pass all sub-batches at once, each at its own w - alpha g_i, with the same result to rounding
-            (`SubBatchGradients`): True, False, or "auto", where it can be done and is faster. It needs `model`, which
-            mixes no examples and draws no random numbers; `size`; and a closure that, called without rows, passes the
-            mini-batch through the network once, in the precision of its weights, not compiled, does one backward pass
-            and leaves the gradients as they come (no scaling, no clipping), in every step alike. The first step of each
-            size is made both ways: where the gradients differ "auto" goes one sub-batch after another from there on,
-            and True raises NotTogether. A closure for which it does not hold may say so by an attribute,
-            `followable = False`. On a CPU, "auto" goes by the size of a layer's output in a sub-batch; on a GPU it has
-            not been measured.
         start: "first_drop": active once the learning rate has fallen below its peak, as in the paper
             (section 7.2.1; with a rate that falls in every step, from the second step on); "immediately": always.
         max_norm, model: as for `Descent`.
@@ -85,7 +74,6 @@ class FisherTrace(Descent):
         beta: float = 10.0,
         sub_batches: int = 8,
         full_batch: str = "own",
-        together: bool | str = False,
         start: str = "first_drop",
         **options: Any,
     ) -> None:
@@ -111,7 +99,6 @@ class FisherTrace(Descent):
         # The peak lives in the groups, so that state_dict carries it.
         super().__init__(params, base, defaults={"peak_lr": 0.0}, **options)
         self._separable = self.model is not None and not mixes_examples(self.model)
-        self._passes = PassesTogether(together, self.model, self.processes.count)
 
     @property
     def active(self) -> bool:
@@ -169,29 +156,6 @@ class FisherTrace(Descent):
 
         if self.full_batch == "mean":
             batch_size(size, "FisherTrace with full_batch='mean'")
-        loss = None if size is None else self._together(closure, size)
-        if loss is None:
-            loss = self._one_after_another(closure, size)
-        if self.compare:
-            self.difference_digits = self._digits(closure, size)
-        return loss
-
-    def _together(self, closure: Closure, size: int) -> Tensor | None:
-        """Two passes over the whole mini-batch; None, with nothing done, where it can't be."""
-        parts = sub_batches(size, self.parts)
-        found = self._passes(self, closure, size, parts, -self.alpha, self._over_sub_batches)
-        if found is None:
-            return None
-        params = [p for p in found.gradient if p in found.opposite]
-        self.zero_grad()
-        # g + beta (g - h) in one sweep; the difference, exact where both are near each other, comes first.
-        torch._foreach_lerp_([found.gradient[p] for p in params], [found.opposite[p] for p in params], -self.beta)
-        for p, g in found.gradient.items():
-            p.grad = g
-        self.penalty = found.loss - found.below
-        return found.loss
-
-    def _one_after_another(self, closure: Closure, size: int | None) -> Tensor:
         if self.full_batch == "mean" or (self._separable and size is not None):
             loss, gradient, regulariser = self._over_sub_batches(closure, size)
         else:
@@ -203,6 +167,8 @@ class FisherTrace(Descent):
         self.put_back(gradient)
         shared = [p for p in gradient if p in regulariser]
         torch._foreach_add_([gradient[p] for p in shared], [regulariser[p] for p in shared], alpha=self.beta)
+        if self.compare:
+            self.difference_digits = self._digits(closure, size)
         return loss
 
     def _over_sub_batches(

@@ -23,7 +23,7 @@ _INCIDENTAL_OF = {
         "population",
     },
     "dataset": {"label"},
-    "optimizer": {"together"},
+    "optimizer": {"together"},  # of older runs
 }
 # Keys that came later, with the value at which a run is what it was before them: left out there, so that runs keep
 # their identity.

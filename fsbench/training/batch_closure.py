@@ -56,13 +56,6 @@ class BatchClosure:
         self._answers = torch.full_like(y, -1)
 
     @property
-    def followable(self) -> bool:
-        """Whether a call for all rows is one pass of the network on one device, uncompiled, in fp32."""
-        pieces = self.micro_batch_size is not None and self.micro_batch_size < self.size
-        compiled = hasattr(self.model, "_orig_mod")
-        return not (pieces or compiled or self.precision.name != "fp32" or self._gradients is not None)
-
-    @property
     def hits(self) -> Tensor:
         """Number of rows answered rightly at w, on all devices."""
         return (self._answers == 1).sum() if self._gradients is None else self._hits

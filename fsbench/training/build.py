@@ -14,7 +14,6 @@ from fsbench.config.optimizer import (
 )
 from fsbench.errors import UsageError
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace, Processes
-from fsbench.optim.sub_batch_gradients import obstacle
 
 _BASES: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -62,14 +61,6 @@ def build_optimizer(
         **own,
         **below,
     )
-
-
-def check_together(model: nn.Module, options: OptimizerOptions, images: torch.Tensor) -> None:
-    """Raise UsageError where `optimizer.together=true` asks what can't be done with this network."""
-    if getattr(options, "together", None) is not True:
-        return
-    if (reason := obstacle(model, images)) is not None:
-        raise UsageError("optimizer.together", "true", f"{reason}; use optimizer.together=auto")
 
 
 _METHODS: dict[str, type[Descent]] = {

@@ -27,7 +27,7 @@ from fsbench.runs.directory import RunDirectory, open_log
 from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
 from fsbench.runs.read import Unreadable, read_json
-from fsbench.training.build import build_optimizer, check_together
+from fsbench.training.build import build_optimizer
 from fsbench.training.checkpoint import (
     fitting,
     load_checkpoint,
@@ -179,7 +179,6 @@ def build_state(options: TrainConfig, data: Data, steps_per_epoch: int, devices:
     model.to(device, memory_format=chosen_memory_format(trainer.memory_format, model, precision))
     devices.same_(model)
     devices.seed(options.seed)
-    check_together(model, options.optimizer, torch.zeros(2, *shape, device=device))
     # The recorded step leaves it to the fused kernels to pass over what is not finite.
     fused = records_steps(options, device) or trainer.fused
     optimizer = build_optimizer(model, options.optimizer, options.base, trainer.max_norm, devices, fused)

@@ -603,3 +603,17 @@ def test_bad_input_is_one_line(fsbench, monkeypatch, directories, overrides, mes
 def test_no_such_device(fsbench, run) -> None:
     ended = fsbench("sharpness", f"run={run}", "device=cuda")
     assert (ended.code, ended.err) == (2, "fsbench: device=cuda: no CUDA device was found; use cpu or auto\n")
+
+
+def test_a_run_that_says_how_its_sub_batches_were_passed(fsbench, tmp_path, monkeypatch) -> None:
+    """An option of older runs: their records are read, and they are the same runs."""
+    monkeypatch.chdir(tmp_path)
+    line = ["dataset=digits", "model=mlp", "model.widths=[8]", "optimizer=fisher_trace", "trainer.max_steps=1"]
+    assert fsbench("train", *line).code == 0
+    (config,) = Path("runs").glob("*/config.yaml")
+    config.write_text(config.read_text().replace("  full_batch: own\n", "  full_batch: own\n  together: auto\n"))
+    assert "together: auto" in config.read_text()
+    again = fsbench("train", *line)
+    assert (again.code, again.err) == (0, "")
+    assert ": already done" in again.out
+    assert fsbench("sharpness", f"run={config.parent}", "measures=[fisher_trace]").code == 0

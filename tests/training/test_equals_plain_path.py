@@ -9,9 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fsbench.config.compose import compose_jobs
 from fsbench.errors import UsageError
-from fsbench.models import build_model
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
 from fsbench.training.batch_closure import BatchClosure
 from fsbench.training.compiled import compiled
@@ -102,62 +100,6 @@ def test_compiled(method) -> None:
     assert losses(other, compiled(other, CPU), method, steps) == pytest.approx(expected, rel=1e-4)
     for mine, theirs in zip(other.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["mlp", "lenet", "cnn"])
-def test_sub_batches_together(name) -> None:
-    """Uneven batches, label smoothing and clipping; and the answers at w are counted alike."""
-    assert_together("cpu", name)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", ["mlp", "lenet", "cnn"])
-def test_sub_batches_together_on_a_gpu(name) -> None:
-    assert_together("cuda", name)
-
-
-def assert_together(where: str, name: str) -> None:
-    device = torch.device(where)
-    narrow = {"cnn": ["model.filters=[4,4,8,8,8,8]"], "mlp": ["model.widths=[64,64]"]}
-    overrides = ["dataset=cifar10", f"model={name}", *narrow.get(name, [])]
-    (job,) = compose_jobs(overrides, multirun=False)
-    found = []
-    for together in (False, True):
-        torch.manual_seed(0)
-        model = build_model(job.config.model, (3, 32, 32), 10).double().to(device, memory_format=torch.channels_last)
-        options = {"alpha": 1e-2, "sub_batches": 4, "start": "immediately", "max_norm": 1.0, "model": model, **SGD}
-        optimizer = FisherTrace(model.named_parameters(), together=together, **options)
-        closure = BatchClosure(model, nn.CrossEntropyLoss(label_smoothing=0.1), Precision("fp32", device))
-        generator = torch.Generator().manual_seed(1)
-        rows = []
-        for step in range(20):
-            size = (12, 12, 7)[step % 3]
-            x = torch.randn(size, 3, 32, 32, generator=generator, dtype=torch.float64).to(device)
-            closure.load(x, torch.randint(10, (size,), generator=generator).to(device))
-            loss = optimizer.step(closure, size=size)
-            rows.append([float(loss), float(optimizer.penalty), int(closure.hits)])
-        assert optimizer.skipped == 0
-        found.append((rows, torch.cat([p.detach().flatten() for p in model.parameters()])))
-    (expected, apart), (losses, at_once) = found
-    for mine, theirs in zip(losses, expected, strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-6, abs=1e-6)  # the closure adds up losses in float32
-    torch.testing.assert_close(at_once, apart, rtol=1e-9, atol=1e-11)
-
-
-FOLLOWABLE = [
-    pytest.param("fp32", None, True, id="plain"),
-    pytest.param("fp32", 24, True, id="one-micro-batch"),
-    pytest.param("fp32", 23, False, id="micro-batches"),
-    pytest.param("bf16", None, False, id="autocast"),
-    pytest.param("tf32", None, False, id="rounded"),
-]
-
-
-@pytest.mark.parametrize(("precision", "micro_batch_size", "expected"), FOLLOWABLE)
-def test_whether_a_closure_is_one_pass(precision, micro_batch_size, expected) -> None:
-    closure = BatchClosure(network(), nn.CrossEntropyLoss(), Precision(precision, CPU), micro_batch_size)
-    closure.load(*batches(1)[0])
-    assert closure.followable is expected
 
 
 def test_where_nothing_can_be_compiled_it_is_said(monkeypatch) -> None:
