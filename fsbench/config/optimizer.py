@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,6 +16,8 @@ Positive = Annotated[float, Field(gt=0)]
 class PlainOptions(Options):
     """The base optimizer alone."""
 
+    # Whether a population can train it: said by each method for itself.
+    stackable: ClassVar = True
     name: Literal["sgd", "adam", "adamw"]
     lr: LearningRate
 
@@ -39,16 +41,19 @@ class SharpnessAwareOptions(Options):
 
 
 class SAMOptions(SharpnessAwareOptions):
+    stackable: ClassVar = True
     name: Literal["sam"]
 
 
 class ASAMOptions(SharpnessAwareOptions):
+    stackable: ClassVar = True
     name: Literal["asam"]
     eta: NonNegative
     scale: Literal["weights", "all"]
 
 
 class FSAMOptions(SharpnessAwareOptions):
+    stackable: ClassVar = True
     name: Literal["fsam"]
     eta: NonNegative
     form: Literal["multiplicative", "additive"]
@@ -68,6 +73,7 @@ class FSAMOptions(SharpnessAwareOptions):
 
 
 class FisherTraceOptions(Options):
+    not_stackable: ClassVar = "gradients of several sub-batches"
     name: Literal["fisher_trace"]
     lr: LearningRate
     alpha: Positive

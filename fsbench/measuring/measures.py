@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fsbench.errors import UsageError, did_you_mean
+from fsbench.geometries import GEOMETRIES
 
 if TYPE_CHECKING:
     from fsbench.config.sharpness import SharpnessConfig
@@ -104,12 +105,8 @@ def _eigenvalue_columns(config: SharpnessConfig) -> list[str]:
     return ["hessian_top_eigenvalue", *(f"hessian_eigenvalue_{i + 1}" for i in range(config.eigenvalues))]
 
 
-# rho and eta of the optimizers, and of the measure where none are given.
-NEIGHBOURHOODS = {"sam": (0.05, None), "asam": (0.5, 0.01), "fsam": (0.1, 1.0)}
-
-
 def _neighbourhood(config: SharpnessConfig) -> dict[str, Any]:
-    return dict(zip(("rho", "eta"), NEIGHBOURHOODS[config.neighbourhood], strict=True))
+    return dict(GEOMETRIES[config.neighbourhood].defaults)
 
 
 MEASURES: dict[str, Measure] = {

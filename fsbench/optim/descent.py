@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fsbench.geometries import Geometry
 from fsbench.optim.geometry import norm_of
 from fsbench.optim.processes import Processes
 from fsbench.optim.running_statistics import kept_buffers
@@ -81,7 +82,13 @@ class Descent(torch.optim.Optimizer):
     Attributes:
         skipped: steps skipped so far because a loss or a gradient was not finite.
         skipped_in_a_row: of these, how many since the last step that was taken.
+        geometry: of the neighbourhood in which a second pass is made; None: there is no second pass like that.
+        stackable: whether `StackedDescent` takes the steps of many of them as they would. It holds for the class that
+            says so and is not inherited: a subclass that steps in another way would be taken for its parent.
     """
+
+    geometry: Geometry | None = None
+    stackable = True
 
     def __init__(
         self,
@@ -124,6 +131,11 @@ class Descent(torch.optim.Optimizer):
         self.param_groups = self.base.param_groups
         self.state = self.base.state
 
+    @property
+    def name(self) -> str:
+        """Of the method, as its state goes by."""
+        return type(self).__name__
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; options it does not name take the defaults of the method and of the base."""
         for kind in type(self).__mro__:
@@ -158,10 +170,10 @@ class Descent(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """torch's, and the names of the method and its base."""
-        return {**super().state_dict(), "method": type(self).__name__, "base": type(self.base).__name__}
+        return {**super().state_dict(), "method": self.name, "base": type(self.base).__name__}
 
     def _refuse_state_of_others(self, state_dict: Mapping[str, Any]) -> None:
-        methods, base = {kind.__name__ for kind in type(self).__mro__}, type(self.base).__name__
+        methods, base = {self.name, *(kind.__name__ for kind in type(self).__mro__)}, type(self.base).__name__
         if (method := state_dict.get("method", "Descent")) not in methods:
             raise ValueError(f"this is the state of {method}, and its options would come with it; use {method}")
         if (of := state_dict.get("base", base)) != base:
@@ -291,6 +303,15 @@ class Descent(torch.optim.Optimizer):
     def trained(self) -> list[Tensor]:
         """The parameters that hold a gradient now, in the order of the groups."""
         return [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+
+    def names(self) -> dict[Tensor, str]:
+        """The name of each parameter; one without a name is a "weight" if it has two or more dimensions, else a
+        "bias"."""
+        named: dict[Tensor, str] = {}
+        for group in self.param_groups:
+            of = group.get("param_names") or [""] * len(group["params"])
+            named |= {p: n or ("weight" if p.ndim > 1 else "bias") for p, n in zip(group["params"], of, strict=True)}
+        return named
 
     @property
     def device(self) -> torch.device:

@@ -1,10 +1,8 @@
-"""Sharpness-aware perturbations as one formula on an ellipsoid; only its axes differ by method.
+"""Sharpness-aware perturbations as one formula on an ellipsoid; only its axes differ by method (`Geometry`).
 
     eps* = argmax <g, eps>  subject to  eps' D^-1 eps <= rho^2   =   rho D g / sqrt(g' D g)
 
 with D diagonal: one non-negative entry for each weight, a list of tensors shaped like the weights.
-SAM: D = 1 (Foret et al. 2021; kim2022 eq. 2). ASAM: D = T^2 (Kwon et al. 2021; kim2022 eq. 5).
-FSAM: D = F^-1, the inverse Fisher information (kim2022 eq. 10).
 """
 
 from __future__ import annotations
@@ -29,59 +27,6 @@ def norm_of(tensors: Tensors) -> Tensor:
     if not any(is_sharded(tensor) for tensor in tensors):
         return torch.nn.utils.get_total_norm(wide(tensors))
     return over_shards(lambda parts: torch.nn.utils.get_total_norm(wide(parts)).square(), tensors).sqrt()
-
-
-def euclidean(weights: Tensors) -> list[Tensor] | None:
-    """D = 1, SAM's ball; None stands for it so that nothing is multiplied."""
-    return None
-
-
-def adaptive(
-    weights: Tensors, scaled: Sequence[bool], eta: float | Sequence[float], out: Tensors | None = None
-) -> list[Tensor]:
-    """D = T^2, T = |w| + eta where `scaled`, else 1: ASAM (Kwon et al. 2021, eq. 3 and section 5).
-
-    Three perturbations go by the name of ASAM; this is T^2 g / ||T g||, the paper's. `eta` is one for all or
-    one for each tensor; `out` is the memory for D.
-    """
-    if out is None:
-        t = torch._foreach_abs(list(weights))
-    else:
-        t = [torch.abs(w, out=o) for w, o in zip(weights, out, strict=True)]
-    torch._foreach_add_(t, eta)
-    torch._foreach_mul_(t, t)
-    if ones := [d for d, scale in zip(t, scaled, strict=True) if not scale]:
-        torch._foreach_zero_(ones)
-        torch._foreach_add_(ones, 1)
-    return t
-
-
-def squared(gradients: Tensors, out: Tensors | None = None) -> list[Tensor]:
-    """g * g, the Fisher information of a mini-batch by its mean gradient (kim2022, eq. 12)."""
-    if out is None:
-        return torch._foreach_mul(list(gradients), list(gradients))
-    return [torch.mul(g, g, out=f) for g, f in zip(gradients, out, strict=True)]
-
-
-def inverse_fisher(fisher: Tensors, eta: float | Sequence[float], form: str = "multiplicative") -> list[Tensor]:
-    """D = F^-1 for a diagonal Fisher information f: FSAM (kim2022, sections 3 and 5).
-
-    `multiplicative`: 1/(1 + eta f), the form of the paper's experiments; eta = 0 is SAM.
-    `additive`: 1/(f + eta), the form of its section 3. `eta` is one for all or one for each tensor.
-    """
-    return inverse_fisher_(torch._foreach_clone(list(fisher)), eta, form)
-
-
-def inverse_fisher_(fisher: Tensors, eta: float | Sequence[float], form: str) -> list[Tensor]:
-    """`inverse_fisher` in the memory of f."""
-    d = list(fisher)
-    if form == "additive":
-        torch._foreach_add_(d, eta)
-    else:
-        torch._foreach_mul_(d, eta)
-        torch._foreach_add_(d, 1)
-    torch._foreach_reciprocal_(d)
-    return d
 
 
 def direction(gradients: Tensors, inverse_metric: Tensors | None) -> tuple[list[Tensor], Tensor]:

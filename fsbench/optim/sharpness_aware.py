@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from inspect import Parameter, signature
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fsbench.geometries import EUCLIDEAN, FORMS, SCALES, Geometry
 from fsbench.optim import geometry
 from fsbench.optim.beside import Beside, InverseMetric
 from fsbench.optim.descent import Closure, Descent, no_rows
@@ -22,20 +22,27 @@ from fsbench.optim.running_statistics import frozen_statistics, kept_buffers, un
 from fsbench.optim.shards import local
 from fsbench.optim.sub_batches import batch_size, groups_of
 
+# From a direction d and its length to the gradient at w + rho d / length, alone in `.grad`.
+GradientAt = Callable[[Sequence[Tensor], Tensor], None]
 
-class SharpnessAware(Descent, ABC):
+
+class SharpnessAware(Descent):
     """w <- base(w, gradient at w + eps), eps = rho D g / sqrt(g' D g), both passes on the same mini-batch.
 
     Weight decay and momentum act at w; weights come back exactly, never recomputed; buffers (BatchNorm's running
     statistics) move in the first pass only, and both passes start with the same ones and draw the same dropout mask;
-    the loss returned is the one at w. rho = 0 is the base optimizer, in one pass. Subclasses give D by
-    `inverse_metric`.
+    the loss returned is the one at w. rho = 0 is the base optimizer, in one pass.
+
+    A method that another D makes is a `Geometry`. One that perturbs in another way, or descends along another
+    gradient, is a subclass with a `perturb` or a `descend` of its own.
 
     Options of a group: `rho` (and `eta`): tensors of a group with rho_k get eps = rho_k D g / norm,
     under the one global norm.
 
     Args:
+        geometry: D of each weight tensor, and the defaults of rho and eta.
         rho: radius of the neighbourhood, >= 0 (the paper's gamma).
+        eta: of the geometry, if it has one, >= 0.
         natural: descend along D g instead of g (kim2022, footnote 3).
         m: each contiguous sub-batch of m examples has its own eps (m-sharpness, Foret et al. 2021,
             section 4.1; needs `step(closure, size=N)`). Running statistics then move once in each sub-batch.
@@ -50,16 +57,18 @@ class SharpnessAware(Descent, ABC):
             m-sharpness, the first sub-batch's) and SAM's at the same rho; else that is None.
     """
 
+    geometry: Geometry
+    stackable = True
+
     def __init__(
         self,
         params: Iterable[Any],
         base: type[torch.optim.Optimizer] = torch.optim.SGD,
         *,
-        rho: float = 0.05,
+        geometry: Geometry,
         natural: bool = False,
         m: int | None = None,
         perturbation: str = "global",
-        defaults: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
         if m is not None and m < 1:
@@ -70,13 +79,19 @@ class SharpnessAware(Descent, ABC):
             raise ValueError(
                 "perturbation='local' goes neither with m, whose groups span the processes, nor with natural"
             )
+        self.geometry = geometry
         self.natural = natural
         self.m = m
         self.perturbation = perturbation
         self.compare = False
         self._beside = Beside()
         self.alignment: tuple[Tensor, Tensor] | None = None
-        super().__init__(params, base, defaults={"rho": rho, **(defaults or {})}, **options)
+        defaults = {key: options.pop(key, value) for key, value in geometry.defaults.items()}
+        super().__init__(params, base, defaults=defaults, **options)
+
+    @property
+    def name(self) -> str:
+        return self.geometry.name if type(self) is SharpnessAware else super().name
 
     def check_options(self, group: dict[str, Any]) -> None:
         for key in ("rho", "eta"):
@@ -89,15 +104,53 @@ class SharpnessAware(Descent, ABC):
         return self.compare
 
     def unfit(self) -> set[str]:
-        return {"sharded"} if self.perturbation == "local" else set()
+        return {*self.geometry.unfit, *(["sharded"] if self.perturbation == "local" else [])}
 
-    @abstractmethod
     def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> InverseMetric | None:
         """D at w as a function of parameters out of `trained()`, whose `.grad` holds g; None for D = 1.
 
         Called as f(params, out) with one of them or all: D in the memory `out`, in new memory where that is None.
         """
-        ...
+        if self.geometry.axis is None:
+            return None
+        names, eta = self.names(), self.group_values("eta")
+        roots = self.root_of_fisher(closure, rows, size)
+
+        def axes(params: list[Tensor], out: list[Tensor] | None) -> list[Tensor] | None:
+            gradients = wide(local(p.grad for p in params)) if roots is None else [roots[p] for p in params]
+            of, etas = [names[p] for p in params], [eta[p] for p in params]
+            return self.geometry.inverse_metric(wide(local(params)), gradients, of, etas, out)
+
+        return axes
+
+    def root_of_fisher(self, closure: Closure, rows: slice | None, size: int | None) -> dict[Tensor, Tensor] | None:
+        """Root of the Fisher information, which the geometry gets for g; None: the gradient of the batch."""
+        return None
+
+    def perturb(
+        self, params: list[Tensor], inverse_metric: InverseMetric | None, gradient_at: GradientAt
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """d and its length, for eps = rho d / length: here D g and sqrt(g' D g), g being in `.grad`.
+
+        Args:
+            params: those that have a gradient.
+            inverse_metric: D at w; None for D = 1.
+            gradient_at: called as f(d, length) it makes a pass more, on the same rows, and leaves in `.grad` the
+                gradient at w + rho d / length: for several steps of ascent.
+
+        Returns:
+            d, one tensor for each of params, and a length that is not finite where a gradient is not. What is returned
+            here lies in memory that the next pass takes: copy what is to be kept.
+        """
+        return self._beside.direction(params, inverse_metric)
+
+    def descend(self, params: list[Tensor], at_w: list[Tensor]) -> None:
+        """Change the gradient that the step descends along, in `.grad`: it is the one at w + eps.
+
+        Args:
+            params: those that had a gradient at w.
+            at_w: their gradients there, copied for methods that override this.
+        """
 
     def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
         if not self.natural and all(group["rho"] == 0 for group in self.param_groups):
@@ -135,11 +188,20 @@ class SharpnessAware(Descent, ABC):
             if apart:  # a process without rows has nothing to perturb, but its part in the second pass
                 self.one_pass(closure, *arguments)
             return loss
+        at_w = self.kept_gradients() if type(self).descend is not SharpnessAware.descend else None
         axes = inverse_metric(params, None) if self.natural and inverse_metric is not None else None
         rho, maximized = self.group_values("rho"), self.group_values("maximize")
         # The worst point of what a base maximises is downhill.
         radii = [-rho[p] if maximized[p] else rho[p] for p in params]
-        direction, norm = self._beside.direction(params, inverse_metric)
+
+        def gradient_at(direction: Sequence[Tensor], norm: Tensor) -> None:
+            copies = [d.clone() for d in direction]
+            beside = self._beside.displaced(params, copies, radii, norm)
+            with self.processes.apart() if apart else nullcontext(), beside, unmoved(self.model, start), replay.again():
+                self.one_pass(closure, *arguments)
+
+        gradients = [p.grad for p in params]
+        direction, norm = self.perturb(params, inverse_metric, gradient_at)
         if not apart:
             self.require_finite(norm, loss, rows, size)
         elif not math.isfinite(norm):
@@ -147,7 +209,7 @@ class SharpnessAware(Descent, ABC):
             radii = [math.nan] * len(params)
         if self.compare and self.alignment is None:
             eps = geometry.scaled(direction, norm, radii)
-            self.alignment = geometry.alignment(eps, [p.grad for p in params], radii)
+            self.alignment = geometry.alignment(eps, gradients, radii)
         beside = self._beside.displaced(params, direction, radii, norm)
         with beside, unmoved(self.model, start), replay.again():
             self.one_pass(closure, *arguments)
@@ -155,6 +217,8 @@ class SharpnessAware(Descent, ABC):
             for p, d in zip(params, axes, strict=True):
                 if p.grad is not None:
                     local([p.grad])[0].mul_(d)
+        if at_w is not None:
+            self.descend(params, [at_w[p] for p in params])
         return loss
 
     def _over_processes(self, loss: Tensor, size: int | None) -> Tensor:
@@ -166,10 +230,18 @@ class SharpnessAware(Descent, ABC):
 
 
 class SAM(SharpnessAware):
-    """Sharpness-aware minimisation: D = 1 (Foret et al. 2021; kim2022 eq. 1-3)."""
+    """Sharpness-aware minimisation: D = 1 (Foret et al. 2021; kim2022 eq. 1-3).
 
-    def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> InverseMetric | None:
-        return None
+    Args:
+        rho: radius, by default 0.05.
+    """
+
+    stackable = True
+
+    def __init__(
+        self, params: Iterable[Any], base: type[torch.optim.Optimizer] = torch.optim.SGD, **options: Any
+    ) -> None:
+        super().__init__(params, base, geometry=EUCLIDEAN, **options)
 
 
 class ASAM(SharpnessAware):
@@ -179,50 +251,31 @@ class ASAM(SharpnessAware):
     in `model.named_parameters()`; of tensors without names those with two or more dimensions are scaled.
 
     Args:
-        eta: added to |w|, >= 0.
+        rho: radius, by default 0.5.
+        eta: added to |w|, >= 0, by default 0.01.
         scale: "weights", or "all" to scale every tensor.
     """
+
+    stackable = True
 
     def __init__(
         self,
         params: Iterable[Any],
         base: type[torch.optim.Optimizer] = torch.optim.SGD,
         *,
-        rho: float = 0.5,
-        eta: float = 0.01,
         scale: str = "weights",
         **options: Any,
     ) -> None:
-        if scale not in ("weights", "all"):
+        if scale not in SCALES:
             raise ValueError(f"scale must be 'weights' or 'all', got {scale!r}")
         self.scale = scale
-        super().__init__(params, base, rho=rho, defaults={"eta": eta}, **options)
+        super().__init__(params, base, geometry=SCALES[scale], **options)
         if scale == "weights" and any("param_names" not in group for group in self.param_groups):
             warnings.warn(
                 "ASAM got parameters without names and takes every one-dimensional tensor for a bias, BatchNorm's "
                 "scale too; hand in model.named_parameters() to scale as the ASAM paper does",
                 stacklevel=2,
             )
-
-    def unfit(self) -> set[str]:
-        return super().unfit() | {"complex"}
-
-    def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> InverseMetric:
-        scaled: dict[Tensor, bool] = {}
-        for group in self.param_groups:
-            names = group.get("param_names") or [""] * len(group["params"])
-            scaled |= {p: self._scales(p, name) for p, name in zip(group["params"], names, strict=True)}
-        eta = self.group_values("eta")
-
-        def axes(params: list[Tensor], out: list[Tensor] | None) -> list[Tensor]:
-            return geometry.adaptive(wide(local(params)), [scaled[p] for p in params], [eta[p] for p in params], out)
-
-        return axes
-
-    def _scales(self, p: Tensor, name: str) -> bool:
-        if self.scale == "all":
-            return True
-        return "weight" in name if name else p.ndim > 1
 
 
 class FSAM(SharpnessAware):
@@ -231,7 +284,8 @@ class FSAM(SharpnessAware):
     Not Friendly SAM, which goes by the same letters elsewhere.
 
     Args:
-        eta: regulariser of the inverse, >= 0 (> 0 in the additive form).
+        rho: radius, by default 0.1.
+        eta: regulariser of the inverse, >= 0 (> 0 in the additive form), by default 1.
         form: "multiplicative", D = 1/(1 + eta f), of the paper's experiments (section 5), or
             "additive", D = 1/(f + eta), of its section 3.
         fisher: "batch", f = g*g of the mini-batch mean gradient (eq. 12); "per_example", f = the mean
@@ -241,24 +295,24 @@ class FSAM(SharpnessAware):
             "true", for "per_example" with False if it takes that argument; other passes don't give it.
     """
 
+    stackable = True
+
     def __init__(
         self,
         params: Iterable[Any],
         base: type[torch.optim.Optimizer] = torch.optim.SGD,
         *,
-        rho: float = 0.1,
-        eta: float = 1.0,
         form: str = "multiplicative",
         fisher: str = "batch",
         **options: Any,
     ) -> None:
-        if form not in ("multiplicative", "additive"):
+        if form not in FORMS:
             raise ValueError(f"form must be 'multiplicative' or 'additive', got {form!r}")
         if fisher not in ("batch", "per_example", "true"):
             raise ValueError(f"fisher must be 'batch', 'per_example' or 'true', got {fisher!r}")
         self.form = form
         self.fisher = fisher
-        super().__init__(params, base, rho=rho, defaults={"eta": eta}, **options)
+        super().__init__(params, base, geometry=FORMS[form], **options)
 
     def check_options(self, group: dict[str, Any]) -> None:
         super().check_options(group)
@@ -266,21 +320,13 @@ class FSAM(SharpnessAware):
             raise ValueError("eta must be > 0 in the additive form 1/(f + eta), got 0")
 
     def unfit(self) -> set[str]:
-        return super().unfit() | {"complex", "sparse"} | ({"sharded"} if self.fisher != "batch" else set())
+        return super().unfit() | ({"sharded"} if self.fisher != "batch" else set())
 
-    def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> InverseMetric:
-        eta = self.group_values("eta")
-        known = None if self.fisher == "batch" else self._mean_of_squares(closure, rows, size, self.trained())
-
-        def axes(params: list[Tensor], out: list[Tensor] | None) -> list[Tensor]:
-            if known is None:
-                information = geometry.squared(wide(local(p.grad for p in params)), out)
-            else:
-                information = [torch.empty_like(known[p]) for p in params] if out is None else out
-                torch._foreach_copy_(information, [known[p] for p in params])
-            return geometry.inverse_fisher_(information, [eta[p] for p in params], self.form)
-
-        return axes
+    def root_of_fisher(self, closure: Closure, rows: slice | None, size: int | None) -> dict[Tensor, Tensor] | None:
+        if self.fisher == "batch":
+            return None
+        squares = self._mean_of_squares(closure, rows, size, self.trained())
+        return dict(zip(squares, torch._foreach_sqrt(list(squares.values())), strict=True))
 
     def _mean_of_squares(
         self, closure: Closure, rows: slice | None, size: int | None, params: list[Tensor]

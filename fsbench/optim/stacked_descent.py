@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fsbench.optim import geometry
 from fsbench.optim.descent import Descent
-from fsbench.optim.sharpness_aware import ASAM, FSAM, SharpnessAware
 from fsbench.optim.stacked_base import by_member, stacked, stacked_base
 
 # Losses (M,) at stacked weights, each the mean over its member's mini-batch, and their gradients.
@@ -22,9 +21,12 @@ class StackedDescent:
     eps_i = rho_i D_i g_i / sqrt(g_i' D_i g_i), the norm being over the tensors of member i alone. The members are
     optimizers of one class and base, with one parameter group each, of networks of the same shape. Their parameters
     become slices of the stack; what they differ in (lr, rho, eta, momentum, weight decay, betas, eps) is theirs, and
-    schedulers act on them. Their state is theirs again after `give`.
+    schedulers act on them. Their state is theirs again after `give`. D is that of their geometry, which is mapped over
+    the members.
 
-    Not for m-sharpness, per-example Fisher information and the Fisher-trace regulariser.
+    Raises:
+        ValueError: the class does not say of itself that it is `stackable`, as the Fisher-trace regulariser's does not;
+            or options make several passes for one member: m-sharpness, Fisher information of single examples.
 
     Attributes:
         weights: for each parameter a tensor (M, ...).
@@ -36,6 +38,7 @@ class StackedDescent:
     def __init__(self, members: Sequence[Descent]) -> None:
         self.members = list(members)
         self.method = self.members[0]
+        self._refuse_unstackable()
         params = [member.param_groups[0]["params"] for member in self.members]
         self.base = stacked_base(self.members)
         self.weights = [stacked([p.detach() for p in same]) for same in zip(*params, strict=True)]
@@ -45,8 +48,22 @@ class StackedDescent:
         self.compare = False
         self.alignment: tuple[Tensor, Tensor] | None = None
         self._rho = self._option("rho")
-        self._eta = [by_member(self._option("eta"), w) for w in self.weights]
-        self.perturbs = isinstance(self.method, SharpnessAware) and (self.method.natural or any(self._rho.tolist()))
+        self._eta = self._option("eta")
+        self._eta_by_member = [by_member(self._eta, w) for w in self.weights]
+        self._names = list(self.method.names().values())
+        self.perturbs = self.method.geometry is not None and (self.method.natural or any(self._rho.tolist()))
+
+    def _refuse_unstackable(self) -> None:
+        for member in self.members:
+            if not vars(type(member)).get("stackable", False):
+                raise ValueError(
+                    f"{member.name} can't be trained in a population: {type(member).__name__} does not say `stackable`"
+                )
+            if type(member) is not type(self.method) or member.geometry is not self.method.geometry:
+                raise ValueError(f"{member.name} and {self.method.name} can't be trained in one population")
+            for key, plain in (("m", None), ("fisher", "batch"), ("perturbation", "global")):
+                if (value := getattr(member, key, plain)) != plain:
+                    raise ValueError(f"{member.name} with {key}={value!r} can't be trained in a population")
 
     def _option(self, key: str) -> Tensor:
         values = [member.param_groups[0].get(key, 0.0) for member in self.members]
@@ -94,14 +111,16 @@ class StackedDescent:
         return beside, norm.isfinite()
 
     def _inverse_metric(self, gradients: list[Tensor]) -> list[Tensor] | None:
-        if isinstance(self.method, ASAM):
-            group = self.method.param_groups[0]
-            names = group.get("param_names") or [""] * len(group["params"])
-            scales = [self.method._scales(p, name) for p, name in zip(group["params"], names, strict=True)]
-            return geometry.adaptive(self.weights, scales, self._eta)
-        if isinstance(self.method, FSAM):
-            return geometry.inverse_fisher_(geometry.squared(gradients), self._eta, self.method.form)
-        return None
+        geometry = self.method.geometry
+        if geometry.fast is not None:
+            return geometry.fast(self.weights, gradients, self._names, self._eta_by_member, None)
+        if geometry.axis is None:
+            return None
+
+        def axes(name: str, w: Tensor, g: Tensor) -> Tensor:
+            return torch.vmap(lambda w, g, eta: geometry.axis(w, g, name, eta).expand_as(w))(w, g, self._eta)
+
+        return list(map(axes, self._names, self.weights, gradients))
 
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:

@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from fsbench.optim import geometry
+from fsbench.geometries import FORMS, GEOMETRIES, SCALES, Geometry
 from fsbench.optim.beside import displaced
 from fsbench.sharpness.estimate import Estimate
 from fsbench.sharpness.norm import norm
 from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.risk import Risk
 
-Neighbourhood = Literal["sam", "asam", "fsam"]
-Scaled = Literal["weights", "all"]
-Form = Literal["multiplicative", "additive"]
-
-# rho and eta, as the optimizers have them.
-DEFAULTS: dict[str, tuple[float, float]] = {"sam": (0.05, 0.0), "asam": (0.5, 0.01), "fsam": (0.1, 1.0)}
-
 
 def worst_case_sharpness(
     risk: Risk,
-    neighbourhood: Neighbourhood = "sam",
+    neighbourhood: str | Geometry = "sam",
     *,
     rho: float | None = None,
     eta: float | None = None,
     steps: int = 1,
-    scale: Scaled = "weights",
-    form: Form = "multiplicative",
+    scale: str = "weights",
+    form: str = "multiplicative",
 ) -> Estimate:
     """max L(w + eps) - L(w) over eps' D^-1 eps <= rho^2, D diagonal and fixed at w; in the units of the loss.
 
-    D = 1 (`sam`), (|w| + eta)^2 (`asam`), 1/(1 + eta g^2) with g = grad L(w) of the whole risk (`fsam`).
+    D = 1 (`sam`), (|w| + eta)^2 (`asam`), 1/(1 + eta g^2) with g = grad L(w) of the whole risk (`fsam`);
+    or that of a geometry of one's own.
 
     `steps` = 1: at eps = rho D g / sqrt(g' D g), the maximum of the linearised loss and the optimizers' perturbation.
     More: ascent from there in u = D^-1/2 eps. Each step tries u + t rho h / ||h||, h = D^1/2 grad L(w + eps), put back
@@ -60,28 +53,32 @@ def worst_case_sharpness(
 
     Source: Kim et al. 2022, eq. 1 (`sam`), 4 (`asam`), 8 (`fsam`).
     """
-    if neighbourhood not in get_args(Neighbourhood):
-        raise ValueError(f"neighbourhood={neighbourhood}: must be one of {', '.join(get_args(Neighbourhood))}")
-    if neighbourhood == "sam" and eta is not None:
-        raise ValueError(f"eta={eta}: the neighbourhood of sam has none")
-    default_rho, default_eta = DEFAULTS[neighbourhood]
-    rho = default_rho if rho is None else rho
-    eta = default_eta if eta is None else eta
+    for key, value, allowed in (("scale", scale, SCALES), ("form", form, FORMS)):
+        if value not in allowed:
+            raise ValueError(f"{key}={value}: must be one of {', '.join(allowed)}")
+    if isinstance(neighbourhood, Geometry):
+        geometry = neighbourhood
+    elif neighbourhood in GEOMETRIES:
+        geometry = {"asam": SCALES[scale], "fsam": FORMS[form]}.get(neighbourhood, GEOMETRIES[neighbourhood])
+    else:
+        raise ValueError(f"neighbourhood={neighbourhood}: must be one of {', '.join(GEOMETRIES)}")
+    if eta is not None and "eta" not in geometry.defaults:
+        raise ValueError(f"eta={eta}: the neighbourhood of {geometry.name} has none")
+    rho = geometry.defaults["rho"] if rho is None else rho
+    eta = geometry.defaults.get("eta", 0.0) if eta is None else eta
     for key, value in (("rho", rho), ("eta", eta)):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{key}={value}: must be a finite number >= 0")
     if steps < 1:
         raise ValueError(f"steps={steps}: must be at least 1")
-    if scale not in get_args(Scaled):
-        raise ValueError(f"scale={scale}: must be one of {', '.join(get_args(Scaled))}")
-    if form not in get_args(Form):
-        raise ValueError(f"form={form}: must be one of {', '.join(get_args(Form))}")
-    if neighbourhood == "fsam" and form == "additive" and eta == 0:
+    if geometry is FORMS["additive"] and eta == 0:
         raise ValueError("eta=0: must be > 0 in the additive form 1/(g^2 + eta)")
 
     _, gradient = risk.gradient()
     with torch.no_grad():
-        axes = _half_axes(risk, gradient, neighbourhood, eta, scale, form)
+        weights = [p.detach() for p in risk.weights]
+        inverse_metric = geometry.inverse_metric(weights, gradient, risk.names, [eta] * len(weights))
+        axes = None if inverse_metric is None else [d.sqrt() for d in inverse_metric]  # D^1/2
     loss = risk.value()
     u = _onto_ball(_scaled(axes, gradient), rho)
     if u is None:
@@ -125,20 +122,6 @@ def worst_case_sharpness(
             "eta": eta,
         },
     )
-
-
-def _half_axes(
-    risk: Risk, gradient: list[Tensor], neighbourhood: Neighbourhood, eta: float, scale: Scaled, form: Form
-) -> list[Tensor] | None:
-    """D^1/2, shaped like the weights; None for D = 1."""
-    if neighbourhood == "asam":
-        scaled = [scale == "all" or "weight" in name for name in risk.names]
-        inverse_metric = geometry.adaptive([p.detach() for p in risk.weights], scaled, eta)
-    elif neighbourhood == "fsam":
-        inverse_metric = geometry.inverse_fisher([g.square() for g in gradient], eta, form)
-    else:
-        inverse_metric = geometry.euclidean(risk.weights)
-    return None if inverse_metric is None else [d.sqrt() for d in inverse_metric]
 
 
 def _scaled(axes: list[Tensor] | None, tensors: list[Tensor]) -> list[Tensor]:

@@ -32,7 +32,9 @@ def obstacle(config: TrainConfig) -> str | None:
         f"dataset={data.name}: images that may be streamed from files": (
             data.name in STREAMED or (data.name == "folder" and not data.in_memory)
         ),
-        f"optimizer={method.name}: gradients of several sub-batches": method.name == "fisher_trace",
+        f"optimizer={method.name}: {getattr(method, 'not_stackable', 'it does not say that it can be stacked')}": (
+            not vars(type(method)).get("stackable", False)
+        ),
         "optimizer.m: gradients of several sub-batches": getattr(method, "m", None) is not None,
         "optimizer.fisher: gradients of single examples": getattr(method, "fisher", "batch") != "batch",
         "optimizer.perturbation=local: one device's own": getattr(method, "perturbation", "global") == "local",

@@ -14,7 +14,8 @@ from fsbench.config.compose import compose_jobs
 from fsbench.config.primary import SHARPNESS
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.errors import FsbenchError
-from fsbench.measuring.measures import DEFAULT, MEASURES, NEIGHBOURHOODS, chosen_measures, measure_of
+from fsbench.geometries import GEOMETRIES
+from fsbench.measuring.measures import DEFAULT, MEASURES, chosen_measures, measure_of
 from fsbench.measuring.record import Record, answers, recorded, settings_of
 from fsbench.runs.directory import RunDirectory
 
@@ -101,10 +102,15 @@ def test_every_measure_is_chosen_by_name_and_by_column() -> None:
         assert measure_of(column) is None
 
 
-def test_the_neighbourhoods_are_those_of_the_measure() -> None:
-    from fsbench.sharpness.worst_case import DEFAULTS
-
-    assert {name: (rho, eta or 0.0) for name, (rho, eta) in NEIGHBOURHOODS.items()} == DEFAULTS
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_radius_and_eta_are_those_of_the_geometry(name) -> None:
+    """In the optimizers' own files, where the command line finds them, and where the measure is given none."""
+    (job,) = compose_jobs([f"optimizer={name}"], multirun=False)
+    options = job.config.optimizer.model_dump(include={"rho", "eta"})
+    assert options == GEOMETRIES[name].defaults
+    (job,) = compose_jobs(["run=nowhere", f"neighbourhood={name}"], multirun=False, primary=SHARPNESS)
+    found = MEASURES["worst_case"].arguments(job.config)
+    assert (found["rho"], found["eta"]) == (options["rho"], options.get("eta"))
 
 
 def source(path: Path, weights: str = "w") -> SimpleNamespace:

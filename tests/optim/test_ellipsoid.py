@@ -6,6 +6,7 @@ import pytest
 import torch
 from problems import Closure, batches, network_with_batchnorm
 
+from fsbench.geometries import INVERSE_FISHER
 from fsbench.optim import ASAM, FSAM, SAM, geometry
 
 CASES = [
@@ -50,7 +51,7 @@ def test_zero_gradient_means_no_perturbation() -> None:
 def test_fsam_with_small_eta_is_sam() -> None:
     g = [torch.randn(20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))]
     sam, _ = geometry.perturbation(g, None, [0.1])
-    fsam, _ = geometry.perturbation(g, geometry.inverse_fisher([g[0] ** 2], 0.0), [0.1])
+    fsam, _ = geometry.perturbation(g, INVERSE_FISHER.inverse_metric(g, g, ["weight"], [0.0]), [0.1])
     torch.testing.assert_close(sam, fsam)
     cosine, ratio = geometry.alignment(fsam, g, [0.1])
     assert float(cosine) == pytest.approx(1)

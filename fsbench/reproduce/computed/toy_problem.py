@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fsbench.optim.geometry import euclidean, perturbation
+from fsbench.geometries import ADAPTIVE, EUCLIDEAN, INVERSE_FISHER_ADDITIVE
+from fsbench.optim.geometry import perturbation
 
 # (m, s, alpha, beta) of the two components.
 COMPONENTS = ((20.0, 30.0, 0.7, 1.8), (-20.0, 10.0, 0.3, 1.2))
@@ -56,12 +57,13 @@ def gradient(theta: Tensor, literal: bool = False) -> Tensor:
     return found
 
 
+GEOMETRIES = {"sam": EUCLIDEAN, "asam": ADAPTIVE, "fsam": INVERSE_FISHER_ADDITIVE}
+
+
 def inverse_metric(method: str, theta: Tensor) -> list[Tensor] | None:
     """D of a method's neighbourhood eps' D^-1 eps <= rho^2 at theta: 1, (mu^2, sigma^2), or F^-1 in closed form."""
-    mu, sigma = theta
-    if method == "sam":
-        return euclidean([theta])
-    return [torch.stack([mu**2, sigma**2] if method == "asam" else [sigma**2, sigma**2 / 2])]
+    root_of_fisher = torch.tensor([1.0, 2.0], dtype=theta.dtype).sqrt() / theta[1]
+    return GEOMETRIES[method].inverse_metric([theta], [root_of_fisher], ["weight"], [0.0])
 
 
 def trajectory(method: str, start: tuple[float, float], rho: float, steps: int, literal: bool = False) -> list[Step]:
