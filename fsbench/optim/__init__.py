@@ -1,8 +1,9 @@
 """Sharpness-aware optimizers over any base optimizer; usable without the rest of fsbench."""
 
+from fsbench.geometries import Geometry
 from fsbench.optim.descent import Descent
 from fsbench.optim.fisher_trace import FisherTrace
 from fsbench.optim.processes import Processes
 from fsbench.optim.sharpness_aware import ASAM, FSAM, SAM, SharpnessAware
 
-__all__ = ["ASAM", "FSAM", "SAM", "Descent", "FisherTrace", "Processes", "SharpnessAware"]
+__all__ = ["ASAM", "FSAM", "SAM", "Descent", "FisherTrace", "Geometry", "Processes", "SharpnessAware"]

@@ -50,8 +50,7 @@ class Beside:
         # Tensor by tensor, so that what is computed in between stays in the cache.
         memory, products = self.memory(params), []
         for p, b in zip(params, memory, strict=True):
-            inverse_metric([p], [b])
-            b.mul_(p.grad)
+            torch.mul(*inverse_metric([p], [b]), p.grad, out=b)
             products.append(geometry.inner(p.grad, b))
         return memory, torch.stack(products).sum().sqrt()
 

@@ -202,6 +202,8 @@ class SharpnessAware(Descent):
 
         gradients = [p.grad for p in params]
         direction, norm = self.perturb(params, inverse_metric, gradient_at)
+        if type(self).perturb is not SharpnessAware.perturb:
+            direction = [d.clone() for d in direction]  # what a method keeps is its own: below it is overwritten
         if not apart:
             self.require_finite(norm, loss, rows, size)
         elif not math.isfinite(norm):

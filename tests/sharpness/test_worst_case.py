@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fsbench.optim import ASAM, FSAM, SAM
+from fsbench.geometries import Geometry
+from fsbench.optim import ASAM, FSAM, SAM, SharpnessAware
 from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.risk import Risk
 from fsbench.sharpness.worst_case import worst_case_sharpness
@@ -66,6 +67,16 @@ def test_one_step_is_the_optimizers(name, case):
     assert (found.exact, found.samples, found.method) == (False, 21, "one step")
     assert math.isnan(found.stderr)
     assert found.notes == ("A lower bound of the maximum over the neighbourhood.",)
+
+
+def test_a_geometry_of_ones_own():
+    geometry = Geometry("ratio", lambda w, g, name, eta: w.norm() / (eta + g.norm()), {"rho": 0.3, "eta": 0.5})
+    risk = risk_of("lenet")
+    found = worst_case_sharpness(risk, geometry)
+    perturbed, eps = second_loss(copy.deepcopy(risk.model), SharpnessAware, {"geometry": geometry})
+    assert found.details["perturbed loss"] == pytest.approx(perturbed, rel=1e-10)
+    assert found.details["length"] == pytest.approx(float(eps.norm()), rel=1e-9)
+    assert (found.details["rho"], found.details["eta"]) == (0.3, 0.5)
 
 
 def axes(risk: Risk, neighbourhood: str, eta: float) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fsbench.config.compose import compose_jobs
-from fsbench.optim import ASAM, FSAM, SAM, Descent
+from fsbench.config.optimizer import SAMOptions
+from fsbench.geometries import Geometry
+from fsbench.optim import ASAM, FSAM, SAM, Descent, SharpnessAware
 from fsbench.optim.stacked_descent import StackedDescent
 from fsbench.runs.directory import RunDirectory
 from fsbench.training import population as population_module
+from fsbench.training.build import _METHODS
 from fsbench.training.population_plan import obstacle, populations
 from fsbench.training.progress import Progress
 from fsbench.training.stacked_closure import StackedClosure
@@ -95,6 +99,33 @@ def test_members_are_the_runs_they_would_be_alone(fsbench, quick, sweep) -> None
         assert run.log.read_text().count("epoch") == len(run.metrics.read_text().splitlines())
     again = fsbench("train", *line, "runs_dir=together")
     assert again.out.endswith(f"0 done, {count} skipped, 0 failed\n")
+
+
+def test_a_fourth_geometry_is_the_run_it_would_be_alone(fsbench, quick, monkeypatch) -> None:
+    layerwise = Geometry("layerwise", lambda w, g, name, eta: w.square().sum(), {"rho": 0.05})
+    monkeypatch.setitem(_METHODS, "sam", partial(SharpnessAware, geometry=layerwise))
+    line = ["-m", *quick, "optimizer=sam", "optimizer.rho=0.05,0.2"]
+    assert fsbench("train", *line, "runs_dir=alone").code == 0
+    assert fsbench("train", *line, "runs_dir=together", TOGETHER).code == 0
+    same_runs("together", "alone")
+
+
+def test_a_method_that_does_not_say_that_it_can_be_stacked(fsbench, quick, monkeypatch) -> None:
+    """No member becomes SAM in silence; and where its options do not say so, its runs are trained alone."""
+
+    class Layerwise(SAM):
+        def inverse_metric(self, closure, rows, size):
+            return lambda params, out: [torch.full_like(p, float(p.square().sum())) for p in params]
+
+    monkeypatch.setitem(_METHODS, "sam", Layerwise)
+    line = ["-m", *quick, "optimizer=sam", "seed=0,1", TOGETHER]
+    ended = fsbench("train", *line)
+    assert ended.code == 3
+    assert ended.out.count("ValueError: Layerwise can't be trained in a population: Layerwise does not say") == 2
+    monkeypatch.delattr(SAMOptions, "stackable")
+    ended = fsbench("train", *line)
+    assert ended.code == 0
+    assert ended.err == "2 runs trained alone: optimizer=sam: it does not say that it can be stacked\n"
 
 
 def test_a_member_that_diverges_ends_alone(fsbench, quick) -> None:
