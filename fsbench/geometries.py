@@ -53,10 +53,10 @@ class Geometry:
         self, weights: Tensors, gradients: Tensors, names: Names, etas: Etas, out: Tensors | None = None
     ) -> list[Tensor] | None:
         """D of every tensor, in the memory `out` or in new memory; None for D = 1."""
-        if self.fast is not None:
-            return self.fast(weights, gradients, names, etas, out)
         if self.axis is None:
             return None
+        if self.fast is not None:
+            return self.fast(weights, gradients, names, etas, out)
         into = [w.detach().clone() for w in weights] if out is None else list(out)
         for d, values in zip(into, zip(weights, gradients, names, etas, strict=True), strict=True):
             d.copy_(self.axis(*values))
@@ -84,9 +84,7 @@ def _inverse_fisher_additive(w: Tensor, g: Tensor, name: str, eta: Any) -> Tenso
     return 1 / (g.square() + eta)
 
 
-def _fast_adaptive(
-    weights: Tensors, gradients: Tensors, names: Names, etas: Etas, out: Tensors | None
-) -> list[Tensor]:
+def _fast_adaptive(weights: Tensors, gradients: Tensors, names: Names, etas: Etas, out: Tensors | None) -> list[Tensor]:
     import torch
 
     t = _fast_adaptive_of_all(weights, gradients, names, etas, out)
@@ -102,7 +100,7 @@ def _fast_adaptive_of_all(
     import torch
 
     if out is None:
-        t = torch._foreach_abs(list(weights))
+        t = list(torch._foreach_abs(list(weights)))
     else:
         t = [torch.abs(w, out=o) for w, o in zip(weights, out, strict=True)]
     torch._foreach_add_(t, etas)
@@ -114,7 +112,7 @@ def _squared(gradients: Tensors, out: Tensors | None) -> list[Tensor]:
     import torch
 
     if out is None:
-        return torch._foreach_mul(list(gradients), list(gradients))
+        return list(torch._foreach_mul(list(gradients), list(gradients)))
     return [torch.mul(g, g, out=f) for g, f in zip(gradients, out, strict=True)]
 
 
@@ -157,9 +155,7 @@ INVERSE_FISHER = Geometry(
     unfit=frozenset({"complex", "sparse"}),
 )  # fmt: skip
 # ... and as in its section 3.
-INVERSE_FISHER_ADDITIVE = replace(
-    INVERSE_FISHER, axis=_inverse_fisher_additive, fast=_fast_inverse_fisher_additive
-)  # fmt: skip
+INVERSE_FISHER_ADDITIVE = replace(INVERSE_FISHER, axis=_inverse_fisher_additive, fast=_fast_inverse_fisher_additive)
 
 # By the options of ASAM and FSAM, and by name.
 SCALES = {"weights": ADAPTIVE, "all": ADAPTIVE_OF_ALL}

@@ -79,6 +79,8 @@ class SharpnessAware(Descent):
             raise ValueError(
                 "perturbation='local' goes neither with m, whose groups span the processes, nor with natural"
             )
+        if perturbation == "local" and self._own("descend"):
+            raise ValueError(f"perturbation='local' does not go with {type(self).__name__}: at w gradients differ")
         self.geometry = geometry
         self.natural = natural
         self.m = m
@@ -104,22 +106,28 @@ class SharpnessAware(Descent):
         return self.compare
 
     def unfit(self) -> set[str]:
-        return {*self.geometry.unfit, *(["sharded"] if self.perturbation == "local" else [])}
+        whole = self.perturbation == "local" or self._own("perturb") or self._own("descend")
+        return {*self.geometry.unfit, *(["sharded"] if whole else [])}
+
+    def _own(self, hook: str) -> bool:
+        """Whether a subclass has brought this hook."""
+        return getattr(type(self), hook) is not getattr(SharpnessAware, hook)
 
     def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> InverseMetric | None:
         """D at w as a function of parameters out of `trained()`, whose `.grad` holds g; None for D = 1.
 
         Called as f(params, out) with one of them or all: D in the memory `out`, in new memory where that is None.
         """
-        if self.geometry.axis is None:
+        shape = self.geometry
+        if shape.axis is None:
             return None
         names, eta = self.names(), self.group_values("eta")
         roots = self.root_of_fisher(closure, rows, size)
 
-        def axes(params: list[Tensor], out: list[Tensor] | None) -> list[Tensor] | None:
+        def axes(params: list[Tensor], out: list[Tensor] | None) -> list[Tensor]:
             gradients = wide(local(p.grad for p in params)) if roots is None else [roots[p] for p in params]
             of, etas = [names[p] for p in params], [eta[p] for p in params]
-            return self.geometry.inverse_metric(wide(local(params)), gradients, of, etas, out)
+            return shape.inverse_metric(wide(local(params)), gradients, of, etas, out) or []
 
         return axes
 
@@ -145,7 +153,7 @@ class SharpnessAware(Descent):
         return self._beside.direction(params, inverse_metric)
 
     def descend(self, params: list[Tensor], at_w: list[Tensor]) -> None:
-        """Change the gradient that the step descends along, in `.grad`: it is the one at w + eps.
+        """Change the gradient that the step descends along, in `.grad`: it is the one at w + eps. Nothing by default.
 
         Args:
             params: those that had a gradient at w.
@@ -188,7 +196,7 @@ class SharpnessAware(Descent):
             if apart:  # a process without rows has nothing to perturb, but its part in the second pass
                 self.one_pass(closure, *arguments)
             return loss
-        at_w = self.kept_gradients() if type(self).descend is not SharpnessAware.descend else None
+        at_w = self.kept_gradients() if self._own("descend") else None
         axes = inverse_metric(params, None) if self.natural and inverse_metric is not None else None
         rho, maximized = self.group_values("rho"), self.group_values("maximize")
         # The worst point of what a base maximises is downhill.
@@ -202,7 +210,7 @@ class SharpnessAware(Descent):
 
         gradients = [p.grad for p in params]
         direction, norm = self.perturb(params, inverse_metric, gradient_at)
-        if type(self).perturb is not SharpnessAware.perturb:
+        if self._own("perturb"):
             direction = [d.clone() for d in direction]  # what a method keeps is its own: below it is overwritten
         if not apart:
             self.require_finite(norm, loss, rows, size)

@@ -51,7 +51,8 @@ class StackedDescent:
         self._eta = self._option("eta")
         self._eta_by_member = [by_member(self._eta, w) for w in self.weights]
         self._names = list(self.method.names().values())
-        self.perturbs = self.method.geometry is not None and (self.method.natural or any(self._rho.tolist()))
+        self.natural = getattr(self.method, "natural", False)
+        self.perturbs = self.method.geometry is not None and (self.natural or any(self._rho.tolist()))
 
     def _refuse_unstackable(self) -> None:
         for member in self.members:
@@ -106,19 +107,19 @@ class StackedDescent:
         if self.compare:
             self.alignment = alignments(eps, gradients, self._rho)
         _, beside = closure([w + e for w, e in zip(self.weights, eps, strict=True)])
-        if self.method.natural and axes is not None:
+        if self.natural and axes is not None:
             torch._foreach_mul_(beside, axes)
         return beside, norm.isfinite()
 
     def _inverse_metric(self, gradients: list[Tensor]) -> list[Tensor] | None:
-        geometry = self.method.geometry
-        if geometry.fast is not None:
-            return geometry.fast(self.weights, gradients, self._names, self._eta_by_member, None)
-        if geometry.axis is None:
+        shape = self.method.geometry
+        if shape is None or (axis := shape.axis) is None:
             return None
+        if shape.fast is not None:
+            return shape.fast(self.weights, gradients, self._names, self._eta_by_member, None)
 
         def axes(name: str, w: Tensor, g: Tensor) -> Tensor:
-            return torch.vmap(lambda w, g, eta: geometry.axis(w, g, name, eta).expand_as(w))(w, g, self._eta)
+            return torch.vmap(lambda w, g, eta: axis(w, g, name, eta).expand_as(w))(w, g, self._eta)
 
         return list(map(axes, self._names, self.weights, gradients))
 

@@ -53,9 +53,9 @@ def worst_case_sharpness(
 
     Source: Kim et al. 2022, eq. 1 (`sam`), 4 (`asam`), 8 (`fsam`).
     """
-    for key, value, allowed in (("scale", scale, SCALES), ("form", form, FORMS)):
-        if value not in allowed:
-            raise ValueError(f"{key}={value}: must be one of {', '.join(allowed)}")
+    for key, word, allowed in (("scale", scale, SCALES), ("form", form, FORMS)):
+        if word not in allowed:
+            raise ValueError(f"{key}={word}: must be one of {', '.join(allowed)}")
     if isinstance(neighbourhood, Geometry):
         geometry = neighbourhood
     elif neighbourhood in GEOMETRIES:
