@@ -51,6 +51,10 @@ def _ended(arguments: list[str]) -> int:
         failure = _explained(met, signals)
         if failure is None:
             raise
+        if isinstance(failure, Interrupted):
+            # Python ends by SIGINT, whatever the exit code, if the last code that it ran from text (a dataclass's
+            # methods, say) was interrupted.
+            exec("")
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         if not failure.said:
