@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from fsbench.cli.commands import COMMANDS
 from fsbench.errors import FsbenchError, Interrupted, UsageError, bad_input, did_you_mean, one_line
 from fsbench.lines import flushed, steady_streams, tell
-from fsbench.training.stop_signal import AtOnce, at_once
+from fsbench.training.stop_signal import AtOnce, at_once, too_late
 
 HELP = """fsbench: train with sharpness-aware optimizers and compare what comes out.
 
@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code and prints errors as one line on stderr."""
     steady_streams()
     code = _ended(list(sys.argv[1:] if arguments is None else arguments))
+    if arguments is None:
+        too_late()
     if (lost := flushed()) is not None:
         tell(f"fsbench: stdout: {lost.strerror}")
         return code or 1
