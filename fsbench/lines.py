@@ -6,6 +6,7 @@ import codecs
 import io
 import os
 import sys
+import unicodedata
 from typing import TextIO
 
 
@@ -53,9 +54,22 @@ def flushed() -> OSError | None:
 
 def _line(line: str, stream: TextIO | None) -> None:
     try:
-        print(line, file=stream, flush=True)
+        print(printable(line), file=stream, flush=True)
     except OSError:  # closed at the other end (`| head`), or on a full disk
         _to_nowhere(stream)
+
+
+def printable(text: str) -> str:
+    """`text` for a terminal: control characters and those that turn or hide others are spelt out (`\\x1b`)."""
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    if character in "\n\t" or character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def _to_nowhere(stream: TextIO) -> None:

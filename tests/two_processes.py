@@ -12,6 +12,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from problems import batches, network_with_batchnorm, network_without_batchnorm
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from fsbench import sharpness
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace, Processes
@@ -99,6 +101,55 @@ def steps(
     return told
 
 
+WRAPPED: dict[str, Callable[..., Descent]] = {
+    **{method: METHODS[method] for method in ("sam", "asam", "fsam", "fsam-natural", "clipped", "fsam-per-example")},
+    "regulariser": lambda p, model, **o: FisherTrace(
+        p, alpha=0.01, beta=2.0, sub_batches=2, start="immediately", **SGD
+    ),
+    "sam-m": lambda p, model, **o: SAM(p, rho=0.1, m=2, **SGD, **o),
+}
+
+
+def wrapped(method: str, model: nn.Module, rows: slice, size: int | None = None) -> tuple[Descent, list[torch.Tensor]]:
+    """Three steps with a closure of one's own on these rows of each batch of 8; the weights after them."""
+    optimizer = WRAPPED[method](model.named_parameters(), None)
+    for x, y in batches((8, 8, 8)):
+        x, y = x[rows], y[rows]
+
+        def closure(part: slice | None = None, x: torch.Tensor = x, y: torch.Tensor = y) -> torch.Tensor:
+            loss = nn.functional.cross_entropy(model(x[part or slice(None)]), y[part or slice(None)])
+            loss.backward()
+            return loss.detach()
+
+        optimizer.step(closure, size=size)
+    return optimizer, [p.detach().clone() for p in model.parameters()]
+
+
+def sharded(rank: int, method: str) -> Any:
+    """By `fully_shard`, half of the rows on each process: the weights, and the angle to SAM's eps; or why not."""
+    model = fully_shard(network_without_batchnorm(), mesh=init_device_mesh("cpu", (2,)))
+    try:
+        optimizer, weights = wrapped(method, model, slice(4 * rank, 4 * rank + 4), 4)
+    except ValueError as refusal:
+        return str(refusal)
+    x, y = batches((8,))[0]
+    optimizer.compare = True
+    optimizer.step(lambda: _pass(model, x, y))
+    return [w.full_tensor() for w in weights], optimizer.alignment
+
+
+def _pass(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    loss = nn.functional.cross_entropy(model(x), y)
+    loss.backward()
+    return loss.detach()
+
+
+def in_buckets(rank: int, method: str, views: bool) -> list[torch.Tensor]:
+    """By DistributedDataParallel, whose gradients lie in its buckets if `views`."""
+    model = nn.parallel.DistributedDataParallel(network_without_batchnorm(), gradient_as_bucket_view=views)
+    return wrapped(method, model, slice(4 * rank, 4 * rank + 4), 4)[1]
+
+
 MEASURES: dict[str, Callable[[sharpness.Risk], Any]] = {
     "trace": sharpness.hessian_trace,
     "trace-hutchinson": lambda risk: sharpness.hessian_trace(risk, method="hutchinson", probes=5, seed=1),
@@ -183,6 +234,8 @@ def _process(rank: int, place: str) -> None:
     told: dict[str, Any] = {
         name: steps(devices, method, **options) for name, (method, options) in (GLOBAL | OTHERS).items()
     }
+    told["sharded"] = {method: sharded(rank, method) for method in WRAPPED if method != "sam-m"}
+    told["buckets"] = {method: [in_buckets(rank, method, views) for views in (True, False)] for method in WRAPPED}
     told["sharpness"] = measured(devices)
     told["numbers"] = (devices.total(rank + 1, 0.5), devices.any(rank == 1), devices.gathered(rank),
                        devices.from_first(lambda: f"of {rank}"))  # fmt: skip

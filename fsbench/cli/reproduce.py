@@ -109,6 +109,7 @@ class _Work:
     plan: Callable[[], list[Plan]]
     command: str
     failed: int = 0
+    busy: int = 0
     reasons: dict[Path, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -144,9 +145,11 @@ class _Work:
             self.plans = self.plan()
             self._carry_out(executor, [plan for plan in self.plans if plan.artefact.name in waiting])
             self._tell_waiting()
-        if not self.failed:
+        if not self.failed + self.busy:
             return 0
-        tell(f"fsbench: {self.failed} failed; the same command goes on with what is missing")
+        counts = {"failed": self.failed, "busy in another process": self.busy}
+        shown = ", ".join(f"{count} {how}" for how, count in counts.items() if count)
+        tell(f"fsbench: {shown}; the same command goes on with what is missing")
         return 3
 
     def _tell_waiting(self) -> None:
@@ -171,7 +174,10 @@ class _Work:
                 outcomes.append(outcome)
                 self._refuse_bad_input(outcomes, tasks)
                 tell(f"[{len(outcomes)}/{len(tasks)}] {outcome.line}")
-                if outcome.reason and not (path in candidates and isinstance(outcome.untrained, Diverged)):
+                if outcome.busy:
+                    self.busy += 1
+                    self.reasons[path] = outcome.reason
+                elif outcome.reason and not (path in candidates and isinstance(outcome.untrained, Diverged)):
                     self.failed += 1
                     self.reasons[path] = outcome.reason
                 for plan in written:

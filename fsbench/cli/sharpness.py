@@ -172,6 +172,8 @@ def _measured(source: Source, config: SharpnessConfig) -> Outcome:
     refused = all("refused" in entry for entry in asked.values())
     status = "failed" if failed else "refused" if refused else "measured" if missing else "already measured"
     lines = _lines(source, asked, len(chosen), len(missing))
+    if record.unreadable is not None:
+        lines.append(f"  note: {record.unreadable}; written anew")
     return Outcome(status, lines + shown.changes(asked, before, record.read()))
 
 

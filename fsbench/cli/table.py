@@ -8,7 +8,7 @@ from typing import Any
 
 from fsbench.cli.flags import Parser
 from fsbench.errors import UsageError, did_you_mean
-from fsbench.lines import tell
+from fsbench.lines import printable, tell
 from fsbench.measuring.measures import MEASURES, Measure, measure_of
 from fsbench.measuring.shortened import shortened
 
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
             command = _command(rows, [name], listed=bool(options.where))
             raise UsageError("--columns", name, f"no run was measured; {command} does it")
     known = [measure.column for measure in MEASURES.values() if measure.has(measure.column)]
-    print(FORMATS[options.format](aggregate(rows, by, columns, known), by, columns), end="")
+    print(printable(FORMATS[options.format](aggregate(rows, by, columns, known), by, columns)), end="")
     for key, values in mixed_keys(rows, by, records.choices, records.configuration).items():
         tell(f"note: a line averages runs that differ in {key} ({', '.join(values)}); add it to --by")
     within, across = mixed_settings(rows, by, measures, records.measured)
@@ -94,6 +94,9 @@ def main(arguments: Sequence[str]) -> int:
         tell(f"note: {shown}; {command} measures them")
     if measures:
         tell(_DEVIATION)
+    if unreadable := [str(path) for path in records.unreadable]:
+        more = f" and {len(unreadable) - 2} more" if len(unreadable) > 2 else ""
+        tell(f"note: unreadable: {', '.join(unreadable[:2])}{more}")
     if left_out:
         tell(f"note: runs left out because they are not finished: {left_out}")
     return 0

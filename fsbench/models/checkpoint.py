@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -126,7 +127,8 @@ def _read(path: str) -> object:
             if file.read(9)[8:] == b"{":  # safetensors: eight bytes of length, then JSON
                 return load_file(path)
             file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of what is no file of torch's
+                return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own message advises weights_only=False, which is what must not be done here
         raise UsageError(

@@ -265,7 +265,8 @@ class Descent(torch.optim.Optimizer):
         """Gradients that somebody else has added since the last step are not used."""
         if self._left is None:
             return
-        added = [p.grad for p in self.trained() if self._left.get(p) != (id(p.grad), p.grad._version)]
+        known = [p for p in self.trained() if p in self._left]
+        added = [p.grad for p in known if self._left[p] != (id(p.grad), p.grad._version)]
         if added and norm_of(added) > 0:
             warnings.warn(
                 "gradients that were there when the step began are thrown away, each pass makes its own; add up "

@@ -124,7 +124,7 @@ class FisherTrace(Descent):
         for group in self.param_groups:
             group["peak_lr"] = max(group["peak_lr"], float(group["lr"]))
         self._regularised = self.active
-        if self._regularised and not self._rounding_said and rounds_products(self.param_groups[0]["params"][0].device):
+        if self._regularised and not self._rounding_said and rounds_products(self.device):
             self._rounding_said = True
             warnings.warn(
                 "FisherTrace: TF32 rounds away the difference of gradients that it adds; set "
@@ -229,8 +229,7 @@ class FisherTrace(Descent):
                 below = self.one_pass(closure, rows)
                 opposite = [p.grad for p in params]
             # Exact where both are near each other, so before either is scaled.
-            torch._foreach_sub_(opposite, g)
-            _accumulate(regulariser, params, opposite, -share)
+            _accumulate(regulariser, params, torch._foreach_sub(g, opposite), share)
             if means:
                 _accumulate(gradient, params, g, share)
             loss = loss + share * at_w
@@ -244,28 +243,26 @@ class FisherTrace(Descent):
     def _digits(self, closure: Closure, size: int | None) -> Tensor:
         """`difference_digits`; all else is afterwards as before."""
         rows, _ = self._parts(size)[0]
-        held = {p: p.grad for p in self.trained()}
-        replay = RandomReplay(self.param_groups[0]["params"][0].device)
+        held = self.kept_gradients()
+        replay = RandomReplay(self.device)
         with unmoved(self.model):
             with kept_buffers(self.model) as start:
                 self.one_pass(closure, rows)
-            params = self.trained()
-            g = [p.grad for p in params]
+            at_w = self.kept_gradients()
+            params, g = list(at_w), list(at_w.values())
             eps = torch.finfo(g[0].dtype).eps
 
             def below() -> list[Tensor]:
                 with unmoved(self.model, start), replay.again():
                     self.one_pass(closure, rows)
-                return [p.grad for p in params]
+                return list(self.kept_gradients().values())
 
             with self._beside.displaced(params, g, [-self.alpha] * len(params)):
                 opposite = below()
                 torch._foreach_mul_(params, 1 + eps)
                 again = below()
         replay.rewind()
-        self.zero_grad()
-        for p, gradient in held.items():
-            p.grad = gradient
+        self.put_back(held)
         torch._foreach_sub_(g, opposite)
         torch._foreach_sub_(again, opposite)
         difference, rounding = torch.nn.utils.get_total_norm(g), torch.nn.utils.get_total_norm(again)

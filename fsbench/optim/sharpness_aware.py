@@ -301,8 +301,9 @@ class FSAM(SharpnessAware):
                     if p.grad is not None:
                         f.addcmul_(p.grad, p.grad, value=1 / count)
         self.put_back(kept)
-        if losses and torch.stack(losses).isnan().any() and geometry.norm_of(total).isfinite():
-            raise ValueError(no_rows(of, size))
+        without = torch.stack(losses).isnan().tolist() if losses else []
+        if any(without) and not all(without) and geometry.norm_of(total).isfinite():
+            raise ValueError(no_rows(f"of example {own[without.index(True)]}", size))
         if self.perturbation == "global":
             self.processes.sum_(total)
         return dict(zip(params, total, strict=True))

@@ -257,6 +257,7 @@ def told(failure: BaseException, rank: int = 0) -> dict[str, Any]:
     """A failure as plain data, for another process."""
     kind = type(failure).__name__
     if isinstance(failure, UsageError):
+        kind = "UsageError"
         arguments = [failure.key, str(failure.value), failure.problem]
     elif isinstance(failure, KeyboardInterrupt):
         kind, arguments = "Interrupted", ["interrupted"]

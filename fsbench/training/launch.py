@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -20,7 +20,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from fsbench.config.compose import Job
 from fsbench.errors import Interrupted
-from fsbench.runs.atomic import write_text
+from fsbench.runs.atomic import scratch_directory, write_text
 from fsbench.runs.directory import RunDirectory
 from fsbench.training.devices import DeviceFailed, refuse_absent, retold
 from fsbench.training.stop_signal import StopSignal, stopping
@@ -50,7 +50,8 @@ def launch(job: Job, stop: StopSignal) -> dict[str, Any]:
     options = job.config
     refuse_absent(options.trainer.device, options.trainer.devices)
     directory = RunDirectory.of(options.model_dump(mode="json"), job.choices)
-    with TemporaryDirectory(prefix="fsbench-") as place:
+    with scratch_directory(Path(gettempdir())) as scratch:
+        place = str(scratch)
         handed = {"config": options.model_dump(mode="json"), "choices": job.choices, "overrides": list(job.overrides)}
         Path(place, "job.json").write_text(json.dumps(handed), encoding="utf-8")
         try:
@@ -88,7 +89,9 @@ def start(count: int, module: str, place: str) -> None:
     )
     try:
         with _launching():
-            elastic_launch(config, sys.executable)("-c", _WORKER, json.dumps(sys.path), module, place, str(os.getpid()))
+            # -P: no module of the working directory, which may be anybody's, comes before Python's own.
+            arguments = (json.dumps(sys.path), module, place, str(os.getpid()))
+            elastic_launch(config, sys.executable)("-P", "-c", _WORKER, *arguments)
     except ChildFailedError as failed:
         rank, first = failed.get_first_failure()
         told = why(place)
@@ -110,7 +113,7 @@ def why(place: str) -> Exception | None:
 
 def _recorded(directory: RunDirectory, failure: Exception) -> Exception:
     """The first device writes this itself, unless it was ended from outside."""
-    if directory.status == "running":
+    if directory.recorded_status()[0] == "running":
         directory.set_status("interrupted" if isinstance(failure, Interrupted) else "failed", message=str(failure))
         if isinstance(failure, DeviceFailed) and failure.traceback and not directory.traceback.is_file():
             write_text(directory.traceback, failure.traceback)

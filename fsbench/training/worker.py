@@ -37,7 +37,7 @@ def recorded_failure(place: Path) -> Iterator[list[int]]:
     except BaseException as failure:
         from fsbench.training.devices import told
 
-        with suppress(FileExistsError), (place / "failure.json").open("x", encoding="utf-8") as file:
+        with suppress(OSError), (place / "failure.json").open("x", encoding="utf-8") as file:
             json.dump(told(failure, int(os.environ["RANK"])), file)
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

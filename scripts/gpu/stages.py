@@ -114,7 +114,7 @@ FULL = Size(
 SMALL = ("model=mlp", "model.widths=[8]")
 TINY = Size(
     label="rehearsal",
-    tests=("tests/training/test_precision.py", "-k", "scale"),
+    tests=("tests/report/test_escape.py",),
     step=("--networks", "resnet20", "--methods", "SGD,SAM,Fisher trace M=8", "--precisions", "bf16,fp32",
           "--forms", "plain,recorded", "--rounds", "1", "--batch", "2", "--pixels", "16"),
     overrides=SMALL,
@@ -229,9 +229,11 @@ class Workers:
         """The exit code of a command, begun when another has ended; 1 of a worker that died, which is replaced."""
         if after is not None:
             after.result()
+        if self._stopped:
+            return 130
         worker = self._idle.get()
         answer = ""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             worker.stdin.write(json.dumps(list(command)) + "\n")
             worker.stdin.flush()
             answer = worker.stdout.readline()
@@ -246,6 +248,8 @@ class Workers:
         self._stopped = True
         for worker in self._all:
             worker.terminate()
+            with contextlib.suppress(OSError):
+                worker.stdin.close()  # nothing comes after that run
         until = time.time() + GRACE / 2
         for worker in self._all:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -634,7 +638,10 @@ def write_study(record: dict[str, Any], made: Path, came: Path) -> Lines:
         main(line)
     known = [json.loads(path.read_text())["measures"] for path in Path("runs").glob("*/sharpness.json")]
     columns = ["test_accuracy", "generalization_gap", *(name for name in MEASURED if any(name in one for one in known))]
-    line = ["table", "runs", "--by", "optimizer,optimizer.rho", "--columns", ",".join(columns), "--format"]
+    # SGD alone has no radius.
+    alone = all(row["method"] == "sgd" for row in record["runs"] if row not in unfinished)
+    by = "optimizer" if alone else "optimizer,optimizer.rho"
+    line = ["table", "runs", "--by", by, "--columns", ",".join(columns), "--format"]
     for name, form in (("study.csv", "csv"), ("study.md", "markdown")):
         with contextlib.redirect_stdout(io.StringIO()) as table:
             main([*line, form])

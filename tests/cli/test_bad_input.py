@@ -229,7 +229,5 @@ def test_a_logger_that_is_there_and_broken(fsbench, tmp_path, monkeypatch) -> No
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     ended = fsbench("train", "dataset=digits", "model=mlp", "logger=wandb")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
-    assert (
-        "logger=wandb: is installed, but can't be imported (ModuleNotFoundError: No module named" in ended.err
-    )
+    assert "logger=wandb: is installed, but can't be imported (ModuleNotFoundError: No module named" in ended.err
     assert not (tmp_path / "runs").exists()

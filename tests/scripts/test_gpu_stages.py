@@ -8,10 +8,14 @@ import json
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+import fsbench
+from fsbench.runs.provenance import git_commit
 
 ROOT = Path(__file__).parents[2]
 if not (ROOT / "scripts/gpu/stages.py").is_file():
@@ -23,7 +27,6 @@ _spec.loader.exec_module(stages)
 
 SMALLEST = replace(
     stages.TINY,
-    tests=("tests/report/test_escape.py",),
     step=("--networks", "lenet", "--methods", "SGD,SAM", "--precisions", "fp32", "--forms", "plain,recorded",
           "--rounds", "1", "--batch", "2"),
     most=(1, 1, 1),
@@ -169,6 +172,18 @@ def test_how_a_stage_ended(code, state, line, tmp_path, monkeypatch) -> None:
     assert found["seconds"] < 10
 
 
+def test_workers_that_were_stopped_begin_nothing(tmp_path) -> None:
+    workers = stages.Workers(1)
+    pool = ThreadPoolExecutor(1)
+    first, second = (pool.submit(workers.carry_out, ["list", what]) for what in ("models", "no such thing"))
+    assert first.result() == 0
+    assert second.result() == 2
+    workers.stop()
+    assert pool.submit(workers.carry_out, ["list", "models"]).result() == 130
+    assert all(one.poll() is not None for one in workers._all)
+    workers._all[0].stdout.close()
+
+
 @pytest.mark.parametrize(
     ("seconds", "step", "most", "expected"),
     [
@@ -195,3 +210,11 @@ def test_options_are_checked() -> None:
     done = subprocess.run([*line, "--minutes", "9"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "--out DIR and --data FILE are needed" in done.stderr
+
+
+def test_the_commit_of_a_copy(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(fsbench, "__file__", str(tmp_path / "fsbench/__init__.py"))
+    monkeypatch.delenv("FSBENCH_COMMIT", raising=False)
+    assert git_commit() is None
+    monkeypatch.setenv("FSBENCH_COMMIT", "0123abc")
+    assert git_commit() == "0123abc"

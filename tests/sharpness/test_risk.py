@@ -88,6 +88,14 @@ class Tupled(Noisy):
         return self.linear(x.flatten(1)), x
 
 
+def bare_batchnorm() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(72, 4), nn.BatchNorm1d(4, track_running_stats=False))
+
+
+def sparse() -> nn.Module:
+    return nn.Sequential(nn.Embedding(12, 24, sparse=True), nn.Flatten(), nn.Linear(72, 4))
+
+
 REFUSED = {
     "NaN": (broken, CE, batches(), "output is not finite"),
     "tuple": (Tupled, CE, batches(), "output is a tuple, not a tensor"),
@@ -95,6 +103,8 @@ REFUSED = {
     "triples": (plain, CE, [(*batches()[0], None)], "pairs of tensors"),
     "single examples": (plain, CE, [(batches()[0][0][0], batches()[0][1][0])], "pairs of tensors"),
     "batch statistics": (lambda: NETWORKS["resnet"]().train(), CE, batches(), "1 .BatchNorm2d. is in train mode"),
+    "no running statistics": (lambda: bare_batchnorm().eval(), CE, batches(), "2 .BatchNorm1d. keeps no running stat"),
+    "sparse": (sparse, CE, [(torch.arange(12).view(4, 3), torch.arange(4))], "0 .Embedding. has sparse gradients"),
     "dropout": (dropout_on, CE, batches(), "2 .Dropout. is in train mode; call model.eval"),
     "noise": (Noisy, CE, batches(), "two evaluations of the network differ"),
     "depends on its batch": (Centred, CE, batches(), "depends on the others in its batch"),
