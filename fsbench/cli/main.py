@@ -21,7 +21,7 @@ usage: fsbench COMMAND ...
 
   fsbench train --help          keys, groups and examples
   fsbench sharpness --help      likewise; fsbench list measures shows the measures
-  fsbench reproduce list        the papers' tables and figures, what they cost and what is done
+  fsbench reproduce list        the papers' tables and figures, and how many runs they take
   fsbench list models           what can be put after model=
   fsbench --version
 
