@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import signal
 from collections.abc import Iterable
+
+# Characters of a value in a message.
+_SHOWN = 240
 
 
 class FsbenchError(Exception):
@@ -22,7 +27,7 @@ class UsageError(FsbenchError):
     exit_code = 2
 
     def __init__(self, key: str, value: object, problem: str) -> None:
-        super().__init__(f"{key}={value}: {problem}" if key else problem)
+        super().__init__(f"{key}={_short(value)}: {problem}" if key else problem)
         self.key, self.value, self.problem = key, value, problem
 
     def __reduce__(self):
@@ -36,9 +41,36 @@ class Diverged(FsbenchError):
 
 
 class Interrupted(FsbenchError):
-    """Ctrl-C or SIGTERM; a checkpoint was left and the same command resumes."""
+    """Ctrl-C, SIGTERM and the like; a checkpoint was left and the same command resumes."""
 
     exit_code = 130
+
+
+# What the operating system says of paths that were given: too long, not there, not to be entered, not a directory ...
+_OF_PATHS = {
+    errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EPERM,
+    errno.EROFS,
+}  # fmt: skip
+
+
+def bad_input(failure: BaseException) -> UsageError | None:
+    """What a library met in the end, as the bad input that it stands for; None where it is another failure."""
+    if isinstance(failure, RecursionError):
+        return UsageError("", "", "what was given is nested too deeply to be read")
+    if isinstance(failure, UnicodeError):
+        return UsageError("", "", f"what was given is no text: {first_line(failure)}")
+    if isinstance(failure, (MemoryError, OverflowError)):
+        return UsageError("", "", f"what was given is too large: {first_line(failure)}")
+    if isinstance(failure, OSError) and failure.errno in _OF_PATHS and failure.filename is not None:
+        return UsageError("", "", f"{_short(failure.filename)}: {failure.strerror}")
+    return None
+
+
+def check_signals() -> None:
+    """Raise for a signal that came, where its own exception was lost on the way, in a destructor say."""
+    handler = signal.getsignal(signal.SIGINT)
+    if getattr(handler, "requested", False):
+        handler.check()
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -63,6 +95,11 @@ def one_line(failure: BaseException) -> str:
     if isinstance(failure, FsbenchError):
         return " ".join(str(failure).split())
     return f"{type(failure).__name__}: {first_line(failure)}"
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 40]}... ({len(text)} characters)"
 
 
 def first_line(failure: BaseException) -> str:

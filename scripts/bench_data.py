@@ -27,6 +27,7 @@ from fsbench.data.augment import batch_augment
 from fsbench.data.splits import MemorySplit
 from fsbench.models import build_model
 from fsbench.runs.provenance import provenance
+from fsbench.training.precision import arithmetic
 
 SIDE, CUTOUT, CROP, BATCH, WORKERS, SEED = 32, 16, 4, 128, 2, 0
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -249,8 +250,9 @@ def main() -> int:
     images = torch.randint(
         256, (count, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(SEED)
     )
-    rows = list(rates(images, rounds, clock, device))
-    found = list(shares(images, steps, clock, device))
+    with arithmetic("fp32", device):
+        rows = list(rates(images, rounds, clock, device))
+        found = list(shares(images, steps, clock, device))
     show("")
     measured = "CPU time of all processes, one thread each" if given.cpu_time else f"wall-clock time, {threads} threads"
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else origin["hardware"]["cpu"]

@@ -51,7 +51,7 @@ HOW = (
     f"{TENSORS[-1]} tensors and {BLOCKS} blocks of {CHUNK:,} elements in each), and one more for norms; `cat` one for "
     f"{IN_A_CAT} tensors; the backward pass of a convolution one for each gradient. What cuDNN launches beyond that is "
     "not seen. A look is whatever has the host wait for a value: `.item()`, `nonzero` or a mask as index, a copy to "
-    "the host. Counted on tensors without values, so a look of the host finds 0."
+    "the host. Counted on tensors without values, so a look of the host finds 0, or true."
 )
 
 
@@ -73,7 +73,7 @@ class Kernels(TorchDispatchMode):
         if there and (name in LOOKS or masked):
             self.looks[name] += 1
             if name == "_local_scalar_dense":
-                return there[0].new_zeros((), device="cpu").item()
+                return there[0].dtype == torch.bool or there[0].new_zeros((), device="cpu").item()
         if there and name in ("_to_copy", "copy_") and _to_the_host(name, args, kwargs):
             self.looks["copy"] += 1
             return torch.zeros(there[0].shape, dtype=there[0].dtype, device="cpu")

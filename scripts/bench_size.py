@@ -31,7 +31,7 @@ from fsbench.runs.provenance import provenance
 from fsbench.sharpness import Risk, fisher_trace, hessian_trace, minimum_sharpness, normalized_sharpness
 from fsbench.training.batch_closure import BatchClosure
 from fsbench.training.memory_format import chosen_memory_format
-from fsbench.training.precision import Precision
+from fsbench.training.precision import Precision, arithmetic
 
 STEPS = ("SGD", "SAM", "FSAM", "Fisher trace M=8")
 MEASURES = {
@@ -320,9 +320,10 @@ def main() -> int:
     sizes = QUICK if given.quick else Sizes()
     load, origin, started = os.getloadavg()[0], provenance(), time.perf_counter()
     found: list[Grown] = []
-    for part in given.parts:
-        more = (sizes, setting, cpu_time) if part == "table" else (sizes, setting)
-        found += PARTS[part](*more)
+    with arithmetic("fp32", device):
+        for part in given.parts:
+            more = (sizes, setting, cpu_time) if part == "table" else (sizes, setting)
+            found += PARTS[part](*more)
     show("")
     lines = [
         "# Cost against size", "", "Written by `scripts/bench size`. " + about(given, device, cpu_time, load), "",

@@ -16,7 +16,8 @@ ROOT = Path(fsbench.__file__).parent
 # A package, and the packages of fsbench it may import.
 ALLOWED = {
     "errors": set(),
-    "config": {"errors"},
+    "lines": set(),
+    "config": {"errors", "lines"},
     "optim": set(),
     "image_folder": {"errors"},
     "data": {"config", "errors", "image_folder"},
@@ -24,9 +25,9 @@ ALLOWED = {
     "runs": {"errors"},
     "papers": {"errors"},
     "report": {"errors", "papers", "runs"},
-    "training": {"config", "data", "errors", "image_folder", "models", "optim", "runs"},
+    "training": {"config", "data", "errors", "image_folder", "lines", "models", "optim", "runs"},
     "sharpness": {"errors", "optim"},
-    "executors": {"config", "errors", "runs", "training"},
+    "executors": {"config", "errors", "lines", "runs", "training"},
     "measuring": {"config", "data", "errors", "models", "runs", "sharpness", "training"},
     "reproduce": {
         "config",
@@ -43,7 +44,7 @@ ALLOWED = {
         "sharpness",
         "training",
     },
-    "cli": {"config", "errors", "executors", "measuring", "papers", "report", "reproduce", "runs", "training"},
+    "cli": {"config", "errors", "executors", "lines", "measuring", "papers", "report", "reproduce", "runs", "training"},
 }
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 
 from fsbench.cli.commands import COMMANDS
 from fsbench.cli.list import ALL, described
@@ -24,6 +27,8 @@ _CHOICES = {
     **dict.fromkeys(("plan", "render", "measure", "progress"), ("true", "false")),
 }
 _SHELLS = ("bash", "zsh", "fish")
+# Bash expands what it is offered: a file called `$(reboot)` would be run.
+_HARMLESS = re.compile(r"[\w./=,:@%+~^\[\]{}-]+")
 
 
 def complete(arguments: Sequence[str]) -> int:
@@ -37,6 +42,17 @@ def complete(arguments: Sequence[str]) -> int:
         )
     if not request.startswith("query="):
         return hydra_main(["-sc", request])
+    with redirect_stdout(StringIO()) as found:
+        _answer(request)
+    for line in found.getvalue().splitlines():
+        print(" ".join(filter(_HARMLESS.fullmatch, line.split())))
+    return 0
+
+
+def _answer(request: str) -> None:
+    """Print what may follow, separated by spaces."""
+    from fsbench.cli.show import hydra_main
+
     line = os.environ.get("COMP_LINE", "")
     point = int(os.environ.get("COMP_POINT", len(line)))
     before = line[:point]
@@ -46,11 +62,11 @@ def complete(arguments: Sequence[str]) -> int:
     typed = words[start + 1 :]
     if (not before.endswith(" ") and len(typed) <= 1) or not typed:
         print(" ".join(name for name in COMMANDS if name.startswith(typed[0] if typed else "")))
-        return 0
+        return
     command, current = typed[0], "" if before.endswith(" ") else typed[-1]
     if command == REPRODUCE.name and (found := _reproduce(current)):
         print(" ".join(found))
-        return 0
+        return
     # Other keys of reproduce are those of the runs it trains.
     primary = TRAIN if command == REPRODUCE.name else _HYDRA.get(command)
     if primary is not None:
@@ -58,22 +74,22 @@ def complete(arguments: Sequence[str]) -> int:
             # Experiments lie in folders, which Hydra's completion does not look into.
             names = (f"experiment={name}" for name in described(conf_dir() / "experiment"))
             print(" ".join(name for name in names if name.startswith(current)))
-            return 0
+            return
         key, equals, value = current.partition("=")
         if equals and command == SHARPNESS.name and key in ("run", "measures"):
             found = _directories(value) if key == "run" else _names(value)
             print(" ".join(f"{key}={one}" for one in found))
-            return 0
+            return
         program = words[start]
         rest = before.split(None, start + 2)[start + 2] if len(typed) > 1 else ""
         if command == REPRODUCE.name:
             rest = current  # its artefacts are no overrides
         os.environ["COMP_LINE"] = f"{program} {rest}"
         os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
-        return hydra_main(["-sc", request], primary)
+        hydra_main(["-sc", request], primary)
+        return
     if command == "list":
         print(" ".join(kind for kind in ALL if kind.startswith(current)))
-    return 0
 
 
 def _reproduce(current: str) -> list[str]:

@@ -9,7 +9,9 @@ import traceback
 from collections.abc import Sequence
 
 from fsbench.cli.commands import COMMANDS
-from fsbench.errors import FsbenchError, UsageError, did_you_mean
+from fsbench.errors import FsbenchError, Interrupted, UsageError, bad_input, did_you_mean, one_line
+from fsbench.lines import flushed, steady_streams, tell
+from fsbench.training.stop_signal import AtOnce, at_once, too_late
 
 HELP = """fsbench: train with sharpness-aware optimizers and compare what comes out.
 
@@ -19,7 +21,7 @@ usage: fsbench COMMAND ...
 
   fsbench train --help          keys, groups and examples
   fsbench sharpness --help      likewise; fsbench list measures shows the measures
-  fsbench reproduce list        the papers' tables and figures, what they cost and what is done
+  fsbench reproduce list        the papers' tables and figures, and how many runs they take
   fsbench list models           what can be put after model=
   fsbench --version
 
@@ -30,22 +32,51 @@ Exit codes: 0 done, 1 failed, 2 bad input, 3 some runs failed, 4 diverged, 130 i
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code and prints errors as one line on stderr."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    steady_streams()
+    code = _ended(list(sys.argv[1:] if arguments is None else arguments))
+    if arguments is None:
+        too_late()
+    if (lost := flushed()) is not None:
+        tell(f"fsbench: stdout: {lost.strerror}")
+        return code or 1
+    return code
+
+
+def _ended(arguments: list[str]) -> int:
+    signals = AtOnce()
     try:
-        return _dispatch(arguments)
-    except KeyboardInterrupt:
-        print("fsbench: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of a pipe (`| head`) went away; nothing is left to say to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with at_once() as signals:
+            return _dispatch(arguments)
+    except BrokenPipeError:  # the reader of stdout went away (`| head`); nothing is left to say to it
         return 0
-    except FsbenchError as failure:
+    except BaseException as met:
+        failure = _explained(met, signals)
+        if failure is None:
+            raise
+        if isinstance(failure, Interrupted):
+            # Python ends by SIGINT, whatever the exit code, if the last code that it ran from text (a dataclass's
+            # methods, say) was interrupted.
+            exec("")
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         if not failure.said:
-            print(f"fsbench: {failure}", file=sys.stderr)
+            tell(f"fsbench: {one_line(failure)}")
         return failure.exit_code
+
+
+def _explained(met: BaseException, signals: AtOnce) -> FsbenchError | None:
+    """What is said of an exception that ends a command; None where it explains nothing and its traceback is needed."""
+    if isinstance(met, Interrupted):
+        return met
+    # A signal may come out as another exception: where it came, some libraries take it for their own failure.
+    if isinstance(met, KeyboardInterrupt) or signals.requested:
+        return Interrupted("interrupted")
+    if isinstance(met, FsbenchError):
+        return met
+    if (wrong := bad_input(met)) is not None:
+        return wrong
+    # A full disk, say: the machine's fault, not ours.
+    return FsbenchError(one_line(met)) if isinstance(met, OSError) else None
 
 
 def _dispatch(arguments: list[str]) -> int:

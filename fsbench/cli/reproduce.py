@@ -11,13 +11,12 @@ from pathlib import Path
 
 from fsbench.cli.flags import Parser
 from fsbench.cli.reproduce_help import HELP
-from fsbench.cli.say import say
 from fsbench.config.compose import compose_text
 from fsbench.config.primary import REPRODUCE
 from fsbench.errors import Diverged, Interrupted, UsageError, one_line
 from fsbench.executors.build import build_executor
 from fsbench.executors.executor import Executor
-from fsbench.executors.tell import tell
+from fsbench.lines import say, tell
 from fsbench.papers import add_papers, artefacts
 from fsbench.papers.artefact import SCALES, Artefact, Computed
 from fsbench.reproduce.compositions import Compositions
@@ -30,6 +29,7 @@ from fsbench.reproduce.provenance import refuse_smaller, without_places
 from fsbench.reproduce.request import Request, read_request
 from fsbench.reproduce.tasks import missing_tasks
 from fsbench.reproduce.write import write_artefact
+from fsbench.runs.directory import refuse_unwritable
 from fsbench.training.stop_signal import at_once, stop_signal
 
 
@@ -79,9 +79,8 @@ def _list(known: dict[str, Artefact | Computed], words: Sequence[str]) -> int:
     named = [word for word in words if "=" not in word]
     request = read_request(words if named else [*words, *known], known)
     config = request.config
-    estimator = Estimator(config.device, Path(config.runs_dir))
     scales = (config.scale,) if any(word.startswith("scale=") for word in words) else SCALES
-    for line in list_lines(request.artefacts, scales, request, Compositions(), estimator):
+    for line in list_lines(request.artefacts, scales, Path(config.results_dir)):
         say(line)
     return 0
 
@@ -109,13 +108,14 @@ class _Work:
     plan: Callable[[], list[Plan]]
     command: str
     failed: int = 0
+    busy: int = 0
     reasons: dict[Path, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.plans = self.plan()
 
     def directory(self, artefact: Artefact | Computed) -> Path:
-        return Path(self.request.config.results_dir).expanduser() / artefact.name
+        return Path(self.request.config.results_dir) / artefact.name
 
     def render(self) -> int:
         """Draw again what was asked for, from the runs that are there."""
@@ -144,9 +144,11 @@ class _Work:
             self.plans = self.plan()
             self._carry_out(executor, [plan for plan in self.plans if plan.artefact.name in waiting])
             self._tell_waiting()
-        if not self.failed:
+        if not self.failed + self.busy:
             return 0
-        tell(f"fsbench: {self.failed} failed; the same command goes on with what is missing")
+        counts = {"failed": self.failed, "busy in another process": self.busy}
+        shown = ", ".join(f"{count} {how}" for how, count in counts.items() if count)
+        tell(f"fsbench: {shown}; the same command goes on with what is missing")
         return 3
 
     def _tell_waiting(self) -> None:
@@ -171,7 +173,10 @@ class _Work:
                 outcomes.append(outcome)
                 self._refuse_bad_input(outcomes, tasks)
                 tell(f"[{len(outcomes)}/{len(tasks)}] {outcome.line}")
-                if outcome.reason and not (path in candidates and isinstance(outcome.untrained, Diverged)):
+                if outcome.busy:
+                    self.busy += 1
+                    self.reasons[path] = outcome.reason
+                elif outcome.reason and not (path in candidates and isinstance(outcome.untrained, Diverged)):
                     self.failed += 1
                     self.reasons[path] = outcome.reason
                 for plan in written:
@@ -183,7 +188,9 @@ class _Work:
             raise Interrupted(f"{failure} ({summary(self.plans)})") from None
 
     def _refuse(self) -> None:
-        """See that captions can be written and nothing larger is overwritten, before anything is begun."""
+        """See that all can be written and nothing larger is overwritten, before anything is begun."""
+        for key in ("results_dir", "runs_dir"):
+            refuse_unwritable(key, Path(getattr(self.request.config, key)))
         for plan in self.plans:
             _ = plan.cuts
         for artefact in self.request.artefacts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections import Counter
 from collections.abc import Sequence
@@ -13,13 +12,12 @@ from typing import TYPE_CHECKING
 
 from fsbench import __version__
 from fsbench.cli.flags import parse_composed
-from fsbench.cli.say import say
 from fsbench.cli.sharpness_help import HELP
 from fsbench.config.compose import Job, compose_jobs, compose_text
 from fsbench.config.primary import SHARPNESS
 from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line
+from fsbench.lines import say, tell
 from fsbench.measuring.measures import Measure, chosen_measures
-from fsbench.training.stop_signal import at_once
 
 if TYPE_CHECKING:
     from fsbench.config.sharpness import SharpnessConfig
@@ -55,8 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     )  # fmt: skip
     for job in jobs:
         chosen_measures(job.config.measures)
-    with at_once():
-        return _sweep(jobs) if options.multirun else _single(jobs[0])
+    return _sweep(jobs) if options.multirun else _single(jobs[0])
 
 
 def _single(job: Job[SharpnessConfig]) -> int:
@@ -80,6 +77,7 @@ def _sweep(jobs: list[Job[SharpnessConfig]]) -> int:
 
     Returns 0, 1 if every measure of every network was refused, or 3 if anything failed.
     """
+    tell(f"{len(jobs)} networks; what is measured already is looked up first")
     found = _found(jobs)
     outcomes: list[Outcome] = []
     try:
@@ -92,8 +90,7 @@ def _sweep(jobs: list[Job[SharpnessConfig]]) -> int:
         missing = f", {len(jobs) - len(outcomes)} not begun or interrupted" if len(outcomes) < len(jobs) else ""
         say(", ".join(f"{counts[status]} {status}" for status in _STATUSES) + missing)
     if counts["failed"]:
-        print(f"fsbench: {counts['failed']} of {len(jobs)} failed; the same command measures what is missing",
-              file=sys.stderr)  # fmt: skip
+        tell(f"fsbench: {counts['failed']} of {len(jobs)} failed; the same command measures what is missing")
         return 3
     return 1 if counts["refused"] and not counts["measured"] + counts["already measured"] else 0
 
@@ -175,6 +172,8 @@ def _measured(source: Source, config: SharpnessConfig) -> Outcome:
     refused = all("refused" in entry for entry in asked.values())
     status = "failed" if failed else "refused" if refused else "measured" if missing else "already measured"
     lines = _lines(source, asked, len(chosen), len(missing))
+    if record.unreadable is not None:
+        lines.append(f"  note: {record.unreadable}; written anew")
     return Outcome(status, lines + shown.changes(asked, before, record.read()))
 
 
@@ -203,7 +202,7 @@ def _computed(
         raise Interrupted(f"{source.title}: interrupted; {kept}, the same command goes on from here") from None
     finally:
         for reason, names in failed.items():
-            print(f"fsbench: {source.title}: {', '.join(names)} failed, {reason}", file=sys.stderr)
+            tell(f"fsbench: {source.title}: {', '.join(names)} failed, {reason}")
     return entries, {name for names in failed.values() for name in names}
 
 

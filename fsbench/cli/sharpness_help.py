@@ -22,6 +22,7 @@ Options of single measures
   fsbench sharpness model=resnet20 model.checkpoint=FILE dataset=cifar10
   fsbench table runs --by optimizer --columns test_accuracy,minimum_sharpness
 
+± is one standard error; `Estimate.interval` of the library gives the interval by Student's t.
 Images are not augmented, networks are in eval mode, the loss is cross-entropy. Results go into sharpness.json in the
 run's directory; what is there is not measured again unless a setting that matters to it differs. Values of several
 settings are kept beside each other; tables take those that were asked for last. A measure that is not defined for a

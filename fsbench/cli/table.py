@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fsbench.cli.flags import Parser
 from fsbench.errors import UsageError, did_you_mean
+from fsbench.lines import printable, tell
 from fsbench.measuring.measures import MEASURES, Measure, measure_of
 from fsbench.measuring.shortened import shortened
 
@@ -39,6 +39,9 @@ def main(arguments: Sequence[str]) -> int:
 
     by = _names(options.by)
     columns = [name for name in _names(options.columns) if name not in by]
+    for option, names, given in (("--by", by, options.by), ("--columns", columns, options.columns)):
+        if not names:
+            raise UsageError(option, given, "names nothing; see fsbench table --help")
     conditioned = [condition.partition("=")[0] for condition in options.where]
     records = read_records(options.runs, asked=[*by, *columns, *conditioned])
     rows = records.rows
@@ -74,25 +77,28 @@ def main(arguments: Sequence[str]) -> int:
             command = _command(rows, [name], listed=bool(options.where))
             raise UsageError("--columns", name, f"no run was measured; {command} does it")
     known = [measure.column for measure in MEASURES.values() if measure.has(measure.column)]
-    print(FORMATS[options.format](aggregate(rows, by, columns, known), by, columns), end="")
+    print(printable(FORMATS[options.format](aggregate(rows, by, columns, known), by, columns)), end="")
     for key, values in mixed_keys(rows, by, records.choices, records.configuration).items():
-        print(f"note: a line averages runs that differ in {key} ({', '.join(values)}); add it to --by", file=sys.stderr)
+        tell(f"note: a line averages runs that differ in {key} ({', '.join(values)}); add it to --by")
     within, across = mixed_settings(rows, by, measures, records.measured)
     for name, settings in within.items():
-        print(f"note: a line averages {name} measured with different settings: {_shown(settings)}", file=sys.stderr)
+        tell(f"note: a line averages {name} measured with different settings: {_shown(settings)}")
     for name, settings in across.items():
-        print(f"note: {name}: lines were measured with different settings: {_shown(settings)}", file=sys.stderr)
+        tell(f"note: {name}: lines were measured with different settings: {_shown(settings)}")
     for line in [*gauss_newton(rows, measures, records.measured), *refusals(rows, measures, records.measured)]:
-        print(f"note: {shortened(line)}", file=sys.stderr)
+        tell(f"note: {shortened(line)}")
     if absent:
         shown = ", ".join(f"{count} of {len(rows)} runs lack {name}" for name, count in absent.items())
         lacks = [row for row in rows if any(name not in records.measured[row["run"]] for name in absent)]
         command = _command(lacks, list(absent), listed=bool(options.where))
-        print(f"note: {shown}; {command} measures them", file=sys.stderr)
+        tell(f"note: {shown}; {command} measures them")
     if measures:
-        print(_DEVIATION, file=sys.stderr)
+        tell(_DEVIATION)
+    if unreadable := [str(path) for path in records.unreadable]:
+        more = f" and {len(unreadable) - 2} more" if len(unreadable) > 2 else ""
+        tell(f"note: unreadable: {', '.join(unreadable[:2])}{more}")
     if left_out:
-        print(f"note: runs left out because they are not finished: {left_out}", file=sys.stderr)
+        tell(f"note: runs left out because they are not finished: {left_out}")
     return 0
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 
-from fsbench.cli.say import say
 from fsbench.config.compose import Job, compose_jobs
 from fsbench.errors import FsbenchError, UsageError
+from fsbench.lines import say
 from fsbench.training.attempt import already_done, described, failed_line, finished
 from fsbench.training.stop_signal import StopSignal, stop_signal
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fsbench.cli.flags import parse_composed
-from fsbench.cli.say import say
 from fsbench.cli.train_help import HELP
 from fsbench.config.compose import Job, compose_jobs, compose_text
 from fsbench.errors import FsbenchError, UsageError
+from fsbench.lines import say, tell
+from fsbench.runs.read import Unreadable
 from fsbench.training.attempt import (
     Outcome,
     TrainingTask,
     already_done,
     by_torchrun,
     described,
+    directory_of,
     failed_line,
     finished,
     run,
@@ -89,11 +91,14 @@ def sweep(jobs: list[Job], stop: StopSignal) -> int:
     finally:
         counts = {status: sum(o.status == status for o in outcomes) for status in ("done", "skipped", "failed")}
         missing = f", {len(unique) - len(outcomes)} not begun or interrupted" if len(outcomes) < len(unique) else ""
+        busy = sum(outcome.busy for outcome in outcomes)
+        missing += f", {busy} busy in another process" if busy else ""
         say(", ".join(f"{count} {status}" for status, count in counts.items()) + missing)
-    if not counts["failed"]:
+    wrong = {"failed": counts["failed"], "are busy in another process": busy}
+    if not any(wrong.values()):
         return 0
-    print(f"fsbench: {counts['failed']} of {len(unique)} runs failed; the same command runs what is missing",
-          file=sys.stderr)  # fmt: skip
+    shown = ", ".join(f"{count} of {len(unique)} runs {how}" for how, count in wrong.items() if count)
+    tell(f"fsbench: {shown}; the same command runs what is missing")
     return 2 if all(isinstance(outcome.failure, UsageError) for outcome in outcomes) else 3
 
 
@@ -101,7 +106,9 @@ def distinct(jobs: list[Job]) -> list[Job]:
     """Jobs without repetitions. Raises UsageError where different runs would share one directory."""
     unique: dict[Path, Job] = {}
     for job in jobs:
-        path = finished(job)[0].path
+        with suppress(Unreadable):  # the others go on without it
+            finished(job)
+        path = directory_of(job).path
         if path in unique and unique[path].config != job.config:
             raise UsageError("run_name", job.config.run_name, "several runs of the sweep would share this directory")
         unique[path] = job

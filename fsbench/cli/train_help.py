@@ -20,6 +20,8 @@ Keys people reach for:
 `optimizer=fsam` is Fisher SAM (Kim et al. 2022), not Friendly SAM.
 A finished run is not repeated, an interrupted one goes on where it stopped.
 Exit codes: 0 done, 1 failed, 2 bad input, 3 a sweep with failures, 4 diverged, 130 interrupted.
+Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU leave a checkpoint first; another Ctrl-C ends at once.
+Hydra imports, and so runs, what an installed plugin or hydra.searchpath=[pkg://...] names.
 Also: --cfg job (show the configuration), --config-dir DIR (groups of your own), --hydra-help, --version.
 
 With these choices:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fsbench.config.options import Options
+from fsbench.config.options import Options, Pixels
 
 
 class AugmentOptions(Options):
@@ -23,7 +23,7 @@ class AugmentOptions(Options):
 
     flip: bool = False
     """Mirror left and right with probability 1/2."""
-    crop: int = Field(default=0, ge=0)
+    crop: int = Field(default=0, ge=0, le=10_000)
     """Pixels added on each side before a random crop back to the size; 0: none."""
     padding: Literal["zeros", "reflect"] = "zeros"
     """What is added: black, or the image mirrored at its outermost pixels."""
@@ -31,12 +31,12 @@ class AugmentOptions(Options):
     """The AutoAugment policy found on this data set."""
     autoaugment_first: bool = False
     """Apply it before flip and crop, so that Invert, Equalize and AutoContrast see no padding."""
-    cutout: int = Field(default=0, ge=0)
+    cutout: int = Field(default=0, ge=0, le=10_000)
     """Side of the square hole, which the border may clip; 0: none."""
 
     random_resized_crop: bool = False
-    resize: int | None = Field(default=None, ge=1)
-    size: int | None = Field(default=None, ge=1)
+    resize: Pixels | None = None
+    size: Pixels | None = None
     color_jitter: float = Field(default=0.0, ge=0)
     """s: brightness, contrast and saturation each times a factor uniform in [max(0, 1 - s), 1 + s]; 0: none."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +15,20 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fsbench.config.paths import conf_dir
 from fsbench.config.primary import TRAIN, Primary
-from fsbench.errors import UsageError, first_line
+from fsbench.errors import UsageError, check_signals, first_line
+from fsbench.lines import tell
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
 Config = TypeVar("Config")
+
+# Composing so many takes longer than one waits without a word.
+_MANY = 100
+
+# Runs of a sweep; more than anybody means take the memory before the first is composed.
+_MOST = 100_000
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,10 @@ def compose_jobs(
     """
     with _initialised():
         line = _line(overrides, config_dir)
-        return [_job(one, primary) for one in _expand(line, multirun, primary)]
+        lines = _expand(line, multirun, primary)
+        if len(lines) >= _MANY:
+            tell(f"{len(lines)} configurations to compose and check first")
+        return [_job(one, primary) for one in lines]
 
 
 def compose_text(overrides: Sequence[str], *, config_dir: str | None = None, primary: Primary = TRAIN) -> str:
@@ -74,7 +85,7 @@ def _line(overrides: Sequence[str], config_dir: str | None) -> list[str]:
         if not Path(config_dir).is_dir():
             raise UsageError("--config-dir", config_dir, "no such directory")
         # Quoted, since a path may hold characters of the override grammar.
-        overrides = [*overrides, f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
+        overrides = [*overrides, f"hydra.searchpath=[{_quoted(f'file://{Path(config_dir).resolve()}')}]"]
     return [normalised(override) for override in overrides]
 
 
@@ -111,7 +122,9 @@ def _expand(overrides: list[str], multirun: bool, primary: Primary) -> list[list
         if (group := name.partition(".")[0].partition("/")[0]) in others and group not in primary.groups:
             allowed = ", ".join(primary.groups)
             raise UsageError(name, override.value(), f"no such key in fsbench {primary.name}; its groups: {allowed}")
-        if name.startswith("hydra.") and name != "hydra.searchpath":
+        if name == "hydra.searchpath":
+            _refuse_absent(override)
+        elif name.startswith("hydra."):
             raise UsageError(name, override.value(), "fsbench has its own run directories and sweeps; use runs_dir=DIR")
         if override.is_delete():
             raise UsageError("", "", f"{name}: can't be deleted, every key is needed")
@@ -119,17 +132,32 @@ def _expand(overrides: list[str], multirun: bool, primary: Primary) -> list[list
             shown = (override.input_line or "").partition("=")[2]
             hint = f"a list reads {name}=[{shown}]; " if name in primary.lists else ""
             raise UsageError(name, shown, f"several values; {hint}add -m to run each of them")
-        if override.value() is None and name not in primary.nullable and loader.get_group_options(name):
+        # An empty list chooses none, too.
+        none = {"None": "null", "[]": "[]"}.get(str(override.value()))
+        if none and (none == "[]" or name not in primary.nullable) and loader.get_group_options(name):
             allowed = ", ".join(loader.get_group_options(name))
-            raise UsageError(name, "null", f"one is needed; allowed: {allowed}")
+            raise UsageError(name, none, f"one is needed; allowed: {allowed}")
     # Hydra 1.3 takes no `group=null`; these are null unless chosen.
-    none = {f"{group}=null" for group in primary.nullable}
-    return [[o for o in one if o not in none] for one in product(*(_values(override, primary) for override in parsed))]
+    unchosen = {f"{group}=null" for group in primary.nullable}
+    values = [_values(override, primary) for override in parsed]
+    if (count := math.prod(map(len, values))) > _MOST:
+        raise UsageError("-m", "...", f"makes {count:,} runs; a sweep has at most {_MOST:,}")
+    return [[o for o in one if o not in unchosen] for one in product(*values)]
+
+
+def _refuse_absent(searchpath: Override) -> None:
+    """Raise UsageError unless the places where groups are looked for are a list, whose directories are there."""
+    places: Any = searchpath.value()
+    for place in places if isinstance(places, list) else [None]:
+        kind, _, path = str(place).rpartition("://")
+        if place is None or kind not in ("file", "pkg") or (kind == "file" and not Path(path).is_dir()):
+            shown = (searchpath.input_line or "").partition("=")[2]
+            raise UsageError("hydra.searchpath", shown, "must be a list of directories: [file:///DIR]")
 
 
 def _values(override: Override, primary: Primary) -> list[str]:
     """The overrides that a sweep (`a,b`, `range()`, `choice()`, `glob()`) stands for, or the one override."""
-    from hydra.core.override_parser.types import Glob
+    from hydra.core.override_parser.types import Glob, RangeSweep
     from hydra.errors import HydraException
 
     if not override.is_sweep_override():
@@ -137,11 +165,18 @@ def _values(override: Override, primary: Primary) -> list[str]:
     if override.key_or_group in primary.directories and isinstance(override.value(), Glob):
         found = _matching(override, primary.directories[override.key_or_group])
         return [f"{override.get_key_element()}={_quoted(path)}" for path in found]
+    shown = (override.input_line or "").partition("=")[2]
+    value = override.value()
+    if isinstance(value, RangeSweep) and (value.step == 0 or (value.stop - value.start) / value.step > _MOST):
+        problem = "its step is 0" if value.step == 0 else f"a sweep has at most {_MOST:,} runs"
+        raise UsageError(override.key_or_group, shown, f"can't be swept: {problem}")
     try:
-        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-    except HydraException as failure:
-        shown = (override.input_line or "").partition("=")[2]
+        found = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    except (HydraException, ValueError) as failure:
         raise UsageError(override.key_or_group, shown, f"can't be swept: {first_line(failure)}") from None
+    if not found:
+        raise UsageError(override.key_or_group, shown, "stands for no value at all")
+    return found
 
 
 def _matching(override: Override, holding: str) -> list[str]:
@@ -186,6 +221,7 @@ def _without_hydra(composed: DictConfig) -> DictConfig:
 
 
 def _job(overrides: list[str], primary: Primary) -> Job:
+    check_signals()
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fsbench.config.options import AbsolutePath, Options
+from fsbench.config.options import AbsolutePath, Options, Pixels
 
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
-Mean = Annotated[float, Field(allow_inf_nan=False)]
-Std = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Mean = float
+Std = Annotated[float, Field(gt=0)]
 
 STREAMED = ("imagenet", "stanford_cars", "flowers102")
 
@@ -42,7 +42,7 @@ class DatasetOptions(Options):
     mean: Annotated[list[Mean], Field(min_length=1)] | None = None
     std: Annotated[list[Std], Field(min_length=1)] | None = None
     # Side of the square the network sees; null: the images' own size.
-    image_size: Annotated[int, Field(ge=1)] | None = None
+    image_size: Pixels | None = None
     # The directory with train/<class>/ and test/<class>/ (folder only). EXIF does not turn images.
     root: AbsolutePath | None = None
     validation: Count = 0

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from fsbench.config.options import Options
+from fsbench.config.options import Options, Processes
+
+
+def _made_of(pattern: str, allowed: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if isinstance(text, str) and not re.fullmatch(pattern, text):
+            raise ValueError(f"must be made of {allowed} only")
+        return text
+
+    return AfterValidator(check)
+
+
+# They become lines of a job's script, or an address that is connected to.
+_Name = Annotated[str, Field(min_length=1), _made_of(r"[A-Za-z0-9][A-Za-z0-9_.,-]*", "letters, digits and . , _ -")]
+_Address = Annotated[str, Field(min_length=1), _made_of(r"[A-Za-z0-9_.:/\[\]-]*", "letters, digits and . : / [ ] _ -")]
+_Option = Annotated[str, _made_of(r"[a-z][a-z0-9_-]*", "small letters, digits and _ -")]
+_MARKS = ". , : / @ % + = & | ( ) [ ] ^ ~ * ? # _ -"
+_Value = Annotated[
+    str | int | float | bool,
+    _made_of(f"[A-Za-z0-9{re.escape(_MARKS)}]*", f"letters, digits, spaces and {_MARKS}"),
+]
 
 
 class SerialOptions(Options):
@@ -18,7 +39,7 @@ class SerialOptions(Options):
 class PooledOptions(Options):
     """What each run is given, and how often one that lost its worker is tried again."""
 
-    workers: Annotated[int, Field(ge=1)] | None
+    workers: Processes | None
     cpus: Annotated[int, Field(ge=1)]
     gpus: Annotated[float, Field(ge=0)] | None
     memory: Annotated[float, Field(gt=0)] | None
@@ -29,7 +50,7 @@ class RayOptions(PooledOptions):
     """Workers of Ray; `address=null` starts it on this machine."""
 
     name: Literal["ray"]
-    address: Annotated[str, Field(min_length=1)] | None
+    address: _Address | None
 
     @model_validator(mode="after")
     def _whole_cards_above_one(self) -> RayOptions:
@@ -43,9 +64,9 @@ class SlurmOptions(PooledOptions):
 
     name: Literal["slurm"]
     cluster: Literal["slurm", "local"]
-    partition: Annotated[str, Field(min_length=1)] | None
+    partition: _Name | None
     time_limit: Annotated[int, Field(ge=1)]
-    sbatch: dict[str, str | int | float | bool] | None
+    sbatch: dict[_Option, _Value] | None
 
     @model_validator(mode="after")
     def _whole_cards(self) -> SlurmOptions:

@@ -74,6 +74,8 @@ _WORDS = {
     "literal_error": "must be one of {expected}",
     "finite_number": "must be a finite number",
     "too_short": "must have at least {min_length} entries",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
     "too_long": "must have at most {max_length} entries",
     "string_pattern_mismatch": "must begin with a letter or digit and be made of letters, digits and . _ = , + - only",
     "model_type": "must be a config group with keys of its own",

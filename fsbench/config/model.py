@@ -22,7 +22,7 @@ class ResNetCifar(ModelBase):
     """He et al. 2016, section 4.2: depth 6n + 2, widths 16, 32, 64, parameter-free shortcuts."""
 
     family: Literal["resnet_cifar"]
-    depth: int = Field(ge=8)
+    depth: int = Field(ge=8, le=10_000)
 
     @field_validator("depth")
     @classmethod
@@ -41,7 +41,7 @@ class WideResNet(ModelBase):
     """Zagoruyko & Komodakis 2016, CIFAR form WRN-depth-width with B(3,3) blocks, depth 6n + 4."""
 
     family: Literal["wrn"]
-    depth: int = Field(ge=10)
+    depth: int = Field(ge=10, le=10_000)
     width: int = Field(ge=1)
     dropout: Rate = 0.0
 
@@ -63,7 +63,7 @@ class PyramidNet(ModelBase):
     """Han et al. 2017, CIFAR form with bottlenecks: depth 9n + 2, widths grow linearly by `alpha` in all."""
 
     family: Literal["pyramidnet"]
-    depth: int = Field(ge=11)
+    depth: int = Field(ge=11, le=10_000)
     alpha: int = Field(ge=0)
 
     @field_validator("depth")
@@ -83,7 +83,7 @@ class DenseNetBC(ModelBase):
     """Huang et al. 2017, CIFAR form with bottlenecks and compression 0.5: depth 6n + 4."""
 
     family: Literal["densenet_bc"]
-    depth: int = Field(ge=10)
+    depth: int = Field(ge=10, le=10_000)
     growth: int = Field(ge=1)
     dropout: Rate = 0.0
 
@@ -104,7 +104,7 @@ class ResNextCifar(ModelBase):
     """Xie et al. 2017, section 5.3: depth 9n + 2, `cardinality` groups of `base_width` channels in the first stage."""
 
     family: Literal["resnext_cifar"]
-    depth: int = Field(ge=11)
+    depth: int = Field(ge=11, le=10_000)
     cardinality: int = Field(ge=1)
     base_width: int = Field(ge=1)
 

@@ -8,9 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from fsbench.config.options import Options
 
-LearningRate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+LearningRate = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class PlainOptions(Options):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from fsbench.config.executor import AnyExecutor
-from fsbench.config.options import Options
+from fsbench.config.options import Options, PathText
 
 
 class ReproduceConfig(Options):
@@ -17,11 +17,11 @@ class ReproduceConfig(Options):
     plan: bool
     render: bool
     measure: bool
-    seeds: Annotated[int, Field(ge=1)] | None
+    seeds: Annotated[int, Field(ge=1, le=1000)] | None
     stands_for: Annotated[str, Field(min_length=1)] | None
-    results_dir: Annotated[str, Field(min_length=1)]
-    runs_dir: Annotated[str, Field(min_length=1)]
-    data_dir: Annotated[str, Field(min_length=1)]
+    results_dir: PathText
+    runs_dir: PathText
+    data_dir: PathText
     executor: AnyExecutor
     device: Literal["auto", "cpu", "cuda"]
     progress: bool

@@ -9,10 +9,10 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from fsbench.config.augment import AugmentOptions
 from fsbench.config.dataset import DatasetOptions
 from fsbench.config.model import ModelOptions
-from fsbench.config.options import AbsolutePath, Options
+from fsbench.config.options import AbsolutePath, Options, PathText, Processes
 
 Count = Annotated[int, Field(ge=1)]
-Length = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Length = Annotated[float, Field(ge=0)]
 
 
 class MovedDataset(Options):
@@ -29,7 +29,7 @@ def _chosen(value: Any) -> str:
 class SharpnessConfig(Options):
     """What `conf/sharpness.yaml` composes to: a network, the images, the measures and their options."""
 
-    run: Annotated[str, Field(min_length=1)] | None
+    run: PathText | None
     model: ModelOptions | None = None
     dataset: Annotated[
         Annotated[DatasetOptions, Tag("chosen")] | Annotated[MovedDataset, Tag("moved")], Discriminator(_chosen)
@@ -41,28 +41,28 @@ class SharpnessConfig(Options):
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     dtype: Literal["float32", "float64"]
     device: Literal["auto", "cpu", "cuda"]
-    devices: Count = 1
-    memory: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    workers: Annotated[int, Field(ge=0)]
-    data_dir: str | None
-    out: str | None
+    devices: Processes = 1
+    memory: Annotated[float, Field(gt=0)]
+    workers: Annotated[int, Field(ge=0, le=1024)]
+    data_dir: PathText | None
+    out: PathText | None
     overwrite: bool
     progress: bool
     label_smoothing: Annotated[float, Field(ge=0, le=1)] | None
 
     classes: Count | None
     probes: Annotated[int, Field(ge=2)]
-    tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    tolerance: Annotated[float, Field(ge=0)]
     subset_size: Count
-    subsets: Count
-    logit_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    subsets: Annotated[int, Field(ge=1, le=1_000_000)]
+    logit_norm: Annotated[float, Field(gt=0)] | None
     neighbourhood: Literal["sam", "asam", "fsam"]
     rho: Length | None
     eta: Length | None
     ascent_steps: Count
     alphas: Annotated[list[Length], Field(min_length=1)]
-    eigenvalues: Count
-    eigenvalue_tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    eigenvalues: Annotated[int, Field(ge=1, le=1000)]
+    eigenvalue_tolerance: Annotated[float, Field(gt=0)]
 
     @field_validator("measures", "alphas", mode="before")
     @classmethod

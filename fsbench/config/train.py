@@ -11,7 +11,7 @@ from fsbench.config.dataset import DatasetOptions
 from fsbench.config.executor import AnyExecutor, SerialOptions
 from fsbench.config.model import ModelOptions
 from fsbench.config.optimizer import BaseOptions, FisherTraceOptions, OptimizerOptions, PlainOptions
-from fsbench.config.options import Options
+from fsbench.config.options import Options, PathText, Processes
 from fsbench.config.schedule import AnySchedule
 
 
@@ -28,9 +28,9 @@ class TrainerOptions(Options):
     max_norm: Annotated[float, Field(gt=0)] | None
     precision: Literal["fp32", "tf32", "bf16", "fp16"]
     device: Literal["auto", "cpu", "cuda"]
-    devices: Annotated[int, Field(ge=1)] = 1
+    devices: Processes = 1
     sync_batchnorm: bool = False
-    workers: Annotated[int, Field(ge=0)]
+    workers: Annotated[int, Field(ge=0, le=1024)]
     eval_every: Annotated[int, Field(ge=1)]
     checkpoint_every: Annotated[int, Field(ge=1)]
     compare_every: Annotated[int, Field(ge=0)]
@@ -56,9 +56,9 @@ class TrainConfig(Options):
     """One run: what `conf/train.yaml` composes to."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    runs_dir: str
-    data_dir: str
-    run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._=,+-]*$")] | None
+    runs_dir: PathText
+    data_dir: PathText
+    run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._=,+-]*$", max_length=200)] | None
     overwrite: bool
     dataset: DatasetOptions
     augment: AugmentOptions

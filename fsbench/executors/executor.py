@@ -20,6 +20,11 @@ class Ended(Protocol):
         """What is wrong with the images, if the task failed of that."""
         ...
 
+    @property
+    def busy(self) -> bool:
+        """Another process is at work on the run."""
+        ...
+
 
 Outcome = TypeVar("Outcome", bound=Ended)
 

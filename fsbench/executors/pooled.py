@@ -12,19 +12,22 @@ from typing import Any, Generic
 from fsbench.errors import FsbenchError, Interrupted, one_line
 from fsbench.executors.engine import Engine, WorkerLost
 from fsbench.executors.executor import Outcome, Task
-from fsbench.executors.tell import tell
 from fsbench.executors.worker import Call
+from fsbench.lines import tell
 from fsbench.training.stop_signal import StopSignal
 
+# How often a run is come back to, behind all others, that another process is at work on; each waits half a minute.
+_BUSY = 20
 _GOES_ON = "interrupted; the same command goes on from here"
 
 
 @dataclass(frozen=True)
 class _Attempt(Generic[Outcome]):
-    """A task, and how often it lost its worker."""
+    """A task, how often it lost its worker, and how often another process was at work on its run."""
 
     task: Task[Outcome]
     lost: int = 0
+    busy: int = 0
 
 
 class PooledExecutor:
@@ -101,6 +104,8 @@ class PooledExecutor:
         where = task.directory.path
         try:
             returned = self._engine.result(handle)
+            if returned.outcome is not None and returned.outcome.busy and attempt.busy < _BUSY:
+                return None, replace(attempt, busy=attempt.busy + 1)
             if returned.outcome is not None:
                 return returned.outcome, None
             if self._stop.requested:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from fsbench.errors import FsbenchError
 from fsbench.executors.executor import Outcome, Task
 from fsbench.executors.serial import SerialExecutor
-from fsbench.executors.tell import tell
+from fsbench.lines import tell
 from fsbench.training.attempt import finished
 from fsbench.training.population_plan import populations
 from fsbench.training.stop_signal import StopSignal
@@ -30,13 +30,17 @@ class PopulationExecutor:
             count = list(alone.values()).count(reason)
             self._tell(f"{count} run{'s' * (count > 1)} trained alone: {reason}")
         members = {id(missing[number]) for group in groups for number in group}
+        busy: list[Task[Outcome]] = []
         for group in groups:
             from fsbench.training.population import train_population
 
             self._stop.check()
             for number, outcome in train_population([missing[number].job for number in group], self._stop):
-                yield missing[group[number]].trained(outcome, self._stop)
-        yield from SerialExecutor(self._stop).run([task for task in tasks if id(task) not in members])
+                if outcome.busy:
+                    busy.append(missing[group[number]])
+                else:
+                    yield missing[group[number]].trained(outcome, self._stop)
+        yield from SerialExecutor(self._stop).run([task for task in tasks if id(task) not in members] + busy)
 
 
 def _missing(task: Task[Outcome]) -> bool:

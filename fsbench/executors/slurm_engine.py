@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import grp
 import logging
 import os
+import pwd
+import shlex
 import signal
+import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import fsbench
 from fsbench.config.executor import SlurmOptions
 from fsbench.errors import FsbenchError, UsageError, first_line
 from fsbench.executors.engine import WorkerLost, needed
@@ -49,7 +55,10 @@ class SlurmEngine:
 
     def __enter__(self) -> SlurmEngine:
         try:
-            self._executor = self._submitit.AutoExecutor(folder=self._folder, cluster=self._options.cluster)
+            _make_own(self._folder)
+            cluster = self._options.cluster
+            python = {f"{cluster}_python": _python()}
+            self._executor = self._submitit.AutoExecutor(folder=self._folder, cluster=cluster, **python)
             self._executor.update_parameters(**self._parameters())
         except (RuntimeError, ValueError, NameError, OSError) as failure:
             raise UsageError("executor", "slurm", first_line(failure)) from None
@@ -164,6 +173,41 @@ class SlurmEngine:
         twice = absent & self._absent
         self._absent = absent
         return [job for job in handles if job.job_id in twice]
+
+
+def _make_own(folder: Path) -> None:
+    """Make a directory that only this user can write: what lies in it is unpickled, which runs any code.
+
+    Raises:
+        UsageError: it is somebody else's, or others could put their own in its place.
+    """
+    runs_dir = folder.parent
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    own = folder.lstat()
+    if not stat.S_ISDIR(own.st_mode) or own.st_uid != os.geteuid():
+        raise UsageError("runs_dir", runs_dir, f"{folder} is not a directory of yours, and jobs would run code from it")
+    folder.chmod(0o700)
+    above = runs_dir.stat()
+    others = above.st_mode & (stat.S_IWOTH | (0 if _alone(above.st_gid) else stat.S_IWGRP))
+    if (others and not above.st_mode & stat.S_ISVTX) or above.st_uid not in (os.geteuid(), 0):
+        problem = "others may write it, and so have your jobs run their code; chmod go-w it, or +t, or choose another"
+        raise UsageError("runs_dir", runs_dir, problem)
+
+
+def _alone(group: int) -> bool:
+    """Whether nobody but this user is in a group: many systems give everybody a group of their own."""
+    with suppress(KeyError):
+        me, found = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+        return found.gr_name == me.pw_name and set(found.gr_mem) <= {me.pw_name}
+    return False
+
+
+def _python() -> str:
+    """How jobs start Python: without the modules of the working directory, unless it is fsbench's own."""
+    own = Path(fsbench.__file__).resolve().parent.parent == Path.cwd()
+    return shlex.quote(sys.executable) + ("" if own else " -P")
 
 
 def _queue() -> set[str] | None:

@@ -65,7 +65,7 @@ def carry_out(call: Call[Outcome]) -> Returned[Outcome]:
     before = _saved(task.directory)
     with stop_signal(PatientStopSignal()) as stop:
         try:
-            _wait_for_lock(task.directory, stop)
+            wait_for_lock(task.directory, stop, _PATIENCE)
             return Returned(task.perform(stop))
         except (Interrupted, KeyboardInterrupt):
             return Returned(None, _saved(task.directory) not in (None, before))
@@ -82,9 +82,9 @@ def _saved(directory: RunDirectory) -> int | None:
         return None
 
 
-def _wait_for_lock(directory: RunDirectory, stop: StopSignal) -> None:
-    """Give a killed predecessor the time to let go of the run; whoever holds it longer is at work in it."""
-    until = time.monotonic() + _PATIENCE
+def wait_for_lock(directory: RunDirectory, stop: StopSignal, patience: float) -> None:
+    """Wait until nobody holds the run, so many seconds at most, or until a signal comes."""
+    until = time.monotonic() + patience
     while directory.path.is_dir() and time.monotonic() < until and not stop.requested:
         with suppress(RunIsBusy), directory.locked(patience=0.0):
             return

@@ -17,7 +17,7 @@ from torch import nn
 
 from fsbench import __version__, sharpness
 from fsbench.config.sharpness import SharpnessConfig
-from fsbench.errors import UsageError, first_line
+from fsbench.errors import UsageError, check_signals, first_line
 from fsbench.measuring.failed import Failed
 from fsbench.measuring.images import Images
 from fsbench.measuring.measures import Measure
@@ -72,6 +72,7 @@ def measure(
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     for number, one in enumerate(measures):
+        check_signals()
         alone = devices.count == 1 or one.in_one_place(config)
         if alone and not devices.first:
             continue

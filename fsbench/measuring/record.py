@@ -10,6 +10,7 @@ from fsbench.measuring.measures import Measure
 from fsbench.measuring.source import Source
 from fsbench.runs.atomic import write_json
 from fsbench.runs.directory import RunDirectory
+from fsbench.runs.read import Unreadable
 from fsbench.runs.records import read_measures
 
 Entry = dict[str, Any]
@@ -24,14 +25,19 @@ class Record:
     def __init__(self, source: Source) -> None:
         self._directory, self._weights = source.directory, source.weights
         self._written = _written(self._directory)
+        self.unreadable: Unreadable | None = None
 
     def read(self) -> dict[str, Entry]:
         """The current entries by column, which tables take; none where the record is about other weights."""
         return {column: entries[0] for column, entries in self.kept().items()}
 
     def kept(self) -> dict[str, list[Entry]]:
-        """By column, the current entry and then those of other settings, newest first."""
-        found = read_measures(self._directory.sharpness)
+        """By column, the current entry and then those of other settings, newest first; none of what is unreadable."""
+        try:
+            found = read_measures(self._directory.sharpness)
+        except Unreadable as failure:
+            self.unreadable = failure
+            return {}
         if found["weights"] != self._weights:
             return {}
         return kept_in(found)
@@ -98,6 +104,8 @@ def _with(entry: Entry, others: list[Entry]) -> list[Entry]:
 
 
 def _answers(entry: Entry, measure: Measure, config: SharpnessConfig, version: str) -> bool:
+    if not (entry.keys() >= {"provenance", "seconds", "notes"} and entry.get("images", {}).keys() >= {"used", "of"}):
+        return False  # it was not written here
     if "refused" in entry and entry["provenance"]["fsbench"] != version:
         return False
     available = entry["images"]["of"]

@@ -6,7 +6,7 @@ import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 
 from torch.distributed.elastic.multiprocessing import SignalException
 
@@ -17,6 +17,7 @@ from fsbench.measuring.failed import Failed
 from fsbench.measuring.measures import Measure
 from fsbench.measuring.record import Entry, Record, answers
 from fsbench.measuring.source import Source
+from fsbench.runs.atomic import scratch_directory
 from fsbench.training.devices import refuse_absent
 from fsbench.training.launch import start
 
@@ -31,7 +32,8 @@ def measure_by_several(
         KeyboardInterrupt: a signal came.
     """
     refuse_absent(config.device, config.devices, "devices")
-    with TemporaryDirectory(prefix="fsbench-") as place:
+    with scratch_directory(Path(gettempdir())) as scratch:
+        place = str(scratch)
         handed = (source, config, [one.name for one in measures])
         Path(place, "job.pickle").write_bytes(pickle.dumps(handed))
         try:

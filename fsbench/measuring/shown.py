@@ -66,8 +66,9 @@ def _with(entry: Entry, other: Entry) -> str:
     """What an entry was measured with, where the other was not: `5000 images, `."""
     mine, theirs = entry["settings"], other["settings"]
     said = []
-    if entry["images"]["used"] != other["images"]["used"]:
-        said.append(f"{entry['images']['used']} images")
+    used = entry.get("images", {}).get("used")
+    if used is not None and used != other.get("images", {}).get("used"):
+        said.append(f"{used} images")
     for key in {**mine, **theirs}:
         value = mine.get(key)
         # The seed may be that of the draw alone, which there is none of where all images were taken.

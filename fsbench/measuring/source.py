@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ from fsbench.config.sharpness import MovedDataset, SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.errors import UsageError, did_you_mean
 from fsbench.runs.atomic import write_text
-from fsbench.runs.directory import RunDirectory
+from fsbench.runs.directory import RunDirectory, refuse_unwritable
+from fsbench.runs.read import Unreadable, read_json, read_yaml
 
 if TYPE_CHECKING:
     from fsbench.config.compose import Job
@@ -82,6 +84,8 @@ class Source:
         try:
             self.directory.path.mkdir(parents=True, exist_ok=True)
             with self.directory.locked():
+                if self.directory.sharpness.is_dir():
+                    raise Unreadable(self.directory.sharpness, "a directory", "delete it")
                 if not self.is_run:
                     write_text(self.directory.path / "source.yaml", yaml.safe_dump(self.described, sort_keys=False))
         except OSError as failure:
@@ -100,16 +104,16 @@ def find_source(job: Job[SharpnessConfig]) -> Source:
 
 
 def _run(config: SharpnessConfig) -> Source:
-    path = Path(config.run or "").expanduser()
+    path = Path(config.run or "")
     directory = RunDirectory(path)
     if not path.is_dir():
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
         raise UsageError("run", config.run, f"no such directory{near}")
-    if not directory.config.is_file():
+    if not os.path.exists(directory.config):
         raise UsageError("run", config.run, "is not a run directory: it holds no config.yaml")
     if not directory.finished:
         raise Unfinished(config.run, directory.status)
-    if not directory.model.is_file():
+    if not os.path.isfile(directory.model):
         raise UsageError("run", config.run, "holds no model.safetensors; overwrite=true trains it again")
     options = _trained_as(directory)
     dataset = options.dataset
@@ -161,13 +165,14 @@ def _network(config: SharpnessConfig, choices: dict[str, str]) -> Source:
     name = (model.name or choices["model"]) if isinstance(model, Timm) else choices["model"]
     identity = hashlib.sha256(json.dumps(found.described, sort_keys=True).encode()).hexdigest()[:8]
     default = _RUNS / "sharpness" / f"{choices['dataset']}-{name.replace('/', '_')}-{identity}"
-    place = Path(config.out).expanduser() if config.out is not None else default
+    place = Path(config.out) if config.out is not None else default
     _refuse_other(place, found.described)
     return Source(**{**vars(found), "directory": RunDirectory(place)})
 
 
 def _refuse_other(place: Path, described: dict[str, Any]) -> None:
-    """Raise UsageError where the directory is another network's, or something else."""
+    """Raise UsageError where the directory is another network's, or something else, or can't be written."""
+    refuse_unwritable("out", place)
     if place.exists() and not place.is_dir():
         raise UsageError("out", place, "is not a directory")
     if not place.is_dir():
@@ -178,8 +183,8 @@ def _refuse_other(place: Path, described: dict[str, Any]) -> None:
             raise UsageError("out", place, f"holds other files ({strangers[0]}, ...)")
         return
     try:
-        theirs = yaml.safe_load((place / "source.yaml").read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+        theirs: object = read_yaml(place / "source.yaml")
+    except Unreadable:
         theirs = None
     if theirs != described:
         raise UsageError("out", place, "holds the measures of another network or data set; choose another directory")
@@ -187,21 +192,17 @@ def _refuse_other(place: Path, described: dict[str, Any]) -> None:
 
 def _trained_as(directory: RunDirectory) -> TrainConfig:
     try:
-        values = yaml.safe_load(directory.config.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError
-    except (yaml.YAMLError, ValueError):
-        raise UsageError("run", directory.path, "its config.yaml can't be read") from None
-    try:
-        return load(values, TrainConfig)
+        return load(read_yaml(directory.config), TrainConfig)
+    except Unreadable:
+        raise
     except UsageError as failure:
         raise UsageError("run", directory.path, f"its config.yaml can't be used: {failure}") from None
 
 
 def _training_data(directory: RunDirectory) -> str | None:
     try:
-        return str(json.loads(directory.provenance.read_text(encoding="utf-8"))["data"]["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_json(directory.provenance)["data"]["sha256"])
+    except (FileNotFoundError, Unreadable, KeyError, TypeError):
         return None
 
 

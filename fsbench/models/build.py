@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from fsbench.config.model import ModelOptions
@@ -61,13 +63,14 @@ def build_model(options: ModelOptions, shape: tuple[int, int, int], classes: int
     """The network `options` describe, for images of `shape` (C, H, W) in pixels; logits (N, classes).
 
     On the CPU, in train mode, initialised from PyTorch's global generator, then loaded from
-    `options.checkpoint` where one is named. Raises UsageError where the network can't take the images
-    and where the checkpoint isn't its own.
+    `options.checkpoint` where one is named. Raises UsageError where the network can't take the images,
+    where it is larger than memory and where the checkpoint isn't its own.
     """
     family = FAMILIES[options.family]
     if min(shape[1:]) < family.smallest:
         least = f"it needs at least {family.smallest} x {family.smallest} pixels"
         raise UsageError("model", choice(options), f"can't take {images(shape)}; {least}")
+    _refuse_too_large(family, options, shape, classes)
     model = family.build(options, shape, classes)
     try:
         output = output_shape(model, shape)
@@ -80,3 +83,21 @@ def build_model(options: ModelOptions, shape: tuple[int, int, int], classes: int
     if options.checkpoint is not None:
         load_checkpoint(model, options.checkpoint)
     return model
+
+
+def _refuse_too_large(family: Family, options: ModelOptions, shape: tuple[int, int, int], classes: int) -> None:
+    """Raise UsageError for weights beyond this machine's memory; built without data first, for they may be anything."""
+    # Those of timm are of fixed sizes, and not all of them can be built so.
+    if family.build is from_timm.build or torch.get_default_device().type == "meta":
+        return
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            model = family.build(options, shape, classes)
+    except (RuntimeError, OverflowError, TypeError) as failure:
+        problem = f"can't be built: {from_timm.first_line(failure)}"
+        raise UsageError("model", choice(options), problem) from failure
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory:
+        problem = f"its weights take {size / 2**30:,.0f} GiB; this machine has {memory / 2**30:,.0f} GiB of memory"
+        raise UsageError("model", choice(options), problem)

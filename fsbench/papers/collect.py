@@ -37,7 +37,7 @@ def directories() -> list[Path]:
 
 
 def add_papers(directory: Path) -> None:
-    """Take the papers of one more directory: every `*.py` there with a tuple `ARTEFACTS`.
+    """Take the papers of one more directory: every `*.py` there with a tuple `ARTEFACTS`; they are run.
 
     `abc2024.py` holds the artefacts `abc2024/...`; what they print lies in `numbers/*.csv` beside it.
 
@@ -69,10 +69,13 @@ def _module(path: Path, place: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as failure:  # whatever the file may raise
+    except (Exception, SystemExit) as failure:  # whatever the file may raise
         problem = f"{path.name} can't be read, {type(failure).__name__}: {first_line(failure)}"
         raise UsageError("papers", place, problem) from failure
-    for one in getattr(module, "ARTEFACTS", ()):
+    found = getattr(module, "ARTEFACTS", ())
+    if not isinstance(found, tuple):
+        raise UsageError("papers", place, f"{path.name}: ARTEFACTS is a {type(found).__name__}, not a tuple")
+    for one in found:
         if not isinstance(one, Artefact | Computed):
             problem = f"{path.name}: ARTEFACTS holds a {type(one).__name__}, not an Artefact or Computed"
             raise UsageError("papers", place, problem)

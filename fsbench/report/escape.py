@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SMALL = (
     *("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"),
@@ -79,9 +83,24 @@ def latex_text(text: str) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """`text` for a cell of a Markdown table, or a line: no pipe, asterisk or line break is read as markup."""
-    text = re.sub(r"([|*\\`])", r"\\\1", text).replace("\n", " ")
+    """`text` for a cell of a Markdown table, or a line: none of it is read as markup, a link or a line break."""
+    text = re.sub(r"([|*\\`]|\](?=[(\[:])|:(?=//)|(?<=www)\.)", r"\\\1", text).replace("\n", " ")
     return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", text)
+
+
+def csv_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with texts that a spreadsheet would take for formulas marked as texts; numbers stay as they are."""
+    return frame.map(_csv_cell).rename(columns=_csv_cell)
+
+
+def _csv_cell(value: Any) -> Any:
+    if not isinstance(value, str) or len(value) < 2 or value[0] not in "=+-@\t\r":
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def _latex_character(character: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from fsbench.report import grid
+from fsbench.report.escape import csv_frame
 
 
 def is_share(column: str) -> bool:
@@ -39,7 +40,8 @@ def latex(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> str
 
 def csv(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> str:
     """Plain numbers, mean and std apart, shares in [0, 1]."""
-    return table.rename(columns={f"{c}.{s}": f"{c}_{s}" for c in columns for s in ("mean", "std")}).to_csv(index=False)
+    renamed = table.rename(columns={f"{c}.{s}": f"{c}_{s}" for c in columns for s in ("mean", "std")})
+    return csv_frame(renamed).to_csv(index=False)
 
 
 FORMATS: dict[str, Callable[[pd.DataFrame, Sequence[str], Sequence[str]], str]] = {

@@ -10,6 +10,7 @@ import pandas as pd
 
 from fsbench.report.cells import Cell, find
 from fsbench.report.confidence import difference
+from fsbench.report.escape import csv_frame
 
 # More digits than a mean over seeds has, fewer than would show in which order it was summed.
 _DIGITS = "%.10g"
@@ -52,7 +53,7 @@ def runs_csv(frame: pd.DataFrame, axes: Sequence[str], values: Sequence[str]) ->
 
 def csv_text(frame: pd.DataFrame) -> str:
     """CSV with the same bytes on every system."""
-    return frame.to_csv(index=False, float_format=_DIGITS, lineterminator="\n")
+    return csv_frame(frame).to_csv(index=False, float_format=_DIGITS, lineterminator="\n")
 
 
 def _against(cells: Sequence[Cell], cell: Cell, column: str, baseline: str) -> Mapping[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +11,7 @@ from fsbench.papers.artefact import Artefact, Choice, Scale, Values
 from fsbench.reproduce.cells import Cell
 from fsbench.reproduce.compositions import Compositions
 from fsbench.reproduce.planned_run import PlannedRun, planned_run
+from fsbench.runs.read import Unreadable
 
 _HELD_OUT = "dataset.validation"
 
@@ -33,7 +35,8 @@ class Candidates:
         found: dict[str, float | None] = {}
         for value, run in self.runs:
             if run.finished:
-                found[value] = float(run.directory.read_results()["validation_accuracy"])
+                with suppress(Unreadable):
+                    found[value] = run.directory.read_results().get("validation_accuracy")
             elif diverged(run):
                 found[value] = None
         return found
@@ -49,6 +52,9 @@ class Candidates:
         """Why there is no value."""
         if self.value is not None:
             return None
+        for value, run in self.runs:
+            if run.finished and value not in self.accuracies:
+                return f"unreadable: {run.directory.summary}; delete it to train this run again"
         if len(self.accuracies) == len(self.runs):
             return f"every candidate of {self.choice.key} diverged: {', '.join(self.accuracies)}"
         return f"{self.choice.key} is not chosen yet"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,6 +15,8 @@ from fsbench.reproduce.context import Context
 from fsbench.reproduce.plan import scale_of
 from fsbench.reproduce.provenance import FILE, command_provenance, write_provenance
 from fsbench.reproduce.request import Request
+from fsbench.runs.atomic import scratch_directory
+from fsbench.runs.read import Unreadable, read_json
 
 
 def options_of(artefact: Computed, request: Request) -> dict[str, Any]:
@@ -41,9 +41,9 @@ def computed_cuts(artefact: Computed, options: Mapping[str, Any]) -> tuple[str, 
 def is_computed(artefact: Computed, options: Mapping[str, Any], directory: Path) -> bool:
     """Whether the directory holds it, computed with these options."""
     try:
-        found = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        found = read_json(directory / FILE)
         return found["function"] == artefact.function and found["options"] == json.loads(json.dumps(options))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, Unreadable, KeyError):
         return False
 
 
@@ -65,14 +65,11 @@ def compute(
     context = Context(Path(config.data_dir).expanduser(), device, say, computed_cuts(artefact, options))
     begun = time.perf_counter()
     directory.mkdir(parents=True, exist_ok=True)
-    part = directory / f".{os.getpid()}.part"
     try:
-        part.mkdir()
-        with arithmetic("fp32", device):
+        with scratch_directory(directory) as part, arithmetic("fp32", device):
             written = [Path(path) for path in function(config.scale, options, part, context)]
-        paths = [path.replace(directory / path.relative_to(part)) for path in written]
+            paths = [path.replace(directory / path.relative_to(part)) for path in written]
     finally:
-        shutil.rmtree(part, ignore_errors=True)
         with suppress(OSError):
             directory.rmdir()  # where it was made for nothing
     record = command_provenance(artefact.name, config.scale, command) | {

@@ -17,6 +17,7 @@ from fsbench.config.train import TrainConfig
 from fsbench.measuring.measures import Measure, chosen_measures
 from fsbench.reproduce.image_counts import ImageCounts, image_counts, trained_on
 from fsbench.runs.provenance import cpu_name
+from fsbench.runs.read import Unreadable, read_json
 from fsbench.runs.records import run_directories
 
 # Forward-backward passes over the batch in a step.
@@ -149,8 +150,8 @@ class Estimator:
         found: dict[str, float] = {}
         for directory in run_directories(self._runs_dir) if self._runs_dir.is_dir() else ():
             try:
-                summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-                hardware = json.loads((directory / "provenance.json").read_text(encoding="utf-8"))["hardware"]
+                summary = read_json(directory / "summary.json")
+                hardware = read_json(directory / "provenance.json")["hardware"]
                 config, per_step = summary["config"], float(summary["results"]["seconds_per_step"])
                 cpu = hardware["device"] == "cpu" and (hardware["cpu"], hardware["cores"]) == (
                     cpu_name(),
@@ -159,7 +160,7 @@ class Estimator:
                 here = hardware.get("gpu") == self._gpu if self._cuda else cpu
                 if here and int(summary["results"]["steps"]) > 5:
                     found[_key(config)] = per_step / _passes(config["optimizer"])
-            except (OSError, ValueError, KeyError, TypeError):
+            except (FileNotFoundError, Unreadable, ValueError, KeyError, TypeError, AttributeError):
                 continue
         return found
 

@@ -12,7 +12,7 @@ from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line, portable
 from fsbench.reproduce.measure import measure_lacking
-from fsbench.runs.directory import RunDirectory
+from fsbench.runs.directory import RunDirectory, RunIsBusy
 from fsbench.training.attempt import Outcome as Trained
 from fsbench.training.attempt import attempt, images_of, missing_images
 from fsbench.training.stop_signal import StopSignal, at_once
@@ -69,6 +69,11 @@ class Outcome:
     def no_data(self) -> UsageError | None:
         """What is wrong with the images, if that is why."""
         return missing_images(self.untrained)
+
+    @property
+    def busy(self) -> bool:
+        """Another process is at work on the run."""
+        return isinstance(self.untrained, RunIsBusy)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Outcome, (self.task, self.line, portable(self.untrained), self.unmeasured)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from fsbench.papers.derived import derived
 from fsbench.reproduce.measure import answered
 from fsbench.reproduce.plan import Plan
 from fsbench.reproduce.planned_run import PlannedRun
+from fsbench.runs.read import Unreadable
 from fsbench.runs.records import number, read_records
 
 if TYPE_CHECKING:
@@ -40,9 +40,10 @@ def _row(plan: Plan, run: PlannedRun, reason: str | None) -> dict[str, Any]:
     found = read_records([path]).rows if path.is_dir() and run.directory.finished else []
     if not found:
         return row
-    (record,) = found
-    names = [name for name in run.directory.read_results() if _is_number(record[name])]
-    results = {name: float(record[name]) for name in names}
+    try:
+        results = {name: float(value) for name, value in run.directory.read_results().items() if _is_number(value)}
+    except Unreadable:
+        return row
     measures, lacks = _measures(plan, run)
     results |= measures
     row["status"] = reason or lacks or DONE
@@ -56,7 +57,11 @@ def _measures(plan: Plan, run: PlannedRun) -> tuple[dict[str, float], str]:
         return {}, ""
     values: dict[str, float] = {}
     lacks: list[str] = []
-    for one, entries in answered(run.directory, job.config):
+    try:
+        found = answered(run.directory, job.config)
+    except Unreadable as failure:
+        return {}, f"unreadable: {failure.path.name}"
+    for one, entries in found:
         if entries is None:
             lacks.append(f"{one.column}: not measured")
             continue
@@ -72,15 +77,13 @@ def _measures(plan: Plan, run: PlannedRun) -> tuple[dict[str, float], str]:
 def _status(run: PlannedRun) -> str:
     """What became of a run that is not finished."""
     if run.directory.finished:
-        return f"{run.directory.summary.name} can't be read"
+        return f"unreadable: {run.directory.summary.name}"
     if not run.directory.path.is_dir():
         return "not run yet"
-    try:
-        said = json.loads(run.directory.status_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    status, message = run.directory.read_status()
+    if status == "unknown":
         return "not run yet"
-    message = str(said.get("message", "")).partition("\n")[0]
-    return f"{said.get('status', 'unknown')}: {message}" if message else str(said.get("status", "unknown"))
+    return f"{status}: {message}" if message else status
 
 
 def _is_number(value: Any) -> bool:

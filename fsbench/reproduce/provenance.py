@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fsbench.reproduce.planned_run import PlannedRun
 from fsbench.runs.atomic import write_json
 from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
+from fsbench.runs.read import Unreadable, read_json
 
 FILE = "provenance.json"
 _PLACES = ("runs_dir", "data_dir", "results_dir", "trainer.device", "trainer.progress")
@@ -43,7 +45,7 @@ def runs_provenance(plan: Plan) -> dict[str, Any]:
             "measuring": sum(_measuring_seconds(plan, run) for run in planned),
         },
         "trained_with": _distinct(trained, ("fsbench", "git_commit", "python", "versions", "hardware")),
-        "data": _distinct([one.get("data", {}) for one in trained], None),
+        "data": _distinct([data for one in trained if isinstance(data := one.get("data"), dict)], None),
         "runs": runs,
         **({"chosen_from": chosen} if chosen else {}),
     }
@@ -84,7 +86,9 @@ def _run(run: PlannedRun) -> dict[str, Any]:
         "overrides": without_places(run.job.overrides),
         "status": run.directory.status if run.directory.path.is_dir() else "not run",
     }
-    results = _read(run.directory.summary).get("results", {})
+    results = {}
+    with suppress(FileNotFoundError, Unreadable):
+        results = run.directory.read_results()
     return row | {key: results[key] for key in ("seconds", "validation_accuracy") if key in results}
 
 
@@ -92,7 +96,10 @@ def _measuring_seconds(plan: Plan, run: PlannedRun) -> float:
     """Of what the artefact shows; the columns of one measure have its time each."""
     if (job := plan.measuring(run)) is None:
         return 0.0
-    found = answered(run.directory, job.config)
+    try:
+        found = answered(run.directory, job.config)
+    except Unreadable:
+        return 0.0
     return sum(next(iter(entries.values()))["seconds"] for _, entries in found if entries)
 
 
@@ -108,7 +115,6 @@ def _distinct(records: Sequence[dict[str, Any]], keys: Sequence[str] | None) -> 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except (FileNotFoundError, Unreadable):
         return {}
-    return found if isinstance(found, dict) else {}

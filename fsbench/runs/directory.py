@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
+import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from fsbench.errors import FsbenchError, UsageError
 from fsbench.runs.atomic import disk_full, remove_parts, write_json, write_text
 from fsbench.runs.identity import differences, identity
+from fsbench.runs.read import Unreadable, read_json, read_yaml
+
+_NO_FILE = "a link, or no plain file"
+# What a run that is not finished can be said to be.
+_STATUSES = ("running", "done", "failed", "diverged", "interrupted")
 
 
 class RunIsBusy(FsbenchError):
@@ -54,43 +60,87 @@ class RunDirectory:
 
     @property
     def finished(self) -> bool:
-        return self.summary.is_file()
+        return os.path.isfile(self.summary)
 
     def read_results(self) -> dict[str, Any]:
-        """Results of a finished run. Raises UsageError where the summary can't be read."""
+        """Results of a finished run. Raises Unreadable where the summary can't be read."""
         try:
-            return json.loads(self.summary.read_text(encoding="utf-8"))["results"]
-        except (ValueError, KeyError, TypeError):
-            raise UsageError("summary", self.summary, "can't be read; delete it to train this run again") from None
+            results = read_json(self.summary).get("results")
+            if not isinstance(results, dict) or not all(map(is_result, results.values())):
+                raise Unreadable(self.summary, "its results are no numbers")
+            for name in ("test_accuracy", "train_accuracy", "seconds"):
+                if results.get(name) is None:
+                    raise Unreadable(self.summary, f"its results lack {name}")
+        except Unreadable as failure:
+            raise failure.advising("delete it to train this run again") from None
+        return results
 
     @property
     def status(self) -> str:
         """`done`, or what status.json says of a run that is not finished; `unknown` where it says nothing."""
+        return self.read_status()[0]
+
+    def read_status(self) -> tuple[str, str]:
+        """The status, and the first line of what is said with it. A run that nobody works on is not running."""
         if self.finished:
-            return "done"
+            return "done", ""
+        status, message = self.recorded_status()
+        return ("interrupted", "killed") if status == "running" and not self._held() else (status, message)
+
+    def recorded_status(self) -> tuple[str, str]:
+        """What status.json says, whether or not it is so."""
         try:
-            return str(json.loads(self.status_file.read_text(encoding="utf-8"))["status"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return "unknown"
+            said = read_json(self.status_file)
+        except (FileNotFoundError, Unreadable):
+            return "unknown", ""
+        status = said.get("status")
+        return (status, str(said.get("message", "")).partition("\n")[0]) if status in _STATUSES else ("unknown", "")
+
+    def _held(self) -> bool:
+        """Whether a process holds the lock; one that takes it in this moment tries again."""
+        try:
+            lock = _open_lock(self.path / "lock", os.O_RDONLY)
+        except (OSError, UsageError):
+            return False
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    def remove_leftovers(self) -> None:
+        """Remove what a process left that was killed when its run was just finished."""
+        left = [path for path in (self.checkpoint, self.traceback) if os.path.isfile(path)]
+        if left and not self._held():
+            for path in left:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
 
     def refuse_other_config(self, config: dict[str, Any], *, overwrite: bool = False) -> None:
         """Raise UsageError if the directory is no run directory, or (unless overwriting) another configuration's."""
-        if not self.path.exists():
+        if not os.path.exists(self.path):
             return
         if not self.path.is_dir():
             raise UsageError("run_name", self.path.name, f"{self.path} is not a directory")
+        try:
+            there = sorted(os.listdir(self.path))
+            self._refuse_links()
+        except OSError as failure:
+            raise UsageError("run_name", self.path.name, f"{self.path}: {failure.strerror}") from None
         if not self.config.is_file():
-            strangers = [p.name for p in self.path.iterdir() if p.name != "lock" and not p.name.startswith(".")]
+            strangers = [name for name in there if name != "lock" and not name.startswith(".")]
             if strangers:
                 raise UsageError("run_name", self.path.name, f"{self.path} holds other files ({strangers[0]}, ...)")
             return
         if overwrite:
             return
         try:
-            theirs = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-            differing = differences(config, theirs)
-        except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
-            raise UsageError("run_name", self.path.name, f"{self.config} can't be read; delete the directory") from None
+            differing = differences(config, read_yaml(self.config))
+        except Unreadable as failure:
+            raise failure.advising("delete the directory") from None
+        except (AttributeError, KeyError, TypeError):
+            raise Unreadable(self.config, "no run's configuration", "delete the directory") from None
         if differing:
             raise UsageError(
                 "run_name",
@@ -98,6 +148,15 @@ class RunDirectory:
                 f"the directory was made by another configuration: {', '.join(differing)}; "
                 "choose another run_name or delete the directory",
             )
+
+    def _refuse_links(self) -> None:
+        """Raise Unreadable where what would be written lies elsewhere, or is no file."""
+        for path in (self.path / "lock", self.config, *self._written()):
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                raise Unreadable(path, _NO_FILE, "delete it")
+        for path in self._folders():
+            if path.is_symlink():
+                raise Unreadable(path, "a link", "delete it")
 
     @contextmanager
     def open(self, config: dict[str, Any], *, overwrite: bool = False) -> Iterator[bool]:
@@ -113,16 +172,14 @@ class RunDirectory:
         created = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / "lock").open("w")
+            lock = _open_lock(self.path / "lock")
         except OSError as failure:
             if failure.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise disk_full(self.path.parent) from None
             raise UsageError("runs_dir", self.path.parent, f"can't write there: {failure.strerror}") from None
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunIsBusy(f"{self.path} is being trained by another process") from None
+            # Whoever asks for the status holds it for a moment.
+            self._take(lock, patience=0.5)
             if self.finished and not overwrite:
                 yield True
                 return
@@ -146,20 +203,22 @@ class RunDirectory:
             UsageError: nothing can be written there.
         """
         try:
-            lock = (self.path / "lock").open("w")
+            lock = _open_lock(self.path / "lock")
         except OSError as failure:
             raise UsageError("run", self.path, f"can't write there: {failure.strerror}") from None
         with lock:
-            until = time.monotonic() + patience
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > until:
-                        raise RunIsBusy(f"{self.path} is being trained by another process") from None
-                    time.sleep(0.05)
+            self._take(lock, patience)
             yield
+
+    def _take(self, lock: IO[bytes], patience: float) -> None:
+        until = time.monotonic() + patience
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise RunIsBusy(f"{self.path} is being trained by another process") from None
+                time.sleep(0.05)
 
     def _begin(self, config: dict[str, Any]) -> None:
         # What was measured is of other weights than those to come.
@@ -169,12 +228,59 @@ class RunDirectory:
 
     def _clear(self) -> None:
         """Forget what a run wrote, and nothing else that may lie there."""
-        for path in (self.status_file, self.metrics, self.summary, self.model, self.provenance, self.log,
-                     self.traceback, self.checkpoint):  # fmt: skip
+        for path in self._written():
             path.unlink(missing_ok=True)
-        for name in ("tensorboard", "wandb"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+        for path in self._folders():
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _written(self) -> tuple[Path, ...]:
+        return (self.status_file, self.metrics, self.summary, self.model, self.provenance, self.log, self.traceback,
+                self.checkpoint, self.sharpness)  # fmt: skip
+
+    def _folders(self) -> tuple[Path, Path]:
+        """What loggers write."""
+        return self.path / "tensorboard", self.path / "wandb"
 
     def set_status(self, status: str, **details: Any) -> None:
         """`running`, `done`, `failed`, `diverged` or `interrupted`."""
         write_json(self.status_file, {"status": status, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **details})
+
+
+def _open_lock(path: Path, access: int = os.O_RDWR | os.O_CREAT) -> IO[bytes]:
+    """The file, neither emptied nor, where it is a link, followed.
+
+    Raises:
+        Unreadable: it is a link, or no plain file.
+    """
+    try:
+        handle = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as failure:
+        if failure.errno in (errno.ELOOP, errno.EISDIR):
+            raise Unreadable(path, _NO_FILE, "delete it") from None
+        raise
+    lock = os.fdopen(handle, "rb", buffering=0)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return lock
+    lock.close()
+    raise Unreadable(path, _NO_FILE, "delete it")
+
+
+def open_log(path: Path) -> IO[str]:
+    """A file to append to; a link is not followed."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    return open(os.open(path, flags, 0o666), "a", encoding="utf-8")
+
+
+def is_result(value: Any) -> bool:
+    """A number that a float can hold, or nothing."""
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return value is None or isinstance(value, float)
+
+
+def refuse_unwritable(key: str, directory: Path) -> None:
+    """Raise UsageError where a directory is not there and can't be made, or nothing can be written in it."""
+    above = next(place for place in (directory, *directory.absolute().parents) if os.path.lexists(place))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        problem = "can't be written to" if above.is_dir() else "is not a directory"
+        raise UsageError(key, directory, f"can't be written: {above} {problem}")

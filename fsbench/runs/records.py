@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fsbench.errors import UsageError
-from fsbench.runs.directory import RunDirectory
+from fsbench.runs.directory import RunDirectory, is_result
 from fsbench.runs.identity import flatten
+from fsbench.runs.read import Unreadable, read_json
 
 
 def run_directories(root: Path) -> list[Path]:
@@ -38,7 +38,7 @@ class Records:
     label), every configuration key (`optimizer.rho`), every result (`test_accuracy`) and every measure of
     sharpness.json (`hessian_trace`; None where the measure was refused). `unfinished` counts the other runs by status.
     `measured` holds, by run and measure, what the number was measured with and why it was refused; it is empty where
-    no measure was asked for.
+    no measure was asked for. `unreadable` names files that are there and can't be read: a table goes on without them.
     """
 
     rows: list[dict[str, Any]]
@@ -46,6 +46,7 @@ class Records:
     configuration: list[str]
     unfinished: dict[str, int]
     measured: dict[str, dict[str, Measured]] = field(default_factory=dict)
+    unreadable: list[Path] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def read_records(roots: list[Path], asked: Iterable[str] | None = None) -> Recor
     configuration: dict[str, None] = {}
     unfinished: dict[str, int] = {}
     seen: set[Path] = set()
+    unreadable: list[Path] = []
     for root in roots:
         if not root.is_dir():
             raise UsageError("runs", root, "no such directory")
@@ -94,27 +96,39 @@ def read_records(roots: list[Path], asked: Iterable[str] | None = None) -> Recor
                 continue
             seen.add(place)
             try:
-                summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+                summary = read_json(directory / "summary.json")
                 flat = flatten(summary["config"])
-                row = {"run": str(directory), **flat, **summary["choices"], **summary["results"]}
+                choice, results = summary["choices"], summary["results"]
+                if not all(map(is_result, results.values())) or any(not isinstance(c, str) for c in choice.values()):
+                    raise TypeError
+                row = {"run": str(directory), **flat, **choice, **results}
                 if row["dataset"] == "folder":
                     row["dataset"] = row["dataset.label"] or Path(row["dataset.root"]).name
-            except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as failure:
-                status = RunDirectory(directory).status if isinstance(failure, FileNotFoundError) else "unreadable"
+            except FileNotFoundError:
+                status = RunDirectory(directory).status
                 unfinished[status] = unfinished.get(status, 0) + 1
                 continue
-            choices |= dict.fromkeys(summary["choices"])
+            except (Unreadable, KeyError, TypeError, AttributeError):
+                unfinished["unreadable"] = unfinished.get("unreadable", 0) + 1
+                unreadable.append(directory / "summary.json")
+                continue
+            choices |= dict.fromkeys(choice)
             configuration |= dict.fromkeys(flat)
             rows.append(row)
     needed = asked is None or any(not any(name in row for row in rows) for name in asked)
-    return Records(rows, list(choices), list(configuration), unfinished, _add_measures(rows) if needed else {})
+    measured = _add_measures(rows, unreadable) if needed else {}
+    return Records(rows, list(choices), list(configuration), unfinished, measured, unreadable)
 
 
-def _add_measures(rows: list[dict[str, Any]]) -> dict[str, dict[str, Measured]]:
+def _add_measures(rows: list[dict[str, Any]], unreadable: list[Path]) -> dict[str, dict[str, Measured]]:
     """Put every run's measures into its row; by run and measure, how they came about."""
     measured = {}
     for row in rows:
-        entries = read_measures(Path(row["run"], "sharpness.json"))["measures"]
+        try:
+            entries = read_measures(Path(row["run"], "sharpness.json"))["measures"]
+        except Unreadable as failure:
+            unreadable.append(failure.path)
+            entries = {}
         row |= {name: number(entry) for name, entry in entries.items()}
         measured[row["run"]] = {
             name: Measured(entry["settings"], entry.get("refused"), entry.get("method") or "")
@@ -132,16 +146,32 @@ def read_measures(file: Path) -> dict[str, Any]:
     """A sharpness.json: `weights` that it is about, `measures` by column, which is what tables take.
 
     `others`: by column, what was measured with other settings, newest first. Empty where there is no such file.
+    Raises Unreadable where it is something else.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
+    except FileNotFoundError:
+        return {"weights": None, "measures": {}, "others": {}}
+    try:
         others = content.get("others", {})
-        entries = [*content["measures"].values(), *(entry for column in others.values() for entry in column)]
-        if all(isinstance(entry["settings"], dict) for entry in entries):
-            return {"weights": content["weights"], "measures": content["measures"], "others": others}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    return {"weights": None, "measures": {}, "others": {}}
+        for entry in [*content["measures"].values(), *(entry for column in others.values() for entry in column)]:
+            _check(entry)
+        return {"weights": content["weights"], "measures": content["measures"], "others": others}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise Unreadable(file, "no record of measures") from None
+
+
+_KINDS = {"settings": dict, "images": dict, "provenance": dict, "notes": list, "seconds": (int, float), "refused": str}
+
+
+def _check(entry: Any) -> None:
+    """Raise where an entry of sharpness.json is not what is written there: KeyError, TypeError, ValueError."""
+    kinds = [(entry[key], kind) for key, kind in _KINDS.items() if key in entry]
+    kinds += [(count, int) for key, count in entry.get("images", {}).items() if key in ("used", "of")]
+    kinds += [(note, str) for note in entry.get("notes", ())]
+    if not all(isinstance(value, kind) for value, kind in [*kinds, (entry["settings"], dict)]):
+        raise TypeError
+    float(number(entry) or 0.0)
 
 
 def number(entry: dict[str, Any]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +27,7 @@ class Estimate:
         method: how it was computed, in a word.
         notes: what a reader must know, a sentence each (that it is the Gauss-Newton value, say).
         details: further numbers that came out on the way, by name.
+        degrees: degrees of freedom of `stderr`, which say how well it is known itself.
     """
 
     value: float
@@ -38,6 +40,20 @@ class Estimate:
     method: str = ""
     notes: tuple[str, ...] = ()
     details: dict[str, float] = field(default_factory=dict)
+    degrees: float = math.inf
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """`value` -+ t `stderr`, Student's t: holds the risk's measure in so many of all draws; NaN without a `stderr`.
+
+        Raises:
+            ValueError: level not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level={level}: must lie between 0 and 1")
+        from scipy.special import stdtrit
+
+        half = float(stdtrit(self.degrees, (1 + level) / 2)) * self.stderr if self.stderr else 0.0
+        return self.value - half, self.value + half
 
     def __float__(self) -> float:
         return self.value

@@ -48,6 +48,7 @@ def fisher_log_determinant(
         stderr=standard_error(values) if math.isfinite(value) else math.nan,
         samples=subsets,
         exact=False,
+        degrees=subsets - 1,
         seed=seed,
         method=f"{subsets} subsets of {subset_size}" + ("" if logit_norm is None else f", logit norm {logit_norm:g}"),
         notes=tuple(notes),

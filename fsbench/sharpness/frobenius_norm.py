@@ -47,5 +47,5 @@ def hessian_frobenius_norm(
     ]
     return Estimate(
         value=sum(values) / len(values), stderr=standard_error(values), samples=subsets, exact=False, seed=seed,
-        method=f"Fisher, {subsets} subsets of {subset_size}",
+        degrees=subsets - 1, method=f"Fisher, {subsets} subsets of {subset_size}",
     )  # fmt: skip

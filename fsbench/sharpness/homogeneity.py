@@ -114,7 +114,7 @@ def refuse_unscalable(model: nn.Module, layers: list[ChainLayer], x: Tensor) -> 
 
     Its weight times 2, its bias and all biases after it but the last layer's times 2, the last layer's weight
     divided by 2: the logits for `x` have to stay the same, up to rounding (powers of two add none of their own).
-    Then the same with 1024 in place of 2 (not in half precision), as functions such as ReLU6 bend far out.
+    Then the same with 1024 in place of 2, as functions such as ReLU6 bend far out.
 
     Raises:
         Refused: they do not; names the first layer for which, and the module, or the place between two modules,
@@ -126,8 +126,7 @@ def refuse_unscalable(model: nn.Module, layers: list[ChainLayer], x: Tensor) -> 
     with _calls(model) as before, torch.no_grad():
         logits = functional_call(model, values, (x,))
     last = layers[-1]
-    factors = (2, 1024) if torch.finfo(logits.dtype).bits >= 32 else (2,)
-    for (index, layer), factor in itertools.product(enumerate(layers[:-1]), factors):
+    for (index, layer), factor in itertools.product(enumerate(layers[:-1]), (2, 1024)):
         scaled = dict(values)
         scaled[layer.weight] = values[layer.weight] * factor
         scaled[last.weight] = values[last.weight] / factor

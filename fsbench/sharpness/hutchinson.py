@@ -68,6 +68,7 @@ def hutchinson_trace(risk: Risk, *, probes: int = 100, tolerance: float = 0.0, s
         stderr=standard_error(totals),
         samples=len(forms),
         exact=False,
+        degrees=len(forms) - 1,
         per_layer=dict(zip(risk.names, table.mean(0).tolist(), strict=True)),
         seed=seed,
         method="hutchinson",

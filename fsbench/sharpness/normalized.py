@@ -88,6 +88,7 @@ def sum_of_matrices(
         seed=diagonal.seed,
         method=diagonal.method,
         notes=(*notes, *diagonal.notes),
+        degrees=math.inf if diagonal.stderr is None else diagonal.samples - 1,
         details=details,
     )
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fsbench.errors import first_line
 from fsbench.optim.processes import Processes
 from fsbench.sharpness.logit_hessian import ignored_label
 from fsbench.sharpness.piecewise_linear import nonlinear_operations
@@ -45,7 +46,8 @@ class Risk:
 
     Raises:
         Refused: dropout or batch statistics are switched on, two evaluations differ, an example's output depends on
-            the batch it is in, the loss is no mean over examples, nothing is trained, there are no examples.
+            the batch it is in, the loss is no mean over examples, nothing is trained, there are no examples; weights
+            are complex, of half precision, sharded, or sparse (their gradients too).
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Risk:
         }
         if not self.parameters:
             raise Refused("the network has no trained weights: requires_grad is False for all of them")
+        self._refuse_weights()
         self._ignored = ignored_label(loss_fn)
         self._seen: Tensor | None = None
         self._examples = examples
@@ -289,6 +292,19 @@ class Risk:
         """The first process's tensor, so that all of them find out the same of the network."""
         return self.over_processes([x if self.processes.rank == 0 else torch.zeros_like(x)])[0]
 
+    def _refuse_weights(self) -> None:
+        for name, weight in self.parameters.items():
+            if weight.dtype not in (torch.float32, torch.float64):
+                real = "write them as pairs of real ones" if weight.is_complex() else "call model.float() first"
+                raise Refused(f"{name} is of {weight.dtype}; measures are of float32 and float64 weights: {real}")
+            if hasattr(weight, "device_mesh"):
+                raise Refused(f"{name} is sharded; measures need the whole weights in every process")
+            if weight.layout != torch.strided:
+                raise Refused(f"{name} is sparse; measures need dense weights")
+        for name, module in self.model.named_modules():
+            if getattr(module, "sparse", False) is True:
+                raise Refused(f"{name} ({type(module).__name__}) has sparse gradients; use sparse=False")
+
     def _refuse_train_mode(self) -> None:
         for name, module in self.model.named_modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
@@ -321,12 +337,11 @@ class Risk:
         if not torch.equal(output, self.model(x.clone())):
             raise Refused("two evaluations of the network differ; dropout and other randomness have to be off")
         close = torch.finfo(output.dtype).eps ** 0.5 * float(output.abs().max())
-        reversed_batch = self.model(x.flip(0)).flip(0)
-        for alone, together in (
-            (self.model(x[:1].clone()), output[:1]),
-            (self.model(x[-1:].clone()), output[-1:]),
-            (reversed_batch, output),
-        ):
+        for some, together in ((x[:1].clone(), output[:1]), (x[-1:].clone(), output[-1:]), (x.flip(0), output.flip(0))):
+            try:
+                alone = self.model(some)
+            except ValueError as failure:  # BatchNorm by the statistics of one example, say
+                raise Refused(f"the network can't take an example by itself: {first_line(failure)}") from failure
             if alone.shape != together.shape or not torch.allclose(alone, together, rtol=0, atol=close):
                 raise Refused("what the network says of one example depends on the others in its batch")
         return output

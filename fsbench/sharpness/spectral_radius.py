@@ -29,6 +29,7 @@ def hessian_spectral_radius(risk: Risk, *, subset_size: int = 100, subsets: int 
         stderr=standard_error(values),
         samples=subsets,
         exact=False,
+        degrees=subsets - 1,
         seed=seed,
         method=f"{subsets} subsets of {subset_size}",
     )

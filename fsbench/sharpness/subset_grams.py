@@ -77,7 +77,7 @@ def subset_grams(
 def _drawn(risk: Risk, size: int, subsets: int, seed: int) -> Iterator[Batch]:
     """The subsets, collected in as few passes over the data as memory allows."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = [torch.randperm(risk.examples, generator=generator)[:size] for _ in range(subsets)]
+    chosen = [torch.randperm(risk.examples, generator=generator)[:size].clone() for _ in range(subsets)]
     x = risk.probe[:1]
     together = max(1, int(risk.memory / 2 / (size * x.numel() * x.element_size())))
     for first in range(0, subsets, together):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fsbench.sharpness.baseline import baseline_trace
-from fsbench.sharpness.estimate import Estimate, standard_error
+from fsbench.sharpness.estimate import Estimate
 from fsbench.sharpness.gauss_newton import gauss_newton_notes
 from fsbench.sharpness.hutchinson import hutchinson_trace
 from fsbench.sharpness.logit_gradients import logit_gradients
@@ -79,19 +79,25 @@ def hessian_trace(
     count = classes or risk.classes
     passes = classes or factor_count(risk.loss_fn, risk.classes)
     layers: dict[str, list[Tensor]] = {name: [] for name in risk.names}
-    draws: dict[int, Tensor] = {}
     squares: list[Tensor] = []
+    drawn: list[Tensor] = []  # variance of each example's part of the sum, (n,)
     for _, pieces in groupby(logit_gradients(risk, vectors, passes, "trace"), key=lambda piece: piece.rows):
         scores: list[Tensor] = []  # of each tensor in turn, (n,)
+        draws: list[Tensor] = []  # (S, n), S of them together
         for piece in pieces:
+            of_piece: list[Tensor] = []
             for name, gradients in piece.gradients:
                 norms = gradients.squared_norms()  # (S, n)
                 if piece.weights is not None:
                     norms = norms * piece.weights
                 if classes is not None:
-                    draws[piece.first] = draws.get(piece.first, 0.0) + norms.sum(1, dtype=torch.float64)
+                    of_piece.append(norms.double())
                 scores.append(norms.sum(0, dtype=torch.float64))
                 layers[name].append(scores[-1].sum())
+            if of_piece:
+                draws.append(torch.stack(of_piece).sum(0))
+        if draws:
+            drawn.append(count * torch.cat(draws).var(0, correction=min(1, count - 1)))
         squares.append(torch.stack(scores).sum(0).square().sum())
     n = risk.examples
     zero = torch.zeros_like(squares[0])
@@ -100,17 +106,31 @@ def hessian_trace(
     per_layer = {name: part / n for name, part in zip(layers, of_layers, strict=True)}
     value = math.fsum(per_layer.values())
     spread = max(0.0, of_squares / n - value**2)
+    stderr, degrees = (0.0, math.inf) if classes is None else _of_draws(torch.cat(drawn).cpu() / n**2, classes)
     return Estimate(
         value=value,
-        stderr=0.0 if classes is None else standard_error(torch.cat(list(draws.values())) * count / n),
+        stderr=stderr,
         samples=n if classes is None else count,
         exact=hessian and classes is None,
+        degrees=degrees,
         per_layer=per_layer,
         seed=None if classes is None else seed,
         example_stderr=math.sqrt(spread / (n - 1)) if n > 1 else None,
         method=_method(hessian, classes),
         notes=notes,
     )
+
+
+def _of_draws(variances: Tensor, classes: int) -> tuple[float, float]:
+    """Standard error of a sum of the examples' parts, and its degrees of freedom (Welch 1947).
+
+    The draws of different examples are independent, so the variance of the sum is that of its parts, (n,), each of
+    which the spread of the example's own draws estimates without bias.
+    """
+    if classes == 1:
+        return math.nan, 0.0
+    variance, square = float(variances.sum()), float(variances.square().sum())
+    return math.sqrt(variance), (classes + 1) * variance**2 / square - 2 if square else math.inf
 
 
 def _method(hessian: bool, classes: int | None) -> str:

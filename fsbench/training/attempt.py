@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import traceback
 from dataclasses import dataclass
@@ -13,13 +12,17 @@ from typing import Any
 from fsbench.config.compose import Job
 from fsbench.errors import FsbenchError, Interrupted, UsageError, first_line, portable
 from fsbench.image_folder import files_digest, folder_parts
-from fsbench.runs.directory import RunDirectory
+from fsbench.runs.directory import RunDirectory, RunIsBusy
+from fsbench.runs.read import Unreadable, read_json
 from fsbench.training.stop_signal import StopSignal
+
+# What torch's launcher sets for each process.
+_LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one of several runs ended: `done`, `skipped` (was done before) or `failed`; a line for a reader."""
+    """How one of several runs ended: `done`, `skipped` (was done before), `failed` or `busy`; a line for a reader."""
 
     status: str
     line: str
@@ -29,6 +32,11 @@ class Outcome:
     def no_data(self) -> UsageError | None:
         """What is wrong with the images, if that is why it failed."""
         return missing_images(self.failure)
+
+    @property
+    def busy(self) -> bool:
+        """Another process is at work in the run's directory."""
+        return isinstance(self.failure, RunIsBusy)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Outcome, (self.status, self.line, portable(self.failure))
@@ -42,7 +50,7 @@ class TrainingTask:
 
     @cached_property
     def directory(self) -> RunDirectory:
-        return RunDirectory.of(self.job.config.model_dump(mode="json"), self.job.choices)
+        return directory_of(self.job)
 
     @property
     def data(self) -> tuple[str, str, str | None]:
@@ -78,13 +86,17 @@ def missing_images(failure: BaseException | None) -> UsageError | None:
     return failure if isinstance(failure, UsageError) and failure.key in ("data_dir", "dataset.root") else None
 
 
+def directory_of(job: Job) -> RunDirectory:
+    return RunDirectory.of(job.config.model_dump(mode="json"), job.choices)
+
+
 def finished(job: Job) -> tuple[RunDirectory, dict[str, Any] | None]:
     """The job's directory, and its results if it is finished and not to be overwritten."""
-    config = job.config.model_dump(mode="json")
-    directory = RunDirectory.of(config, job.choices)
-    directory.refuse_other_config(config, overwrite=job.config.overwrite)
+    directory = directory_of(job)
+    directory.refuse_other_config(job.config.model_dump(mode="json"), overwrite=job.config.overwrite)
     if job.config.overwrite or not directory.finished:
         return directory, None
+    directory.remove_leftovers()
     return directory, directory.read_results()
 
 
@@ -101,19 +113,46 @@ def run(job: Job, stop: StopSignal) -> dict[str, Any]:
 
 
 def by_torchrun() -> bool:
-    """Whether this process is one of several that torch's launcher started."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
+    """Whether this process is one of several that torch's launcher started.
+
+    Raises:
+        UsageError: the environment says so, and lacks what the launcher sets beside it.
+    """
+    given = {name: os.environ.get(name) or None for name in _LAUNCHED}
+    count = _number("WORLD_SIZE", given["WORLD_SIZE"] or "1")
+    if count < 2 or given["RANK"] is None:
+        return False
+    for name, value in given.items():
+        if value is None:
+            problem = f"{name} is not set; torchrun sets both, and without it the variables have to be unset"
+            raise UsageError("WORLD_SIZE", count, problem)
+    for name in ("RANK", "LOCAL_RANK"):
+        if not 0 <= _number(name, given[name]) < count:
+            raise UsageError(name, given[name], f"must be 0 to {count - 1}, below WORLD_SIZE")
+    _number("MASTER_PORT", given["MASTER_PORT"])
+    return True
+
+
+def _number(name: str, text: str | None) -> int:
+    if text is None or not text.isdecimal():
+        raise UsageError(name, text, "the environment variable must be a whole number, as torchrun sets it")
+    return int(text)
 
 
 def attempt(job: Job, stop: StopSignal) -> Outcome:
     """Train unless it is done; a failure is an outcome. Raises Interrupted."""
-    directory, results = finished(job)
+    try:
+        directory, results = finished(job)
+    except Unreadable as failure:
+        return Outcome("failed", f"{directory_of(job).path}: failed, {failure}", failure)
     if results is not None:
         return skipped(job, directory, results)
     try:
         return Outcome("done", f"{directory.path}: done, {described(run(job, stop))}")
     except Interrupted:
         raise
+    except RunIsBusy as failure:
+        return busy(directory, failure)
     except FsbenchError as failure:
         return Outcome("failed", f"{directory.path}: failed, {failure}", failure)
     # A run must not end the others, not even by SystemExit.
@@ -133,7 +172,7 @@ def already_done(job: Job, directory: RunDirectory, results: dict[str, Any]) -> 
     root, changed = job.config.dataset.root, ""
     if root is not None:
         try:
-            recorded = json.loads(directory.provenance.read_text(encoding="utf-8"))["data"]["files"]
+            recorded = read_json(directory.provenance)["data"]["files"]
             if recorded != _files_now(root):
                 changed = f"; the files in dataset.root={root} have changed since"
         except (OSError, ValueError, KeyError, TypeError, UsageError):
@@ -144,6 +183,11 @@ def already_done(job: Job, directory: RunDirectory, results: dict[str, Any]) -> 
 @lru_cache
 def _files_now(root: str) -> str:
     return files_digest(*folder_parts(Path(root).expanduser()))
+
+
+def busy(directory: RunDirectory, failure: RunIsBusy) -> Outcome:
+    """The outcome of a run that another process is at work on."""
+    return Outcome("busy", f"{directory.path}: busy, another process trains it", failure)
 
 
 def failed_line(directory: RunDirectory, failure: BaseException) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ from typing import Any
 import torch
 
 from fsbench.data.seeding import derived_seed
-from fsbench.errors import UsageError
+from fsbench.errors import FsbenchError, UsageError, first_line
 from fsbench.runs.atomic import atomic_path
 
+_DELETE = "delete it to train this run from its start"
 PARTS = {"model", "optimizer", "schedule", "precision", "position", "totals", "rows", "data", "random"}
 
 
@@ -32,14 +35,56 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UsageError: the file is truncated or not a checkpoint.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of what is no file of torch's it says more than one line
+            state = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(state, dict) and state.keys() >= PARTS:
             return state
         raise ValueError
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError):
-        raise UsageError(
-            "checkpoint", path, "truncated or not a checkpoint; delete it to train this run from its start"
-        ) from None
+    except MemoryError:
+        raise
+    except Exception as failure:  # a damaged pickle makes torch raise whatever it likes
+        why = failure.strerror if isinstance(failure, OSError) else "truncated or not a checkpoint"
+        raise UsageError("checkpoint", path, f"{why}; {_DELETE}") from None
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Within, whatever is raised means that what the checkpoint holds does not go with this run.
+
+    Raises:
+        UsageError: it does not.
+    """
+    try:
+        yield
+    except FsbenchError:
+        raise
+    except Exception as failure:
+        problem = f"is not one of this run ({type(failure).__name__}: {first_line(failure)}); {_DELETE}"
+        raise UsageError("checkpoint", path, problem) from None
+
+
+def refuse_other_kinds(saved: Any, here: Any, name: str = "it") -> None:
+    """Raise TypeError where `saved` has another kind of value, or shape, than what is `here`.
+
+    None stands for any value, an empty list or table for one of any length.
+    """
+    alike = here is None
+    if isinstance(here, torch.Tensor):
+        alike = isinstance(saved, torch.Tensor) and (saved.shape, saved.dtype) == (here.shape, here.dtype)
+    elif isinstance(here, dict):
+        alike = isinstance(saved, dict) and saved.keys() >= here.keys()
+        for key in here if alike else ():
+            refuse_other_kinds(saved[key], here[key], f"{name}.{key}" if name != "it" else str(key))
+    elif isinstance(here, (list, tuple)):
+        alike = isinstance(saved, (list, tuple)) and len(here) in (0, len(saved))
+        for one, other in zip(saved, here, strict=False) if alike else ():
+            refuse_other_kinds(one, other, name)
+    elif isinstance(here, (bool, str)):
+        alike = isinstance(saved, type(here))
+    elif isinstance(here, (int, float)):
+        alike = isinstance(saved, (int, float))
+    if not alike:
+        raise TypeError(f"{name} is of another kind")
 
 
 def random_state() -> dict[str, torch.Tensor]:

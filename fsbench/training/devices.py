@@ -24,7 +24,7 @@ from fsbench.optim import Processes
 from fsbench.optim.running_statistics import mixes_examples
 from fsbench.runs.directory import RunIsBusy
 from fsbench.training.build import build_device
-from fsbench.training.stop_signal import StopSignal
+from fsbench.training.stop_signal import StopSignal, by_default
 
 Value = TypeVar("Value")
 
@@ -84,13 +84,14 @@ class Devices(Processes):
             device = torch.device("cuda", local)
             torch.cuda.set_device(device)
         elif "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-        store, *_ = next(dist.rendezvous("env://", rank, count))
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
         # What lies on the CPU (states, flags) goes through gloo everywhere.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(
-            backend, store=dist.PrefixStore("group", store), rank=rank, world_size=count, timeout=_PATIENCE
-        )
+        with by_default():
+            store, *_ = next(dist.rendezvous("env://", rank, count))
+            dist.init_process_group(
+                backend, store=dist.PrefixStore("group", store), rank=rank, world_size=count, timeout=_PATIENCE
+            )
         return cls(device, rank, count, dist.PrefixStore("fsbench", store))
 
     def leave(self) -> None:
@@ -244,7 +245,7 @@ def refuse_absent(name: str, devices: int, key: str = "trainer.devices") -> None
     """Raise UsageError where a node has fewer GPUs than it has processes."""
     if build_device(name).type != "cuda":
         return
-    there, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", devices))
+    there, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE") or devices)
     if there < wanted:
         raise UsageError(
             key, devices, f"there {'is 1 GPU' if there == 1 else f'are {there} GPUs'} here; "
@@ -256,6 +257,7 @@ def told(failure: BaseException, rank: int = 0) -> dict[str, Any]:
     """A failure as plain data, for another process."""
     kind = type(failure).__name__
     if isinstance(failure, UsageError):
+        kind = "UsageError"
         arguments = [failure.key, str(failure.value), failure.problem]
     elif isinstance(failure, KeyboardInterrupt):
         kind, arguments = "Interrupted", ["interrupted"]

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -20,14 +20,18 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from fsbench.config.compose import Job
 from fsbench.errors import Interrupted
-from fsbench.runs.atomic import write_text
+from fsbench.runs.atomic import scratch_directory, write_text
 from fsbench.runs.directory import RunDirectory
 from fsbench.training.devices import DeviceFailed, refuse_absent, retold
-from fsbench.training.stop_signal import StopSignal
+from fsbench.training.stop_signal import StopSignal, stopping
 
-_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR2", "SIGHUP", "SIGQUIT")
 # With this process's modules, wherever it found them.
-_WORKER = """import importlib, json, sys
+# A launcher that ends, by whatever, leaves none of them behind: the kernel signals its end (Linux), PR_SET_PDEATHSIG.
+_WORKER = """import ctypes, importlib, json, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(sys.argv[4]):
+    sys.exit(1)
 sys.path[:] = json.loads(sys.argv[1])
 sys.exit(importlib.import_module(sys.argv[2]).main(sys.argv[3]))"""
 _INTERRUPTED = Interrupted("interrupted; the same command goes on from here")
@@ -46,7 +50,8 @@ def launch(job: Job, stop: StopSignal) -> dict[str, Any]:
     options = job.config
     refuse_absent(options.trainer.device, options.trainer.devices)
     directory = RunDirectory.of(options.model_dump(mode="json"), job.choices)
-    with TemporaryDirectory(prefix="fsbench-") as place:
+    with scratch_directory(Path(gettempdir())) as scratch:
+        place = str(scratch)
         handed = {"config": options.model_dump(mode="json"), "choices": job.choices, "overrides": list(job.overrides)}
         Path(place, "job.json").write_text(json.dumps(handed), encoding="utf-8")
         try:
@@ -79,12 +84,14 @@ def start(count: int, module: str, place: str) -> None:
         local_addr="localhost",
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=place),
-        signals_to_handle=",".join(_SIGNALS),
+        signals_to_handle=",".join(signal.Signals(number).name for number in _passed_on()),
         shutdown_timeout=_PATIENCE,
     )
     try:
         with _launching():
-            elastic_launch(config, sys.executable)("-c", _WORKER, json.dumps(sys.path), module, place)
+            # -P: no module of the working directory, which may be anybody's, comes before Python's own.
+            arguments = (json.dumps(sys.path), module, place, str(os.getpid()))
+            elastic_launch(config, sys.executable)("-P", "-c", _WORKER, *arguments)
     except ChildFailedError as failed:
         rank, first = failed.get_first_failure()
         told = why(place)
@@ -106,17 +113,21 @@ def why(place: str) -> Exception | None:
 
 def _recorded(directory: RunDirectory, failure: Exception) -> Exception:
     """The first device writes this itself, unless it was ended from outside."""
-    if directory.status == "running":
+    if directory.recorded_status()[0] == "running":
         directory.set_status("interrupted" if isinstance(failure, Interrupted) else "failed", message=str(failure))
         if isinstance(failure, DeviceFailed) and failure.traceback and not directory.traceback.is_file():
             write_text(directory.traceback, failure.traceback)
     return failure
 
 
+def _passed_on() -> list[int]:
+    return [*stopping(), signal.SIGQUIT]
+
+
 @contextmanager
 def _launching() -> Iterator[None]:
     """The launcher keeps quiet, and leaves signal handlers and environment as they were."""
-    numbers = [getattr(signal, name) for name in _SIGNALS]
+    numbers = _passed_on()
     level, handlers, environment = logging.root.manager.disable, list(map(signal.getsignal, numbers)), dict(os.environ)
     logging.disable(logging.CRITICAL)
     try:

@@ -16,14 +16,16 @@ def build_logger(options: LoggerOptions) -> Callable[[Path, dict[str, Any]], tup
     """A function of (run directory, configuration) that starts logging and returns `log(row)` and `close()`.
 
     Raises:
-        UsageError: the extra is not installed.
+        UsageError: the extra is not installed, or can't be imported.
     """
     try:
         return _LOGGERS[options.name](options)
-    except ImportError:
-        raise UsageError(
-            "logger", options.name, f'is not installed; pip install "fsbench[{options.name}]" or logger=none'
-        ) from None
+    except Exception as failure:  # whatever another package may raise when it is imported
+        absent = isinstance(failure, ModuleNotFoundError) and failure.name in ("tensorboard", "wandb")
+        problem = f'is not installed; pip install "fsbench[{options.name}]"'
+        if not absent:
+            problem = f"is installed, but can't be imported ({type(failure).__name__}: {first_line(failure)}); mend it,"
+        raise UsageError("logger", options.name, f"{problem} or logger=none") from None
 
 
 def _none(options: LoggerOptions) -> Any:

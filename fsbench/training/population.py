@@ -15,8 +15,8 @@ from torch import nn
 from fsbench.config.compose import Job
 from fsbench.data import StackedBatches
 from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError
-from fsbench.runs.directory import RunDirectory
-from fsbench.training.attempt import Outcome, described, failed_line, missing_images, skipped
+from fsbench.runs.directory import RunDirectory, RunIsBusy
+from fsbench.training.attempt import Outcome, busy, described, failed_line, missing_images, skipped
 from fsbench.training.build import build_device
 from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.fit import end_epoch, too_many_skipped
@@ -82,6 +82,8 @@ def train_population(jobs: Sequence[Job], stop: StopSignal) -> Iterator[tuple[in
 
 
 def _failed(directory: RunDirectory, failure: BaseException) -> Outcome:
+    if isinstance(failure, RunIsBusy):
+        return busy(directory, failure)
     explained = isinstance(failure, FsbenchError)
     line = f"{directory.path}: failed, {failure}" if explained else failed_line(directory, failure)
     return Outcome("failed", line, failure)

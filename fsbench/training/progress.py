@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sys
 from typing import Any
 
 from tqdm import tqdm
+
+from fsbench.lines import shown_on_terminal, tell
 
 log = logging.getLogger("fsbench")
 
@@ -16,7 +17,7 @@ class Progress:
 
     def __init__(self, title: str, epochs: int, steps: int, done: int, shown: bool) -> None:
         self.epochs = epochs
-        self.on_terminal = shown and sys.stderr.isatty()
+        self.on_terminal = shown and shown_on_terminal()
         self.lines = shown and not self.on_terminal
         self.title = title
         self.bar = tqdm(
@@ -32,7 +33,7 @@ class Progress:
         if row.get("test_accuracy") is not None:
             self.bar.set_postfix_str(f"epoch {row['epoch']}/{self.epochs}, test {100 * row['test_accuracy']:.2f} %")
         if self.lines:
-            print(f"{self.title}: {line}", file=sys.stderr, flush=True)
+            tell(f"{self.title}: {line}")
 
     def close(self) -> None:
         self.bar.close()

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors.torch import save
@@ -20,13 +20,22 @@ from fsbench.config.train import TrainConfig
 from fsbench.data import Data, EvalBatches, TrainBatches, eval_batches, load_data, train_batches
 from fsbench.data.splits import Split
 from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError
+from fsbench.lines import tell
 from fsbench.models import build_model, parameter_count
 from fsbench.runs.atomic import atomic_path, disk_full, write_json, write_json_lines, write_text
-from fsbench.runs.directory import RunDirectory
+from fsbench.runs.directory import RunDirectory, open_log
 from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
+from fsbench.runs.read import Unreadable, read_json
 from fsbench.training.build import build_optimizer, check_together
-from fsbench.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from fsbench.training.checkpoint import (
+    fitting,
+    load_checkpoint,
+    random_state,
+    refuse_other_kinds,
+    restore_random_state,
+    save_checkpoint,
+)
 from fsbench.training.compiled import compiled
 from fsbench.training.devices import Devices
 from fsbench.training.evaluate import evaluate
@@ -123,11 +132,12 @@ def _trained(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
                 log.warning(_FEW_DIGITS, digits)
 
         try:
-            fit(
-                state, batches, evaluations, options.trainer, loss,
-                forward=forward, save=save, on_step=progress.step, on_epoch=on_epoch, stop=stop, devices=devices,
-                recorded=records_steps(options, device),
-            )  # fmt: skip
+            with _few_rows_named(options):
+                fit(
+                    state, batches, evaluations, options.trainer, loss,
+                    forward=forward, save=save, on_step=progress.step, on_epoch=on_epoch, stop=stop, devices=devices,
+                    recorded=records_steps(options, device),
+                )  # fmt: skip
         finally:
             progress.close()
             close_logger()
@@ -199,13 +209,40 @@ def resume(state: TrainingState, directory: RunDirectory, data: dict[str, Any], 
         return
     if saved.get("data") != data["sha256"]:
         raise UsageError("data_dir", data["label"], "the training data changed since this run began; overwrite=true")
-    state.load_state_dict(saved)
-    restore_random_state(saved, devices.rank, devices.count, seed)
+    with fitting(directory.checkpoint):
+        refuse_other_kinds(saved, state.state_dict())
+        state.load_state_dict(saved)
+        _refuse_other_shapes(state)
+        restore_random_state(saved, devices.rank, devices.count, seed)
     if not devices.first:
         return
+    _tell_threads(directory)
     # Rows of epochs after the checkpoint are trained, and written, again.
     write_json_lines(directory.metrics, state.rows)
     log.info("resumed at epoch %d, step %d", state.epoch + 1, state.step)
+
+
+def _refuse_other_shapes(state: TrainingState) -> None:
+    """What the optimizer keeps of a parameter has its shape, and there is a row of numbers for each epoch."""
+    for parameter, kept in state.optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
+                raise ValueError(f"{name} of a parameter of shape {tuple(parameter.shape)} has {tuple(value.shape)}")
+    if len(state.rows) != state.epoch or state.step < 0:
+        raise ValueError(f"{len(state.rows)} rows of {state.epoch} epochs")
+    for row in state.rows:
+        refuse_other_kinds(row, {"epoch": 0, "seconds": 0.0, "steps": 0})
+        if not all(value is None or isinstance(value, (int, float)) for value in row.values()):
+            raise TypeError("a row is of another kind")
+
+
+def _tell_threads(directory: RunDirectory) -> None:
+    """Say where a run goes on with another number of threads: sums are taken in another order."""
+    with suppress(FileNotFoundError, Unreadable, KeyError, TypeError):
+        before, now = read_json(directory.provenance)["hardware"]["threads"], torch.get_num_threads()
+        if isinstance(before, int) and before != now:
+            tell(f"{directory.path}: begun with {before} thread{'s' * (before > 1)}, goes on with {now}: "
+                 "the last bits may differ from a run with one number throughout")  # fmt: skip
 
 
 def record_provenance(
@@ -269,10 +306,33 @@ def finish(
     directory.traceback.unlink(missing_ok=True)
 
 
+class _LogFile(logging.FileHandler):
+    def _open(self) -> IO[str]:
+        return open_log(Path(self.baseFilename))
+
+
+@contextmanager
+def _few_rows_named(options: TrainConfig) -> Iterator[None]:
+    """Name the option that hands the network single rows, where its BatchNorm needs more: maps of 1 x 1 pixel, say."""
+    try:
+        yield
+    except ValueError as failure:
+        if "Expected more than 1 value per channel" not in str(failure):
+            raise
+        given = {
+            "trainer.micro_batch_size": options.trainer.micro_batch_size,
+            "optimizer.m": getattr(options.optimizer, "m", None),
+            "optimizer.sub_batches": getattr(options.optimizer, "sub_batches", None),
+        }
+        key, value = next(((k, v) for k, v in given.items() if v), ("trainer.batch_size", options.trainer.batch_size))
+        problem = "passes of one row are left, of which BatchNorm has no statistics where maps shrink to 1 x 1 pixel"
+        raise UsageError(key, value, f"{problem}; let each pass have more rows, or use larger images") from failure
+
+
 @contextmanager
 def reported(directory: RunDirectory, devices: Devices, log: logging.Logger = log) -> Iterator[None]:
     """Log to train.log what `log` is told; leave status, and the traceback of a failure, in the run directory."""
-    handler = logging.FileHandler(directory.log, delay=True)
+    handler = _LogFile(directory.log, delay=True)
     handler.handleError = lambda record: None  # a full disk is met, and said, at the next file
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fsbench.training.stop_signal import stop_signal
-
-_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def main(directory: str) -> int:
@@ -36,21 +31,14 @@ def main(directory: str) -> int:
 @contextmanager
 def recorded_failure(place: Path) -> Iterator[list[int]]:
     """Yields a list that holds the exit code in the end; the first process to fail says in `place` why."""
-    _end_with_parent()
     ended = [0]
     try:
         yield ended
     except BaseException as failure:
         from fsbench.training.devices import told
 
-        with suppress(FileExistsError), (place / "failure.json").open("x", encoding="utf-8") as file:
+        with suppress(OSError), (place / "failure.json").open("x", encoding="utf-8") as file:
             json.dump(told(failure, int(os.environ["RANK"])), file)
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         ended[0] = getattr(failure, "exit_code", 1)
-
-
-def _end_with_parent() -> None:
-    """A launcher that is killed does not leave processes behind: they stop as at a signal (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)

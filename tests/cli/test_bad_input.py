@@ -73,6 +73,31 @@ CASES = [
     ("shared-run-name", ["-m", "dataset=digits", "model=mlp", "run_name=x", "seed=0,1"],
      "run_name=x: several runs of the sweep would share this directory"),
     ("deleted-group", ["~optimizer"], "optimizer: can't be deleted"),
+    ("no-group-in-a-list", ["augment=[]"], "augment=[]: one is needed; allowed: "),
+    ("empty-range", ["-m", "seed=range(0,0)"], "seed=range(0,0): stands for no value at all"),
+    ("empty-glob", ["-m", "model=glob(zzz*)"], "model=glob(zzz*): stands for no value at all"),
+    ("endless-range", ["-m", "seed=range(0,100000000000)"], "can't be swept: a sweep has at most 100,000 runs"),
+    ("range-without-a-step", ["-m", "seed=range(0,5,0)"], "can't be swept: its step is 0"),
+    ("endless-product", ["-m", "seed=range(0,1000)", "trainer.epochs=range(1,1000)"], "makes 999,000 runs; a sweep"),
+    ("searchpath", ["hydra.searchpath=x"], "hydra.searchpath=x: must be a list of directories"),
+    ("searchpath-absent", ["hydra.searchpath=[file:///no/such]"], "must be a list of directories"),
+    ("long-choice", [f"model={'x' * 3000}"], "(3000 characters): no such model"),
+    ("long-name", [f"run_name={'x' * 300}"], "(300 characters): must have at most 200 characters"),
+    ("long-path", [f"runs_dir={'x' * 300}"], "(300 characters): no file system takes such a path"),
+    ("deep", [f"model.widths={'[' * 3000}{']' * 3000}"], "nested too deeply"),
+    ("deep-table", [f"+model.x={'{a:' * 300}1{'}' * 300}"], "nested too deeply"),
+    ("no-text", ["run_name=\udcff"], "can't be read"),
+    ("empty-path", ["runs_dir="], "runs_dir=: must not be empty"),
+    ("empty-file", ["model.checkpoint=''"], "model.checkpoint=: must not be empty"),
+    ("no-such-home", ["runs_dir='~no.such.user/x'"], "runs_dir=~no.such.user/x: there is no such home directory"),
+    ("infinite-warmup", ["schedule.warmup_epochs=inf"], "schedule.warmup_epochs=inf: must be a finite number"),
+    ("infinite-norm", ["trainer.max_norm=inf"], "trainer.max_norm=inf: must be a finite number"),
+    ("huge-number", ["trainer.epochs=100000000000000000000000"], "epochs=100000000000000000000000: must lie within 63"),
+    ("huge-width", ["model=mlp", "model.widths=[100000000000000000000000]"], "must lie within 63 bits"),
+    ("too-wide", ["dataset=digits", "model=mlp", "model.widths=[9223372036854775807]"], "can't be built: "),
+    ("larger-than-memory", ["dataset=digits", "model=mlp", "model.widths=[2000000,2000000]"], " GiB of memory"),
+    ("processes", ["trainer.workers=1000000"], "trainer.workers=1000000: must be <= 1024"),
+    ("pixels", ["augment.crop=1000000"], "augment.crop=1000000: must be <= 10000"),
 ]  # fmt: skip
 
 
@@ -104,3 +129,105 @@ def test_full_error_on_request(fsbench, monkeypatch) -> None:
     assert ended.code == 2
     assert "Traceback (most recent call last)" in ended.err
     assert ended.err.endswith("fsbench: optimizer.lr=foo: must be a number\n")
+
+
+OTHERS = [
+    ("eigenvalues", ["sharpness", "run=x", "eigenvalues=1000000000"], "eigenvalues=1000000000: must be <= 1000"),
+    ("subsets", ["sharpness", "run=x", "subsets=1000000000"], "subsets=1000000000: must be <= 1000000"),
+    ("infinite-length", ["sharpness", "run=x", "rho=inf"], "rho=inf: must be a finite number"),
+    ("no-measure", ["sharpness", "run=x", "measures=''"], "measures=: no such measure"),
+    ("long-run", ["sharpness", f"run={'x' * 300}"], "no file system takes such a path"),
+    ("device-as-run", ["sharpness", "run=/dev/null"], "run=/dev/null: no such directory"),
+    ("no-runs", ["sharpness", "-m", "run=glob(zzz*)"], "matches no directory"),
+    ("out-below-a-file", ["sharpness", "model=mlp", "dataset=digits", "out=/dev/null/x"], "null is not a directory"),
+    ("by-nothing", ["table", "--by", ""], "--by=: names nothing"),
+    ("no-columns", ["table", "--columns", ","], "--columns=,: names nothing"),
+    ("long-directory", ["table", "x" * 300], "File name too long"),
+    ("rerun-of-a-file", ["rerun", "/dev/null"], "rerun=/dev/null: is not a run directory"),
+    ("long-rerun", ["rerun", "x" * 300], "is not a run directory"),
+    ("no-papers", ["reproduce", "--papers", "nowhere", "list"], "papers=nowhere: no such directory"),
+    ("results-in-a-file", ["reproduce", "kim2022/table4", "scale=tiny", "results_dir=/dev/null"],
+     "results_dir=/dev/null: can't be written: /dev/null is not a directory"),
+    ("runs-in-a-file", ["reproduce", "kim2022/table4", "scale=tiny", "runs_dir=/dev/null"], "/dev/null: can't"),
+    ("seeds", ["reproduce", "kim2022/table4", "seeds=100000000000"], "seeds=100000000000: must be <= 1000"),
+    ("long-artefact", ["reproduce", "x" * 3000], "no such table or figure"),
+    ("kind", ["list", "\n"], "no such kind"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), [pytest.param(c[1], c[2], id=c[0]) for c in OTHERS])
+def test_every_command_says_it_in_one_line(fsbench, tmp_path, arguments, message) -> None:
+    ended = fsbench(*arguments)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1), ended.err
+    assert message in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+PAPERS = [
+    ("a number", b"ARTEFACTS = 3", "ARTEFACTS is a int, not a tuple"),
+    ("no Python", b"ARTEFACTS = (", "can't be read, SyntaxError"),
+    ("an end", b"ARTEFACTS = (); raise SystemExit(3)", "can't be read, SystemExit: 3"),
+    ("no text", b"ARTEFACTS = '\xff'", "is no text"),
+    ("other things", b"ARTEFACTS = (1,)", "ARTEFACTS holds a int, not an Artefact"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), [case[1:] for case in PAPERS], ids=[case[0] for case in PAPERS])
+def test_papers_that_are_none(fsbench, tmp_path, content, message) -> None:
+    (tmp_path / "abc.py").write_bytes(content)
+    ended = fsbench("reproduce", "--papers", str(tmp_path), "list")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1), ended.err
+    assert message in ended.err
+
+
+LAUNCHED = [
+    ({"RANK": "0", "WORLD_SIZE": "2"}, "WORLD_SIZE=2: LOCAL_RANK is not set"),
+    ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "WORLD_SIZE=2: MASTER_ADDR is not set"),
+    ({"RANK": "0", "WORLD_SIZE": "x"}, "WORLD_SIZE=x: the environment variable must be a whole number"),
+    (
+        {"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"},
+        "RANK=2: must be",
+    ),
+    ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "b"}, "MASTER_PORT=b: "),
+]
+
+
+@pytest.mark.parametrize(("environment", "message"), LAUNCHED, ids=range(len(LAUNCHED)))
+def test_half_an_environment_of_torchrun(fsbench, monkeypatch, environment, message) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    ended = fsbench("train", "dataset=digits", "model=mlp")
+    assert (ended.code, ended.err.count("\n")) == (2, 1), ended.err
+    assert message in ended.err
+
+
+@pytest.mark.parametrize("environment", [{"RANK": "0", "WORLD_SIZE": ""}, {"RANK": "", "WORLD_SIZE": "2"}], ids=str)
+def test_empty_variables_of_a_batch_script_are_none(fsbench, monkeypatch, environment, quick) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert fsbench("train", *quick, "trainer.fast_dev_run=true").code == 0
+
+
+def test_a_directory_with_an_apostrophe(fsbench, tmp_path) -> None:
+    groups = tmp_path / "it's" / "model"
+    groups.mkdir(parents=True)
+    (groups / "mine.yaml").write_text("family: mlp\nwidths: [8]\n", encoding="utf-8")
+    ended = fsbench("train", "-cd", "it's", "model=mine", "dataset=digits", "trainer.fast_dev_run=true")
+    assert ended.code == 0, ended.err
+
+
+def test_home_is_expanded(fsbench, tmp_path, monkeypatch, quick) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert fsbench("train", *quick, "trainer.fast_dev_run=true", "runs_dir='~/runs'", "run_name=here").code == 0
+    assert (tmp_path / "home/runs/here/summary.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_a_logger_that_is_there_and_broken(fsbench, tmp_path, monkeypatch) -> None:
+    (tmp_path / "site/wandb").mkdir(parents=True)
+    (tmp_path / "site/wandb/__init__.py").write_text("import no_such_protobuf")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    ended = fsbench("train", "dataset=digits", "model=mlp", "logger=wandb")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "logger=wandb: is installed, but can't be imported (ModuleNotFoundError: No module named" in ended.err
+    assert not (tmp_path / "runs").exists()

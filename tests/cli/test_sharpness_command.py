@@ -603,3 +603,9 @@ def test_bad_input_is_one_line(fsbench, monkeypatch, directories, overrides, mes
 def test_no_such_device(fsbench, run) -> None:
     ended = fsbench("sharpness", f"run={run}", "device=cuda")
     assert (ended.code, ended.err) == (2, "fsbench: device=cuda: no CUDA device was found; use cpu or auto\n")
+
+
+def test_many_networks_are_told_before_they_are_composed(fsbench) -> None:
+    ended = fsbench("sharpness", "-m", "model=mlp", "dataset=digits", "seed=range(0,101)", "samples=0")
+    assert ended.code == 2
+    assert ended.err.startswith("101 configurations to compose and check first\nfsbench: samples=0: ")

@@ -177,8 +177,11 @@ def test_an_unreadable_record_is_no_record(fsbench, runs) -> None:
     (runs[0] / "sharpness.json").write_text('{"weights":')
     (runs[1] / "sharpness.json").write_text('{"weights": "x", "measures": {"fisher_trace": 3}}')
     (runs[2] / "sharpness.json").write_text('{"weights": "x", "measures": {}, "others": {"fisher_trace": [3]}}')
-    assert "3 of 4 runs lack fisher_trace" in fsbench("table", "runs", *COLUMNS).err
-    measure(fsbench, "glob(runs/*)")
+    said = fsbench("table", "runs", *COLUMNS).err
+    assert "3 of 4 runs lack fisher_trace" in said
+    assert f"note: unreadable: {runs[0]}/sharpness.json, {runs[1]}/sharpness.json and 1 more\n" in said
+    again = fsbench("sharpness", "-m", "run=glob(runs/*)", "measures=[fisher_trace]", "samples=50")
+    assert f"  note: unreadable: {runs[0]}/sharpness.json (not JSON); written anew\n" in again.out
     assert fsbench("table", "runs", *COLUMNS).err == DEVIATION
 
 

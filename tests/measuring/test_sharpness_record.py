@@ -33,8 +33,10 @@ def entries(name: str, *overrides: str, available: int = 2000) -> dict:
     made = {
         column: {
             "settings": settings_of(measure, asked, used, available),
-            "images": {"used": used, "of": available},
+            "images": {"used": used, "of": available, "split": asked.split},
             "provenance": {"fsbench": VERSION},
+            "notes": [],
+            "seconds": 0.0,
         }
         for column in measure.columns_of(asked)
     }

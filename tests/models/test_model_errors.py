@@ -200,3 +200,11 @@ def test_timm_networks_follow_the_data():
     swin = meta_model("timm", (1, 96, 96), 6, name="swin_tiny_patch4_window7_224")
     assert swin.patch_embed.img_size == (96, 96)
     assert meta_model("timm", IMAGENET, 6, name="vit_tiny_patch16_224.augreg_in21k").num_classes == 6
+
+
+def test_one_row_and_maps_of_one_pixel_name_the_option(fsbench, tmp_path) -> None:
+    one_row = ("trainer.batch_size=4", "trainer.micro_batch_size=1", "trainer.max_steps=1", "trainer.progress=false")
+    ended = fsbench("train", "dataset=digits", "model=timm", "model.name=resnet18", *one_row)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert ended.err.startswith("fsbench: trainer.micro_batch_size=1: passes of one row are left, of which BatchNorm")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -3,9 +3,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 
+import pandas as pd
 import pytest
 
-from fsbench.report.escape import latex_text, markdown_text
+from fsbench.report.escape import csv_frame, latex_text, markdown_text
 from fsbench.report.grid import Entry, Grid, latex_table, markdown, tabular
 
 LATEX = {
@@ -32,10 +33,30 @@ def test_latex_text(text, escaped) -> None:
 
 @pytest.mark.parametrize(
     ("text", "escaped"),
-    [("a|b", r"a\|b"), ("2*3*4", r"2\*3\*4"), ("p < 0.05", "p < 0.05"), ("<b>", "&lt;b>"), ("a\nb", "a b")],
+    [
+        ("a|b", r"a\|b"),
+        ("2*3*4", r"2\*3\*4"),
+        ("p < 0.05", "p < 0.05"),
+        ("<b>", "&lt;b>"),
+        ("a\nb", "a b"),
+        ("[0.2] (3)", "[0.2] (3)"),
+        ("[a](b)", r"[a\](b)"),
+        ("![a][b]", r"![a\][b]"),
+        ("https://a.b", r"https\://a.b"),
+        ("www.a.b", r"www\.a.b"),
+    ],
 )
 def test_markdown_text(text, escaped) -> None:
     assert markdown_text(text) == escaped
+
+
+def test_csv_has_no_formulas() -> None:
+    frame = pd.DataFrame({"=a": ["=1+1", "-", "-1.5", "+x", "@y", "\tz", "plain"], "b": [-1.0] * 7, "c": [-2] * 7})
+    lines = csv_frame(frame).to_csv(index=False).splitlines()
+    assert lines[0] == "'=a,b,c"
+    assert [line.rpartition(",-1.0,-2")[0] for line in lines[1:]] == [
+        "'=1+1", "-", "-1.5", "'+x", "'@y", "'\tz", "plain"
+    ]  # fmt: skip
 
 
 GRID = Grid(

@@ -69,7 +69,8 @@ def finish(plan, accuracies: dict[str, float | None]) -> None:
             run.directory.set_status("diverged", message="Diverged: the loss is not finite")
         else:
             run.directory.set_status("done")
-            run.directory.summary.write_text(json.dumps({"results": {"validation_accuracy": found}}))
+            results = {"test_accuracy": found, "train_accuracy": 1.0, "seconds": 1.0, "validation_accuracy": found}
+            run.directory.summary.write_text(json.dumps({"results": results}))
 
 
 def test_candidates_are_the_cells_run_with_images_set_aside(planned) -> None:
@@ -91,6 +92,15 @@ def test_at_paper_scale_as_published(planned) -> None:
     assert [[value for value, _ in one.runs] for one in plan.choosing] == [["0.01", "0.1", "50"]] * 2
     assert {run.job.config.dataset.validation for run in plan.deciding} == {300}
     assert {run.job.config.dataset.validation for run in plan.runs} == {0}
+
+
+def test_a_candidate_that_can_not_be_read_is_named(planned) -> None:
+    first = planned("scale=tiny")
+    finish(first, {"0.05": 0.7, "50": 0.9})
+    summary = first.choosing[0].runs[1][1].directory.summary
+    summary.write_text("[" * 100_000)
+    said = {run.waits for run in planned("scale=tiny").runs} - {None}
+    assert said == {f"unreadable: {summary}; delete it to train this run again"}
 
 
 CHOSEN = {

@@ -62,6 +62,18 @@ def test_from_nothing_to_table_and_figure(reproduce) -> None:
     assert written() == before
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"results": [1]}', '{"results": {"seconds": "x"}}', "\xff"],
+                         ids=["deep", "list", "text", "bytes"])  # fmt: skip
+def test_one_bad_run_does_not_spoil_the_artefact(reproduce, content) -> None:
+    reproduce(FIGURE, "scale=tiny")
+    first, second = sorted(Path("runs").iterdir())
+    (first / "summary.json").write_text(content, encoding="latin-1")
+    (second / "provenance.json").write_text('{"data": [1], "hardware": 3}')
+    ended = reproduce(FIGURE, "scale=tiny", "render=true")
+    assert (ended.code, ended.err) == (0, "")
+    assert "unreadable: summary.json" in (Path("results") / FIGURE / "fig1.md").read_text()
+
+
 def test_provenance(reproduce, tmp_path) -> None:
     reproduce(FIGURE, "scale=tiny", f"data_dir={tmp_path}", f"results_dir={tmp_path / 'results'}")
     record = json.loads((Path("results") / FIGURE / "provenance.json").read_text())

@@ -68,6 +68,15 @@ def plain() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(72, 4))
 
 
+class ByTheBatch(Noisy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4, track_running_stats=False)
+
+    def forward(self, x):
+        return self.norm(self.linear(x.flatten(1)))
+
+
 def broken() -> nn.Module:
     model = plain()
     nn.init.constant_(model[1].bias, float("nan"))
@@ -102,6 +111,7 @@ REFUSED = {
     "sum": (plain, lambda o, y: CE(o, y, reduction="sum"), batches(), "not the mean"),
     "no reduction": (plain, lambda o, y: CE(o, y, reduction="none"), batches(), "not the mean"),
     "class weights": (plain, weighted, batches(), "not the mean"),
+    "statistics in eval mode": (lambda: ByTheBatch().eval(), CE, batches(), "take an example by itself: Expected more"),
     "frozen": (frozen, CE, batches(), "no trained weights"),
     "generator": (plain, CE, (pair for pair in batches()), "only once"),
     "empty": (plain, CE, [], "no examples"),
@@ -202,3 +212,44 @@ def test_the_number_of_examples_may_be_handed_in(monkeypatch) -> None:
         assert totals == expected
     with pytest.raises(ValueError, match="examples=0: must be at least 1"):
         Risk(network, nn.CrossEntropyLoss(), batches(), examples=0)
+
+
+class Embedded(nn.Module):
+    def __init__(self, sparse: bool = False) -> None:
+        super().__init__()
+        self.table = nn.Embedding(3, 4, sparse=sparse)
+
+    def forward(self, x):
+        return self.table((x.flatten(1).sum(1) > 0).long())
+
+
+class Sharded(nn.Parameter):
+    """As `DTensor` looks from outside."""
+
+    device_mesh = "2 devices"
+
+
+def sharded() -> nn.Module:
+    model = plain().double()
+    model[1].weight = Sharded(model[1].weight.detach())
+    return model
+
+
+WEIGHTS = {
+    "complex": (lambda: plain().to(torch.complex64), "1.weight is of torch.complex64; .*: write them as pairs of real"),
+    "half": (lambda: plain().half(), r"1.weight is of torch.float16; .*: call model.float\(\) first"),
+    "bfloat16": (lambda: plain().bfloat16(), "1.weight is of torch.bfloat16"),
+    "sparse gradients": (lambda: Embedded(sparse=True).double(), r"table .Embedding. has sparse gradients"),
+    "sharded": (sharded, "1.weight is sharded"),
+}
+
+
+@pytest.mark.parametrize(("build", "message"), WEIGHTS.values(), ids=WEIGHTS)
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+def test_weights_that_no_measure_takes(build, message) -> None:
+    with pytest.raises(Refused, match=message):
+        Risk(build(), CE, batches())
+
+
+def test_dense_gradients_of_an_embedding_are_fine() -> None:
+    assert Risk(Embedded().double(), CE, batches()).value() > 0

@@ -160,17 +160,38 @@ def test_rerun_leaves_the_old_run_alone(fsbench, quick) -> None:
     assert len(list(Path("runs").iterdir())) == 3
 
 
-@pytest.mark.parametrize("content", ['{"run":', "[]", '{"config": {}}'], ids=["cut", "list", "keys"])
-def test_one_bad_file_does_not_spoil_the_table(fsbench, quick, content) -> None:
-    fsbench("train", "-m", *quick, "seed=0,1,2")
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ('{"run":', "not JSON"),
+        ("[]", "not a table of values"),
+        ('{"config": {}}', "its results are no numbers"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"results": ' + '{"a": ' * 30 + "1" + "}" * 31, "nested too deeply"),
+        ('{"results": {"test_accuracy": 1' + "0" * 5000 + "}}", "not JSON"),
+        ('{"results": {"test_accuracy": 1' + "0" * 400 + "}}", "its results are no numbers"),
+        ('{"results": {"test_accuracy": "high"}}', "its results are no numbers"),
+        ('{"results": {"test_accuracy": 0.5}}', "its results lack train_accuracy"),
+        ("\xff", "not text"),
+        (" " * (16 * 2**20 + 1), "larger than 16 MiB"),
+    ],
+    ids=["cut", "list", "keys", "deep", "deep-table", "digits", "large", "text", "lacking", "bytes", "oversized"],
+)
+def test_one_bad_file_does_not_spoil_the_table(fsbench, quick, content, why) -> None:
+    fsbench("train", "-m", *quick, "seed=0,1,2", "trainer.max_steps=1")
     first, *_ = sorted(Path("runs").iterdir())
-    (first / "summary.json").write_text(content)
+    (first / "summary.json").write_text(content, encoding="latin-1")
     table = fsbench("table", "runs", "runs/.")
     assert table.out.splitlines()[2].split("|")[4].strip() == "2"
     assert "not finished: 1 unreadable" in table.err
-    ended = fsbench("train", *quick, "seed=0")
+    ended = fsbench("train", *quick, "seed=0", "trainer.max_steps=1")
     assert ended.code == 2
-    assert "summary.json: can't be read; delete it to train this run again" in ended.err
+    assert ended.err == f"fsbench: unreadable: {first}/summary.json ({why}); delete it to train this run again\n"
+    assert f"note: unreadable: {first}/summary.json\n" in table.err
+    sweep = fsbench("train", "-m", *quick, "seed=0,1,3", "trainer.max_steps=1")
+    assert sweep.code == 3
+    assert sweep.out.splitlines()[0].startswith(f"[1/3] {first}: failed, unreadable: {first}/summary.json ({why})")
+    assert sweep.out.splitlines()[-1] == "1 done, 1 skipped, 1 failed"
 
 
 def test_where_and_by(fsbench, quick) -> None:
