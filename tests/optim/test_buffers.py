@@ -303,7 +303,7 @@ def test_a_compiled_network_is_not_compiled_again_for_the_second_pass() -> None:
 
 
 @pytest.mark.parametrize("how", ["a-new-module", "in-place", "in-one-graph"])
-@pytest.mark.filterwarnings("ignore:the network is compiled")
+@pytest.mark.filterwarnings("ignore:the network is compiled", "ignore:Using `torch.compile")
 def test_buffers_of_a_compiled_network_that_is_not_handed_in(how) -> None:
     model, once = network(nn.BatchNorm1d(8)), network(nn.BatchNorm1d(8))
     model.register_buffer("of_the_root", torch.zeros(3))
