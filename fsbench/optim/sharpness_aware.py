@@ -149,7 +149,7 @@ class SharpnessAware(Descent, ABC):
             eps = geometry.scaled(direction, norm, radii)
             self.alignment = geometry.alignment(eps, [p.grad for p in params], radii)
         beside = self._beside.displaced(params, direction, radii, norm)
-        with beside, unmoved(self.model, start), replay.again():
+        with unmoved(self.model, start), beside, replay.again():
             self.one_pass(closure, *arguments)
         if axes is not None:
             for p, d in zip(params, axes, strict=True):
