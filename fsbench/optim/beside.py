@@ -50,7 +50,8 @@ class Beside:
         # Tensor by tensor, so that what is computed in between stays in the cache.
         memory, products = self.memory(params), []
         for p, b in zip(params, memory, strict=True):
-            torch.mul(*inverse_metric([p], [b]), p.grad, out=b)
+            (d,) = inverse_metric([p], [b])
+            (b if d is b else b.copy_(d)).mul_(p.grad)
             products.append(geometry.inner(p.grad, b))
         return memory, torch.stack(products).sum().sqrt()
 

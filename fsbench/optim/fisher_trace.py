@@ -191,7 +191,7 @@ class FisherTrace(Descent):
             own = self.kept_gradients()
             params, g = list(own), list(own.values())
             beside = self._beside.displaced(params, g, [-self.alpha] * len(params))
-            with beside, unmoved(self.model, start), replay.again():
+            with unmoved(self.model, start), beside, replay.again():
                 below = self.one_pass(closure, rows)
                 opposite = [p.grad for p in params]
             # Exact where both are near each other, so before either is scaled.

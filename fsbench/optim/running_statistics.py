@@ -3,13 +3,14 @@
 Every buffer of a module in train mode is state: BatchNorm's running statistics, spectral norm's vectors, observers,
 counters and codebooks alike. Put a module that holds large constants in eval mode, and they are left alone.
 
-Where the network is given, its modules are walked; else they are found as they run, by a global forward
+Where the network is given, its modules are walked; else those of each module that runs are, found by a global forward
 pre-hook, so an optimizer that knows only parameters can keep their buffers too. `torch.compile` and
 TorchScript run modules without hooks: hand in the network there.
 """
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -39,9 +40,9 @@ def mixes_examples(model: nn.Module) -> bool:
 
 @contextmanager
 def _training_modules(act: Callable[[list[nn.Module]], None], model: nn.Module | None) -> Iterator[None]:
-    """Call `act` on modules in train mode that keep state, before they run in this scope: all at once or singly."""
+    """Call `act` on modules in train mode before they run in this scope: all at once, or those in one that runs."""
     if model is not None:
-        act([module for module in model.modules() if module.training and _keeps_state(module)])
+        act([module for module in model.modules() if module.training])
         yield
         return
 
@@ -52,10 +53,11 @@ def _training_modules(act: Callable[[list[nn.Module]], None], model: nn.Module |
                 "to the optimizer as `model=`",
                 stacklevel=2,
             )
-        if module.training and _keeps_state(module):
-            act([module])
+        act([each for each in module.modules() if each.training])
 
-    handle = register_module_forward_pre_hook(meet)
+    # What is compiled must not trace the hook: it would stumble over modules that it knows from elsewhere.
+    untraced = torch.compiler.disable(meet) if "torch._dynamo" in sys.modules else meet
+    handle = register_module_forward_pre_hook(untraced)
     try:
         yield
     finally:
@@ -90,7 +92,7 @@ class KeptBuffers:
                 continue
             self._buffers[module] = dict(module._buffers)
             for name, buffer in module._buffers.items():
-                if buffer is not None and buffer.layout == torch.strided:
+                if buffer is not None and _writable(buffer):
                     by_type[buffer.dtype, buffer.device].append(_Place(module, name, buffer, buffer.shape))
         self._kept += [(places, _flat([place.buffer for place in places])) for places in by_type.values()]
         if sum(values.nbytes for _, values in self._kept) > _MANY_BYTES:
@@ -103,7 +105,8 @@ class KeptBuffers:
     @torch.no_grad()
     def restore(self, flag: Tensor | None = None) -> None:
         """Put all values back, or those of now where `flag` is false; buffers are the tensors they were."""
-        for places, values in self._kept:
+        # Of tensors that several modules hold, the values that were met first come last.
+        for places, values in reversed(self._kept):
             if flag is not None:
                 values = torch.where(flag, values, _flat([place.module._buffers[place.name] for place in places]))
             parts = values.split([place.shape.numel() for place in places])
@@ -123,7 +126,9 @@ class KeptBuffers:
         for module, buffers in self._buffers.items():
             for name, buffer in buffers.items():
                 now = module._buffers.get(name)
-                if buffer is not None and now is not None and now is not buffer and now.shape == buffer.shape:
+                if buffer is None or now is None or now is buffer or now.shape != buffer.shape:
+                    continue
+                if _writable(buffer):
                     module._buffers[name] = buffer.copy_(now)
 
     def of_now(self) -> KeptBuffers:
@@ -166,6 +171,8 @@ def frozen_statistics(model: nn.Module | None = None) -> Iterator[None]:
 
     def switch(modules: list[nn.Module]) -> None:
         for module in modules:
+            if not _keeps_state(module):
+                continue
             if isinstance(module, _BatchNorm) and module.running_mean is None:
                 raise ValueError(
                     "single examples can't be passed through BatchNorm with track_running_stats=False, which has no "
@@ -181,6 +188,13 @@ def frozen_statistics(model: nn.Module | None = None) -> Iterator[None]:
         finally:
             for module in switched:
                 module.training = True
+
+
+def _writable(buffer: Tensor) -> bool:
+    """Whether values can be written into a buffer; one that repeats its memory (`expand`) can only hold constants."""
+    if buffer.layout != torch.strided or buffer.is_inference():
+        return False
+    return not any(stride == 0 and size > 1 for stride, size in zip(buffer.stride(), buffer.shape, strict=True))
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

@@ -221,7 +221,7 @@ class SharpnessAware(Descent):
             eps = geometry.scaled(direction, norm, radii)
             self.alignment = geometry.alignment(eps, gradients, radii)
         beside = self._beside.displaced(params, direction, radii, norm)
-        with beside, unmoved(self.model, start), replay.again():
+        with unmoved(self.model, start), beside, replay.again():
             self.one_pass(closure, *arguments)
         if axes is not None:
             for p, d in zip(params, axes, strict=True):

@@ -66,14 +66,16 @@ def fitting(path: Path) -> Iterator[None]:
 def refuse_other_kinds(saved: Any, here: Any, name: str = "it") -> None:
     """Raise TypeError where `saved` has another kind of value, or shape, than what is `here`.
 
-    None stands for any value, an empty list or table for one of any length.
+    None stands for any value, an empty list or table for one of any length; names, such as that of the method, may be
+    missing in `saved`, as they are in earlier releases' checkpoints.
     """
     alike = here is None
     if isinstance(here, torch.Tensor):
         alike = isinstance(saved, torch.Tensor) and (saved.shape, saved.dtype) == (here.shape, here.dtype)
     elif isinstance(here, dict):
-        alike = isinstance(saved, dict) and saved.keys() >= here.keys()
-        for key in here if alike else ():
+        needed = {key for key, value in here.items() if not isinstance(value, str)}
+        alike = isinstance(saved, dict) and saved.keys() >= needed
+        for key in here.keys() & saved.keys() if alike else ():
             refuse_other_kinds(saved[key], here[key], f"{name}.{key}" if name != "it" else str(key))
     elif isinstance(here, (list, tuple)):
         alike = isinstance(saved, (list, tuple)) and len(here) in (0, len(saved))

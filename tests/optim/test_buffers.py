@@ -60,6 +60,41 @@ class Codebook(nn.Module):
         return x + self.cache * self.codes.clone()
 
 
+class Store(nn.Module):
+    """Holds what others write; never runs itself."""
+
+    def __init__(self, mean: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("constant", torch.ones(1).double().expand(8))  # repeats its memory: can't be written
+
+
+class Writing(nn.Module):
+    """Keeps its mean in another module, maybe in the same tensor as its sibling."""
+
+    def __init__(self, mean: Tensor) -> None:
+        super().__init__()
+        self.store = Store(mean)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.store.training:
+            self.store.mean.lerp_(x.detach().mean(0), 0.1)
+        return x - self.store.mean.clone() * self.store.constant
+
+    def _apply(self, fn, recurse=True) -> nn.Module:
+        return self  # is float64, and stays one tensor
+
+
+class Born(nn.Module):
+    """Makes its buffer when it first runs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "mean" not in self._buffers:
+            self.register_buffer("mean", torch.zeros(8).double())
+        self.mean.lerp_(x.detach().mean(0), 0.1)
+        return x - self.mean.clone()
+
+
 def observer() -> nn.Module:
     """Its buffers have no values before it sees some."""
     return MovingAveragePerChannelMinMaxObserver(ch_axis=1)
@@ -74,6 +109,8 @@ NETWORKS = {
     "rebinding": lambda: network(Rebinding()),
     "in-place": lambda: network(InPlace()),
     "codebook": lambda: network(Codebook()),
+    "written-by-another": lambda: network(Writing(torch.zeros(8).double())),
+    "shared": lambda: network(nn.Sequential(*map(Writing, [torch.zeros(8).double()] * 2))),
     "observer": lambda: network(observer()),
     "instance-norm": lambda: network(
         nn.Sequential(nn.Unflatten(1, (2, 4)), nn.InstanceNorm1d(2, track_running_stats=True), nn.Flatten())
@@ -111,6 +148,32 @@ def test_buffers_move_as_in_one_pass_at_w(kind, method, handed_in) -> None:
         optimizer.step(Closure(model, x, y), size=8)
         assert_state(model, state_of(once))
     assert mixes_examples(model)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_buffer_that_the_first_pass_makes_moves_once_too(method) -> None:
+    model, once = network(Born()), network(Born())
+    ((x, y),) = batches((8,))
+    once(x)
+    METHODS[method](model.named_parameters(), lr=0.0).step(Closure(model, x, y), size=8)
+    assert_state(model, state_of(once))
+
+
+def test_a_buffer_in_the_memory_of_a_weight_does_not_undo_the_perturbation() -> None:
+    class InPlaceOnly(nn.Parameter):
+        """Moved in place, as every weight on a GPU is."""
+
+    weights = []
+    for aliased in (False, True):
+        model = network(nn.Identity())
+        for module in (model[1], model[4]):
+            module.weight = InPlaceOnly(module.weight.detach())
+            if aliased:
+                module.register_buffer("alias", module.weight.detach())
+        ((x, y),) = batches((8,))
+        METHODS["sam"](model.parameters(), lr=0.1).step(Closure(model, x, y))
+        weights.append([p.detach() for p in model.parameters()])
+    assert all(map(torch.equal, *weights))
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -237,3 +300,18 @@ def test_a_compiled_network_is_not_compiled_again_for_the_second_pass() -> None:
         assert torch.equal(model[2].running_mean, once[2].running_mean)
         assert torch.equal(model[2].num_batches_tracked, once[2].num_batches_tracked)
     assert len(compilations) == 1
+
+
+@pytest.mark.parametrize("how", ["a-new-module", "in-place", "in-one-graph"])
+@pytest.mark.filterwarnings("ignore:the network is compiled", "ignore:Using `torch.compile")
+def test_buffers_of_a_compiled_network_that_is_not_handed_in(how) -> None:
+    model, once = network(nn.BatchNorm1d(8)), network(nn.BatchNorm1d(8))
+    model.register_buffer("of_the_root", torch.zeros(3))
+    if how == "in-place":
+        model.compile(backend="eager")
+    compiled = model if how == "in-place" else torch.compile(model, backend="eager", fullgraph=how == "in-one-graph")
+    ((x, y),) = batches((8,))
+    once(x)
+    METHODS["sam"](model.named_parameters(), lr=0.1).step(Closure(compiled, x, y))
+    assert torch.equal(model[2].running_mean, once[2].running_mean)
+    assert torch.equal(model[2].num_batches_tracked, once[2].num_batches_tracked)
