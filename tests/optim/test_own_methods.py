@@ -90,12 +90,12 @@ class EverySecond(SharpnessAware):
         self, params: list[Tensor], inverse_metric: InverseMetric | None, gradient_at: GradientAt
     ) -> tuple[Sequence[Tensor], Tensor]:
         if "kept" in self.state[params[0]]:
-            kept = [self.state[p].pop("kept") for p in params]
-            return kept, norm_of(kept)
-        direction, length = super().perturb(params, inverse_metric, gradient_at)
-        for p, d in zip(params, direction, strict=True):
-            self.state[p]["kept"] = d.clone()
-        return direction, length
+            return [self.state[p].pop("kept") for p in params], self.length
+        direction, self.length = super().perturb(params, inverse_metric, gradient_at)
+        kept = [d.clone() for d in direction]
+        for p, d in zip(params, kept, strict=True):
+            self.state[p]["kept"] = d
+        return kept, self.length
 
 
 class Reference:
