@@ -17,7 +17,7 @@ ROOT = Path(fsbench.__file__).parent
 ALLOWED = {
     "errors": set(),
     "lines": set(),
-    "config": {"errors"},
+    "config": {"errors", "lines"},
     "optim": set(),
     "image_folder": {"errors"},
     "data": {"config", "errors", "image_folder"},

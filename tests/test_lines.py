@@ -71,3 +71,14 @@ def test_tables(tmp_path) -> None:
     assert plain.returncode == 0
     assert " +- " in plain.stdout
     assert " ± " in shell(f"{COMMAND} table", tmp_path, PYTHONIOENCODING="utf-8").stdout
+
+
+def test_an_interruption_in_generated_code_ends_with_130(tmp_path) -> None:
+    """As Ctrl-C in the middle of an import, where a dataclass is made."""
+    (tmp_path / "interrupted.py").write_text(
+        "from fsbench.cli import main\n"
+        "main._dispatch = lambda arguments: exec('raise KeyboardInterrupt')\n"
+        "raise SystemExit(main.main([]))\n"
+    )
+    done = shell(f"{sys.executable} -m interrupted", tmp_path)
+    assert (done.returncode, done.stderr) == (130, "fsbench: interrupted\n")

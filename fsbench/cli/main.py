@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from fsbench.cli.commands import COMMANDS
 from fsbench.errors import FsbenchError, Interrupted, UsageError, bad_input, did_you_mean, one_line
 from fsbench.lines import flushed, steady_streams, tell
-from fsbench.training.stop_signal import AtOnce, at_once
+from fsbench.training.stop_signal import AtOnce, at_once, too_late
 
 HELP = """fsbench: train with sharpness-aware optimizers and compare what comes out.
 
@@ -21,7 +21,7 @@ usage: fsbench COMMAND ...
 
   fsbench train --help          keys, groups and examples
   fsbench sharpness --help      likewise; fsbench list measures shows the measures
-  fsbench reproduce list        the papers' tables and figures, what they cost and what is done
+  fsbench reproduce list        the papers' tables and figures, and how many runs they take
   fsbench list models           what can be put after model=
   fsbench --version
 
@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code and prints errors as one line on stderr."""
     steady_streams()
     code = _ended(list(sys.argv[1:] if arguments is None else arguments))
+    if arguments is None:
+        too_late()
     if (lost := flushed()) is not None:
         tell(f"fsbench: stdout: {lost.strerror}")
         return code or 1
@@ -51,6 +53,10 @@ def _ended(arguments: list[str]) -> int:
         failure = _explained(met, signals)
         if failure is None:
             raise
+        if isinstance(failure, Interrupted):
+            # Python ends by SIGINT, whatever the exit code, if the last code that it ran from text (a dataclass's
+            # methods, say) was interrupted.
+            exec("")
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         if not failure.said:

@@ -79,9 +79,8 @@ def _list(known: dict[str, Artefact | Computed], words: Sequence[str]) -> int:
     named = [word for word in words if "=" not in word]
     request = read_request(words if named else [*words, *known], known)
     config = request.config
-    estimator = Estimator(config.device, Path(config.runs_dir))
     scales = (config.scale,) if any(word.startswith("scale=") for word in words) else SCALES
-    for line in list_lines(request.artefacts, scales, request, Compositions(), estimator):
+    for line in list_lines(request.artefacts, scales, Path(config.results_dir)):
         say(line)
     return 0
 

@@ -3,7 +3,7 @@
 HELP = """\
 fsbench reproduce ARTEFACT ... [KEY=VALUE ...]: the papers' tables and figures, published numbers beside measured ones.
 
-  fsbench reproduce list                                        # what there is, what it costs, what is done
+  fsbench reproduce list                                        # what there is, and how many runs it takes
   fsbench reproduce kim2022/table1 scale=paper plan=true          # every run, its steps and hours; nothing is started
   fsbench reproduce kim2022/table1 scale=small model=resnet20,wrn28_2 seeds=3
   fsbench reproduce jia2020/table3 ibayashi2021/fig1 'tsuzuku2019/*' kim2022

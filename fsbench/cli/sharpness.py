@@ -77,7 +77,6 @@ def _sweep(jobs: list[Job[SharpnessConfig]]) -> int:
 
     Returns 0, 1 if every measure of every network was refused, or 3 if anything failed.
     """
-    tell(f"{len(jobs)} networks; what is measured already is looked up first")
     found = _found(jobs)
     outcomes: list[Outcome] = []
     try:

@@ -16,12 +16,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from fsbench.config.paths import conf_dir
 from fsbench.config.primary import TRAIN, Primary
 from fsbench.errors import UsageError, check_signals, first_line
+from fsbench.lines import tell
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
 Config = TypeVar("Config")
+
+# Composing so many takes longer than one waits without a word.
+_MANY = 100
 
 # Runs of a sweep; more than anybody means take the memory before the first is composed.
 _MOST = 100_000
@@ -51,7 +55,10 @@ def compose_jobs(
     """
     with _initialised():
         line = _line(overrides, config_dir)
-        return [_job(one, primary) for one in _expand(line, multirun, primary)]
+        lines = _expand(line, multirun, primary)
+        if len(lines) >= _MANY:
+            tell(f"{len(lines)} configurations to compose and check first")
+        return [_job(one, primary) for one in lines]
 
 
 def compose_text(overrides: Sequence[str], *, config_dir: str | None = None, primary: Primary = TRAIN) -> str:

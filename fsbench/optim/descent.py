@@ -233,6 +233,9 @@ class Descent(torch.optim.Optimizer):
                 before.restore(~taken)
             self.base.found_inf = (~taken).float()
             self._base_step()
+        except BaseException:
+            self.zero_grad()  # what a recording that failed left there was never computed
+            raise
         finally:
             self._verdicts = None
             self.base.found_inf = None

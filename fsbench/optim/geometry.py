@@ -69,7 +69,7 @@ def inverse_fisher(fisher: Tensors, eta: float | Sequence[float], form: str = "m
     `multiplicative`: 1/(1 + eta f), the form of the paper's experiments; eta = 0 is SAM.
     `additive`: 1/(f + eta), the form of its section 3. `eta` is one for all or one for each tensor.
     """
-    return inverse_fisher_(torch._foreach_clone(list(fisher)), eta, form)
+    return inverse_fisher_([f.clone() for f in fisher], eta, form)
 
 
 def inverse_fisher_(fisher: Tensors, eta: float | Sequence[float], form: str) -> list[Tensor]:

@@ -6,14 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fsbench.errors import UsageError
 from fsbench.papers.artefact import Artefact, Computed
+from fsbench.reproduce.cells import cells
 from fsbench.reproduce.choices import diverged
-from fsbench.reproduce.compositions import Compositions
 from fsbench.reproduce.cost import Estimator, duration, total
-from fsbench.reproduce.plan import Plan, deciding, distinct, make_plan, states
+from fsbench.reproduce.plan import Plan, deciding, distinct, scale_of
 from fsbench.reproduce.planned_run import PlannedRun
-from fsbench.reproduce.request import Request
 from fsbench.reproduce.tasks import is_measured, trained
 
 
@@ -60,32 +58,32 @@ def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
             yield f"speed {estimator.basis()}"
 
 
-def list_lines(
-    known: Sequence[Artefact | Computed],
-    scales: Sequence[str],
-    request: Request,
-    compositions: Compositions,
-    estimator: Estimator,
-) -> Iterator[str]:
-    """A line for each artefact: what it is, then runs, cost and what is done at each scale."""
+def list_lines(known: Sequence[Artefact | Computed], scales: Sequence[str], results_dir: Path) -> Iterator[str]:
+    """A line for each artefact: what it is, its runs at each scale, and where it was written, if it was.
+
+    Runs are counted from the declaration, with those that decide on values of others. What they cost and which of them
+    are done takes a plan.
+    """
     width = max((len(artefact.name) for artefact in known), default=0)
     for artefact in known:
+        made = results_dir / artefact.name
+        where = f" ({made})" if made.is_dir() else ""
         if isinstance(artefact, Computed):
-            yield f"{artefact.name:{width}}  {artefact.title}: computed, no training"
+            yield f"{artefact.name:{width}}  {artefact.title}: computed, no training{where}"
             continue
-        parts = []
-        for scale in scales:
-            asked = Request((artefact,), request.config.model_copy(update={"scale": scale}), {}, (), ())
-            try:
-                plan = make_plan(artefact, asked, compositions)
-            except UsageError as failure:
-                parts.append(f"{scale}: {failure.problem}")
-                continue
-            seconds = [estimator.training(run.job.config).seconds for run in (*plan.deciding, *plan.runs)]
-            hours = total([*seconds, *(_measuring(plan, run, estimator) for run in plan.runs)])
-            done = states(plan).get("done", 0)
-            parts.append(f"{scale} {len(plan.deciding) + len(plan.runs)} runs, {duration(hours)}, {done} done")
-        yield f"{artefact.name:{width}}  {artefact.title}: {'; '.join(parts)}"
+        runs = (f"{scale} {count}" for scale in scales if (count := _count(artefact, scale)))
+        yield f"{artefact.name:{width}}  {artefact.title}: {', '.join(runs)} runs{where}"
+
+
+def _count(artefact: Artefact, name: str) -> int:
+    """Runs at a scale; 0 where there is no such scale."""
+    if name != "paper" and name not in artefact.scales:
+        return 0
+    scale, choice = scale_of(artefact, name), artefact.choice
+    planned = cells(artefact, scale)
+    choosing = [] if choice is None else [cell for cell in planned if cell.has(dict(choice.where))]
+    candidates = len(scale.candidates or choice.values) if choice else 0
+    return len(planned) * (scale.seeds or artefact.seeds) + len(choosing) * candidates
 
 
 def summary(plans: Sequence[Plan]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -240,14 +240,3 @@ def _text(value: object) -> str:
 def _quoted(text: str) -> str:
     """Text as a quoted string of the override grammar."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def states(plan: Plan) -> Mapping[str, int]:
-    """How many of the runs are in which state (`done`, `failed`, `not begun`, ...)."""
-    counts: dict[str, int] = {}
-    for run in plan.runs:
-        if run.waits:
-            continue
-        status = run.directory.status if run.directory.path.is_dir() else "not begun"
-        counts[status] = counts.get(status, 0) + 1
-    return counts

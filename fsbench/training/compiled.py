@@ -23,8 +23,9 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            probe = torch.compile(lambda x: torch.relu(x) + 1, options=_OPTIONS)
-            probe(torch.zeros(8, device=device))
+            # With a product, which makes inductor recommend TF32: once, and here nobody hears it.
+            probe = torch.compile(lambda x: torch.relu(x @ x) + 1, options=_OPTIONS)
+            probe(torch.zeros(8, 8, device=device))
     except Exception as failure:  # whatever the compilers below raise
         problem = f"torch.compile does not work here ({first_line(failure)}); use trainer.compile=false"
         raise UsageError("trainer.compile", "true", problem) from None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import traceback
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -135,7 +137,8 @@ class GraphedStep:
                             tensor.copy_(value)
                     plain.counts.pending = 0
         except RuntimeError as failure:
-            self._give_up(first_line(failure))
+            place = traceback.extract_tb(failure.__traceback__)[-1]
+            self._give_up(f"{first_line(failure)} ({Path(place.filename).name}, line {place.lineno})")
             return None
         return found
 

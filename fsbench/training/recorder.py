@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
 import torch
@@ -76,10 +76,21 @@ class CudaRecorder:
         outside.wait_stream(self.stream)
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        graph = torch.cuda.CUDAGraph()
-        # Other threads (loaders that pin memory) may use the device meanwhile.
-        with torch.cuda.graph(graph, self._pool, self.stream, capture_error_mode="thread_local"):
-            step()
+        graph, first = torch.cuda.CUDAGraph(), None
+        try:
+            # Other threads (loaders that pin memory) may use the device meanwhile.
+            with torch.cuda.graph(graph, self._pool, self.stream, capture_error_mode="thread_local"):
+                try:
+                    step()
+                except BaseException as failure:
+                    first = failure
+                    raise
+        except BaseException as last:
+            # Ending a recording that failed fails too, and says less. The allocator would go on waiting for its end,
+            # and not have back what was lent to another stream (batches).
+            with suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(self.stream.device_index, self._pool)
+            raise (first or last) from None
         return graph.replay
 
     def random_state(self) -> Tensor:

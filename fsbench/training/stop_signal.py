@@ -92,6 +92,12 @@ def by_default() -> Iterator[None]:
         yield
 
 
+def too_late() -> None:
+    """From here on signals change nothing: the work has ended, and the exit code says how."""
+    for number in stopping():
+        signal.signal(number, signal.SIG_IGN)
+
+
 def stopping() -> list[int]:
     """The signals that stop a run; SIGHUP is not among them where it is ignored, as by nohup."""
     found = [getattr(signal, name) for name in _STOPPING]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
+import importlib.util
 import io
 import json
 import math
@@ -29,7 +29,7 @@ from threading import Thread
 from typing import Any, TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARES = {"tests": 60, "step": 120, "study": 330, "population": 60}  # seconds of nine and a half minutes
+SHARES = {"tests": 75, "step": 120, "study": 315, "population": 60}  # seconds of nine and a half minutes
 GRACE = 8.0  # seconds that a stage told to stop has to write down what it knows
 WEIGHTS = {".safetensors", ".pt"}
 SEEDS, PAPERS_EPOCHS = 3, 200
@@ -103,12 +103,12 @@ FULL = Size(
         ("measures=[fisher_determinant]",),
     ),
     population=(
-        "--networks", "fcnn_small,lenet", "--methods", "fsam", "--members", "32,128", "--alone", "16",
+        "--networks", "fcnn_small,lenet", "--methods", "fsam", "--members", "32,128", "--alone", "6",
         "--rounds", "1", "--epochs", "20",
     ),
     curvature=(
-        (*WRN, "measures=[trace]"), (*WRN, "measures=[eigenvalues]"),
-        (*WRN, "measures=[trace_hutchinson]", "probes=50"),
+        (*WRN, "measures=[trace]"), (*WRN, "measures=[trace_hutchinson]", "probes=20"),
+        (*WRN, "measures=[eigenvalues]"),  # most of it on the CPU, with vectors of 36 million entries
     ),
 )  # fmt: skip
 SMALL = ("model=mlp", "model.widths=[8]")
@@ -168,21 +168,29 @@ def tests(stage: Stage) -> int:
     """The tests, each written down as it ends."""
     import pytest
 
+    from fsbench.runs.cores import available_cores
+
     rows: list[dict[str, Any]] = []
 
     class Kept:
         def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
             if report.when == "call" or report.outcome != "passed":
-                why = report.longreprtext.strip().splitlines()[-1:] if report.failed else []
+                lines = report.longreprtext.strip().splitlines() if report.failed else []
+                why = [line[1:].strip() for line in lines if line.startswith("E  ")][:1] or lines[-1:]
                 row = {"test": report.nodeid, "outcome": report.outcome, "seconds": report.duration, "why": why}
                 rows.append(row)
                 stage.write("tests", rows)
 
     os.chdir(ROOT)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # there may be many, and warnings are errors
     options = ["-p", "no:cacheprovider", "--continue-on-collection-errors", "--tb=short", *stage.size.tests]
     if "gpu" in options:
         # To import all the others takes a good part of the minute.
-        options += [str(path) for path in Path("tests").rglob("test_*.py") if "mark.gpu" in path.read_text()]
+        options += sorted(str(path) for path in Path("tests").rglob("test_*.py") if "mark.gpu" in path.read_text())
+        if importlib.util.find_spec("xdist"):
+            # One after the other they take minutes, most of it on the host.
+            options += ["-p", "xdist.plugin", "-n", str(max(1, available_cores() // 2))]
+            os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     return int(pytest.main(options, plugins=[Kept()]))
 
 
@@ -338,8 +346,10 @@ def study(stage: Stage) -> int:
             # The first of each process decodes the images and has libraries choose their kernels.
             for name, count in [("warm", most), *((str(n), n) for n in sorted({1, max(1, most // 2), most}))]:
                 seconds = timed_step(workers, [*common, *size.probe], name, count)
-                if name != "warm":
+                if name != "warm" and seconds is not None:
                     record["step"][count] = seconds
+            if not record["step"]:
+                raise SystemExit("a step could not be timed")
             steps = math.ceil(sum(1 for _ in Path(stage.root, "train").glob("*/*")) / size.batch)
             available = TRAINING * stage.left
             seeds, epochs, side = chosen(available, record["step"], steps, *size.most[:2])
@@ -356,8 +366,11 @@ def study(stage: Stage) -> int:
             workers.stop()
 
 
-def timed_step(workers: Workers, common: Sequence[str], name: str, count: int) -> float:
-    """Seconds of a step while `count` processes train: the median over their epochs after the first."""
+def timed_step(workers: Workers, common: Sequence[str], name: str, count: int) -> float | None:
+    """Seconds of a step while `count` processes train: the median over their epochs after the first.
+
+    None where one of them fails, so many being too many.
+    """
     lines = [["train", *common, "optimizer=fsam", f"seed={i}", f"runs_dir=probe/{name}/{i}"] for i in range(count)]
     pool = ThreadPoolExecutor(count)
     try:
@@ -365,7 +378,8 @@ def timed_step(workers: Workers, common: Sequence[str], name: str, count: int) -
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     if any(codes):
-        raise SystemExit(f"a step could not be timed with {count} at a time: exit codes {codes}")
+        print(f"{name}, {count} at a time: exit codes {codes}", flush=True)
+        return None
     rows = [
         json.loads(line)
         for path in Path("probe", name).rglob("metrics.jsonl")
@@ -419,11 +433,17 @@ def carried_out(stage: Stage, workers: Workers, common: Sequence[str], record: d
 
 def population(stage: Stage) -> int:
     """A population beside its runs one after the other; then measures of a large network, each written as it ends."""
-    codes = [bench("population", stage, stage.size.population, 0.6 * stage.left)]
-    images, workers, pool = stage.images, Workers(1), ThreadPoolExecutor(1)
+    workers, pool = Workers(1), ThreadPoolExecutor(1)
+    common = ["sharpness", *stage.images, "progress=false"]
     try:
+        if stage.size.curvature:
+            # Decodes the images meanwhile.
+            pool.submit(
+                workers.carry_out, [*common, *SMALL, "measures=[trace]", "samples=4", "device=cpu", "out=first"]
+            )
+        codes = [bench("population", stage, stage.size.population, 0.6 * stage.left)]
         for options in stage.size.curvature:
-            command = ["sharpness", *images, *options, f"device={stage.device}", "progress=false", "out=curvature"]
+            command = [*common, *options, f"device={stage.device}", "out=curvature"]
             future = pool.submit(workers.carry_out, command)
             if not wait([future], timeout=max(0.0, stage.left)).done:
                 break

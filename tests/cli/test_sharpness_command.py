@@ -526,17 +526,17 @@ BAD = [
     ("no-run-in-a-sweep", ["-m", "run=RUN,nowhere"], "run=nowhere: no such directory"),
     ("file", ["run=file"], "run=file: no such directory"),
     ("not-a-run", ["run=empty"], "run=empty: is not a run directory: it holds no config.yaml"),
-    ("unfinished", ["run=begun"], "run=begun: is not finished: running"),
-    ("all-unfinished", ["-m", "run=glob(beg*)"], "run=begun: no run is finished (1 running)"),
+    ("unfinished", ["run=begun"], "run=begun: is not finished: interrupted"),
+    ("all-unfinished", ["-m", "run=glob(beg*)"], "run=begun: no run is finished (1 interrupted)"),
     ("empty-glob", ["-m", "run=glob(nope/*)"], "run=glob(nope/*): matches no directory with a config.yaml"),
     ("glob-without-m", ["run=glob(*)"], "run=glob(*): several values; add -m"),
     ("no-weights", ["run=bare"], "run=bare: holds no model.safetensors"),
-    ("unreadable", ["run=broken"], "run=broken: its config.yaml can't be read"),
+    ("unreadable", ["run=broken"], "unreadable: broken/config.yaml (not YAML)"),
     ("other-config", ["run=foreign"], "run=foreign: its config.yaml can't be used: "),
     ("samples", ["run=RUN", "samples=0"], "samples=0: must be >= 1"),
     ("memory", ["run=RUN", "memory=0"], "memory=0: must be > 0"),
-    ("eigenvalues", ["run=RUN", "measures=eigenvalues", "eigenvalues=100000000"],
-     "eigenvalues=100000000: must be 1 to 610, the number of weights"),
+    ("eigenvalues", ["run=RUN", "measures=eigenvalues", "eigenvalues=700"],
+     "eigenvalues=700: must be 1 to 610, the number of weights"),
     ("eigenvalue-tolerance", ["run=RUN", "eigenvalue_tolerance=0"], "eigenvalue_tolerance=0: must be > 0"),
     ("resized", ["model=timm", "model.name=resnet18", "dataset=digits", "augment=none", "augment.size=160"],
      "augment.size=160: works on data sets that are streamed from image files only"),
@@ -603,3 +603,9 @@ def test_bad_input_is_one_line(fsbench, monkeypatch, directories, overrides, mes
 def test_no_such_device(fsbench, run) -> None:
     ended = fsbench("sharpness", f"run={run}", "device=cuda")
     assert (ended.code, ended.err) == (2, "fsbench: device=cuda: no CUDA device was found; use cpu or auto\n")
+
+
+def test_many_networks_are_told_before_they_are_composed(fsbench) -> None:
+    ended = fsbench("sharpness", "-m", "model=mlp", "dataset=digits", "seed=range(0,101)", "samples=0")
+    assert ended.code == 2
+    assert ended.err.startswith("101 configurations to compose and check first\nfsbench: samples=0: ")

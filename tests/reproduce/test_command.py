@@ -89,15 +89,17 @@ def test_plan_shows_every_run_and_starts_nothing(reproduce, tmp_path) -> None:
 
 def test_list(reproduce) -> None:
     reproduce(TABLE, "scale=tiny", "optimizer=sam")
-    ended = reproduce("list", "made2099")
-    table, figure = ended.out.splitlines()
-    assert table.startswith(f"{TABLE}  Accuracy of tiny networks: paper 18 runs, ")
-    assert "; small 18 runs, " in table
-    assert "; tiny 4 runs, " in table
-    assert table.endswith(", 1 done")
-    assert "small: made2099/fig1 has none" in figure
+    table, figure = reproduce("list", "made2099").out.splitlines()
+    assert table == f"{TABLE}  Accuracy of tiny networks: paper 18, small 18, tiny 4 runs (results/{TABLE})"
+    assert figure == f"{FIGURE}    Sharpness against accuracy: paper 2, tiny 2 runs"
     only = reproduce("list", "made2099/fig1", "scale=tiny").out
-    assert only.count("runs") == 1
+    assert only == f"{FIGURE}  Sharpness against accuracy: tiny 2 runs\n"
+
+
+def test_runs_are_counted_as_they_are_planned(reproduce) -> None:
+    """With those that choose a value."""
+    assert reproduce("list", "jia2020/table1", "scale=tiny").out.endswith(": tiny 12 runs\n")
+    assert "\n12 runs, 12 to train" in reproduce("jia2020/table1", "scale=tiny", "plan=true").out
 
 
 def test_a_trial_does_not_overwrite_more(reproduce) -> None:

@@ -172,6 +172,19 @@ def test_how_a_stage_ended(code, state, line, tmp_path, monkeypatch) -> None:
     assert found["seconds"] < 10
 
 
+def test_where_one_of_many_fails_so_many_are_not_timed(tmp_path, capfd) -> None:
+    class Few:
+        def carry_out(self, line: list[str]) -> int:
+            (place,) = (Path(word.removeprefix("runs_dir=")) for word in line if word.startswith("runs_dir="))
+            place.mkdir(parents=True)
+            (place / "metrics.jsonl").write_text("".join(f'{{"seconds": {s}, "steps": 2}}\n' for s in (9, 4, 6)))
+            return int(place.name == "2")
+
+    assert stages.timed_step(Few(), [], "2", 2) == 2.5
+    assert stages.timed_step(Few(), [], "3", 3) is None
+    assert "3, 3 at a time: exit codes [0, 0, 1]" in capfd.readouterr().out
+
+
 def test_workers_that_were_stopped_begin_nothing(tmp_path) -> None:
     workers = stages.Workers(1)
     pool = ThreadPoolExecutor(1)

@@ -205,6 +205,7 @@ def test_the_same_on_a_gpu():
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
 def test_a_batch_is_made_without_a_look_at_the_gpu():
     images = noise(128, 3, 32, 32).cuda()
     augment = batch_augment(FULL, MEAN, STD)
