@@ -38,6 +38,7 @@ from fsbench.training.checkpoint import (
 )
 from fsbench.training.compiled import compiled
 from fsbench.training.devices import Devices
+from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.evaluate import evaluate
 from fsbench.training.fit import FAST_DEV_STEPS, TrainingState, fit
 from fsbench.training.loggers import build_logger
@@ -209,7 +210,8 @@ def resume(state: TrainingState, directory: RunDirectory, data: dict[str, Any], 
     if saved.get("data") != data["sha256"]:
         raise UsageError("data_dir", data["label"], "the training data changed since this run began; overwrite=true")
     with fitting(directory.checkpoint):
-        refuse_other_kinds(saved, state.state_dict())
+        # Earlier releases counted fewer things in an epoch.
+        refuse_other_kinds({**saved, "totals": {**EpochTotals().state_dict(), **saved["totals"]}}, state.state_dict())
         state.load_state_dict(saved)
         _refuse_other_shapes(state)
         restore_random_state(saved, devices.rank, devices.count, seed)

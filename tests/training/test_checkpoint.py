@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from fsbench.runs.directory import RunDirectory
 from fsbench.training import run as run_module
@@ -86,6 +87,24 @@ def test_a_checkpoint_that_does_not_fit(interrupted, case) -> None:
     assert ended.err.count("\n") == 1
     run.checkpoint.unlink()
     assert go_on().code == 0
+
+
+def test_a_checkpoint_of_an_earlier_release_goes_on_alike(interrupted) -> None:
+    """It names neither method nor base, and counts less."""
+    go_on, run = interrupted
+    saved = torch.load(run.checkpoint, weights_only=True)
+    assert go_on().code == 0
+    expected = load_file(run.path / "model.safetensors")
+    (run.path / "summary.json").unlink()
+    later = {"optimizer": {"method", "base"}, "totals": {"sampled", "digits"}}
+    torch.save(
+        {part: {k: v for k, v in value.items() if k not in later[part]} if part in later else value
+         for part, value in saved.items()},
+        run.checkpoint,
+    )  # fmt: skip
+    assert go_on().code == 0
+    found = load_file(run.path / "model.safetensors")
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x04K\x01.", pickle.dumps(Code())],
