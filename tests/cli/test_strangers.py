@@ -81,8 +81,8 @@ FOREIGN = [
     ("++hydra.searchpath=[pkg://stranger]", "hydra.searchpath"),
     ("~hydra.run.dir", "hydra.run.dir"),
     ("hydra/launcher=basic", "hydra/launcher"),
-    ("runs_dir=/tmp/elsewhere", "runs_dir"),
-    ("++data_dir=/tmp/elsewhere", "data_dir"),
+    ("runs_dir=/elsewhere", "runs_dir"),
+    ("++data_dir=/elsewhere", "data_dir"),
     ("logger=wandb", "logger"),
     ("+logger@loss=wandb", "logger"),
     ("loss@logger=x", "loss"),
@@ -93,8 +93,8 @@ FOREIGN = [
     ("dataset.label='${oc.env:SECRET}'", "dataset.label"),
     ("+optimizer.more={a: {runs_dir: x}}", "optimizer.more"),
     ("+optimizer.more=[{hydra: x}]", "optimizer.more"),
-    ("setup=../../../tmp/stranger", "setup"),
-    ("experiment=/tmp/stranger", "experiment"),
+    ("setup=../../../stranger", "setup"),
+    ("experiment=/stranger", "experiment"),
 ]
 
 
