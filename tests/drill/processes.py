@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from safetensors.torch import load_file
 
 from fsbench.runs.directory import RunDirectory
 
+SMALL = ("dataset=digits", "trainer.progress=false", "trainer.device=cpu")
+RUN = (*SMALL, "model=cnn", "optimizer=fsam", "dataset.subset=400", "trainer.epochs=12")
+SWEEP = ("-m", *RUN, "trainer.epochs=3", "optimizer=sgd,fsam", "seed=0,1")
 TIMES = ("seconds", "seconds_per_epoch", "seconds_per_step", "peak_memory")
 # Seconds within which the children of a process that was killed have to be gone.
 PATIENCE = 60.0
@@ -77,6 +81,62 @@ class Place:
 
 
 @dataclass
+class Command:
+    """A command that is to be broken off, once made undisturbed.
+
+    Args:
+        line: of a round; each round is one from the start to the end.
+        check: looks at what a round came to.
+        seconds: that it takes undisturbed.
+    """
+
+    line: Callable[[int], list[str]]
+    check: Callable[[int], None]
+    seconds: float
+
+
+def training(place: Place, line: Sequence[str]) -> Command:
+    begun = time.monotonic()
+    place.run("train", *line, "runs_dir=whole")
+    return Command(
+        lambda number: ["train", *line, f"runs_dir=broken{number}"],
+        lambda number: same_runs(place.path / f"broken{number}", place.path / "whole"),
+        time.monotonic() - begun,
+    )
+
+
+def measuring(place: Place, rounds: int) -> Command:
+    place.run("train", *SMALL, "model=mlp", "model.widths=[16]", "trainer.epochs=1", "run_name=run")
+    for number in range(rounds):
+        shutil.copytree(place.path / "runs/run", place.path / f"broken{number}")
+    line = ("measures=[all]", "samples=100", "progress=false", "device=cpu")
+    begun = time.monotonic()
+    place.run("sharpness", "run=runs/run", *line)
+    seconds, whole = time.monotonic() - begun, measures(place.path / "runs/run")
+
+    def check(number: int) -> None:
+        assert measures(place.path / f"broken{number}") == whole
+
+    return Command(lambda number: ["sharpness", f"run=broken{number}", *line], check, seconds)
+
+
+def reproducing(place: Place, papers: Path) -> Command:
+    asked = ("reproduce", "--papers", str(papers), "made2099/table1", "made2099/fig1", "kim2022/fig1", "scale=tiny",
+             "device=cpu", "progress=false")  # fmt: skip
+
+    def line(name: str) -> list[str]:
+        return [*asked, f"runs_dir={name}", f"results_dir=results-{name}"]
+
+    def check(number: int) -> None:
+        same_files(place.path / f"results-broken{number}", place.path / "results-whole")
+        same_runs(place.path / f"broken{number}", place.path / "whole")
+
+    begun = time.monotonic()
+    place.run(*line("whole"))
+    return Command(lambda number: line(f"broken{number}"), check, time.monotonic() - begun)
+
+
+@dataclass
 class Figures:
     """What a drill came to."""
 
@@ -92,20 +152,12 @@ class Figures:
         )
 
 
-def drill(
-    name: str, place: Place, kills: int, line: Callable[[int], list[str]], check: Callable[[int], None], whole: float
-) -> Figures:
-    """Kill a command at random moments until it was killed so often; whenever it came to its end, `check` that.
-
-    Args:
-        line: the command of a round; each round is one from the start to the end.
-        check: looks at what a round came to.
-        whole: seconds that the command takes undisturbed, at most.
-    """
-    chance, figures, number, fresh = random.Random(name), Figures(name), 0, True
+def drill(name: str, place: Place, kills: int, command: Command) -> Figures:
+    """Kill a command at random moments until it was killed so often; whenever it came to its end, check that."""
+    chance, figures, number, fresh, whole = random.Random(name), Figures(name), 0, True, command.seconds
     while True:
         begun = time.monotonic()
-        process = place.start(*line(number))
+        process = place.start(*command.line(number))
         left = kills - figures.kills
         try:
             said = process.communicate(timeout=chance.uniform(0.35, 1.0) * whole if left else 600)[1]
@@ -122,7 +174,7 @@ def drill(
         assert process.returncode == 0, said
         place.wait_until_gone()
         assert place.litter() == []
-        check(number)
+        command.check(number)
         figures.runs += 1
         number += 1
         if not left:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import time
 
 import pytest
 from data.tiny_sets import write_folder
-from drill.processes import Place, drill, measures, same_files, same_runs
+from drill.processes import RUN, SMALL, SWEEP, Place, drill, measuring, reproducing, training
 
 pytestmark = pytest.mark.slow
 
-SMALL = ("dataset=digits", "trainer.progress=false", "trainer.device=cpu")
-RUN = (*SMALL, "model=cnn", "optimizer=fsam", "dataset.subset=400", "trainer.epochs=12")
-SWEEP = ("-m", *RUN, "trainer.epochs=3", "optimizer=sgd,fsam", "seed=0,1")
 STREAMED = (
     "dataset=folder", "dataset.root=images", "dataset.in_memory=false", "dataset.image_size=12", "model=mlp",
     "model.widths=[8]", "augment=crop1_flip", "trainer.epochs=6", "trainer.batch_size=4", "trainer.workers=1",
@@ -31,54 +26,21 @@ def test_train(name, tmp_path, capsys) -> None:
     line, kills = TRAINED[name]
     write_folder(tmp_path / "images", train=7)
     place = Place(tmp_path)
-    begun = time.monotonic()
-    place.run("train", *line, "runs_dir=whole")
-    figures = drill(
-        name, place, kills, lambda number: ["train", *line, f"runs_dir=broken{number}"],
-        lambda number: same_runs(tmp_path / f"broken{number}", tmp_path / "whole"), time.monotonic() - begun,
-    )  # fmt: skip
+    figures = drill(name, place, kills, training(place, line))
     with capsys.disabled():
         print(f"\n{figures}")
 
 
 def test_sharpness(tmp_path, capsys) -> None:
     place = Place(tmp_path)
-    place.run("train", *SMALL, "model=mlp", "model.widths=[16]", "trainer.epochs=1", "run_name=run")
-    for number in range(20):
-        shutil.copytree(tmp_path / "runs/run", tmp_path / f"broken{number}")
-    line = ("measures=[all]", "samples=100", "progress=false", "device=cpu")
-    begun = time.monotonic()
-    place.run("sharpness", "run=runs/run", *line)
-    whole = measures(tmp_path / "runs/run")
-
-    def check(number: int) -> None:
-        assert measures(tmp_path / f"broken{number}") == whole
-
-    figures = drill(
-        "sharpness", place, 10, lambda number: ["sharpness", f"run=broken{number}", *line], check,
-        time.monotonic() - begun,
-    )  # fmt: skip
+    figures = drill("sharpness", place, 10, measuring(place, 20))
     with capsys.disabled():
         print(f"\n{figures}")
 
 
 def test_reproduce(papers, tmp_path, capsys) -> None:
     place = Place(tmp_path)
-    asked = ("reproduce", "--papers", str(papers), "made2099/table1", "made2099/fig1", "kim2022/fig1", "scale=tiny",
-             "device=cpu", "progress=false")  # fmt: skip
-
-    def line(name: str) -> list[str]:
-        return [*asked, f"runs_dir={name}-runs", f"results_dir={name}"]
-
-    def check(number: int) -> None:
-        same_files(tmp_path / f"broken{number}", tmp_path / "whole")
-        same_runs(tmp_path / f"broken{number}-runs", tmp_path / "whole-runs")
-
-    begun = time.monotonic()
-    place.run(*line("whole"))
-    figures = drill(
-        "reproduce", place, 10, lambda number: line(f"broken{number}"), check, time.monotonic() - begun
-    )  # fmt: skip
+    figures = drill("reproduce", place, 10, reproducing(place, papers))
     with capsys.disabled():
         print(f"\n{figures}")
 
