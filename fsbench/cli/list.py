@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fsbench.cli.flags import Parser
+from fsbench.config.component import offered
 from fsbench.config.paths import conf_dir
 from fsbench.errors import UsageError, did_you_mean
 from fsbench.measuring import measures
@@ -17,6 +18,7 @@ KINDS = {
     "datasets": "dataset",
     "optimizers": "optimizer",
     "bases": "base",
+    "losses": "loss",
     "experiments": "experiment",
     "setups": "setup",
     "augmentations": "augment",
@@ -54,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError("--config-dir", options.config_dir, "no such directory")
     roots = [conf_dir()] + ([options.config_dir] if options.config_dir else [])
     entries = {name: line for root in roots for name, line in described(root / group).items()}
+    entries |= offered(group)
     width = max(map(len, entries), default=0)
     for name, line in sorted(entries.items()):
         print(f"{name:{width}}  {line}")

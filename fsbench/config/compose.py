@@ -75,6 +75,9 @@ def _initialised() -> Iterator[None]:
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    from fsbench.config.component import offer
+
+    offer()
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name="fsbench"):
         yield

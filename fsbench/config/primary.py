@@ -40,8 +40,8 @@ TRAIN = Primary("train", ("fsbench.config.train", "TrainConfig"), nullable=("exp
 SHARPNESS = Primary(
     "sharpness",
     ("fsbench.config.sharpness", "SharpnessConfig"),
-    groups=("model", "dataset", "augment"),
-    nullable=("model", "dataset", "augment"),
+    groups=("model", "dataset", "augment", "loss"),
+    nullable=("model", "dataset", "augment", "loss"),
     directories={"run": "config.yaml"},
     lists=("measures", "alphas"),
 )

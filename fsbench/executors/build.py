@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fsbench.config.executor import AnyExecutor, SerialOptions, SlurmOptions
+from fsbench.config.executor import ExecutorOptions, SerialOptions, SlurmOptions
 from fsbench.executors.executor import Executor
 from fsbench.executors.pooled import PooledExecutor
 from fsbench.executors.population import PopulationExecutor
 from fsbench.training.stop_signal import StopSignal
 
 
-def build_executor(options: AnyExecutor, *, device: str, runs_dir: Path, stop: StopSignal) -> Executor:
+def build_executor(options: ExecutorOptions, *, device: str, runs_dir: Path, stop: StopSignal) -> Executor:
     """The executor asked for; what it needs is imported here.
 
     Args:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fsbench.config.augment import AugmentOptions
+from fsbench.config.augment import AugmentOptions, StandardAugment
 from fsbench.config.dataset import DatasetOptions
 from fsbench.config.load import load
+from fsbench.config.loss import CrossEntropyOptions, LossOptions
 from fsbench.config.model import ModelOptions, Timm
 from fsbench.config.sharpness import MovedDataset, SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.errors import UsageError, did_you_mean
+from fsbench.plugins import plugins_read
 from fsbench.runs.atomic import write_text
 from fsbench.runs.directory import RunDirectory, refuse_unwritable
 from fsbench.runs.read import Unreadable, read_json, read_yaml
@@ -48,7 +51,7 @@ class Source:
     Args:
         directory: where the record lies.
         weights: a word for what the weights are; the record is about these and no others.
-        model, dataset, augment: as configured; `model.checkpoint` is the file of the weights, if there is one.
+        model, dataset, augment, loss: as configured; `model.checkpoint` is the file of the weights, if there is one.
         seed: of the initial weights, where no file and no published weights replace them.
         trained_on: sha256 of the training images and labels, where known.
     """
@@ -58,6 +61,7 @@ class Source:
     model: ModelOptions
     dataset: DatasetOptions
     augment: AugmentOptions
+    loss: LossOptions
     data_dir: Path
     workers: int
     seed: int
@@ -131,6 +135,7 @@ def _run(config: SharpnessConfig) -> Source:
         model=options.model.model_copy(update=weights),
         dataset=dataset,
         augment=options.augment,
+        loss=options.loss,
         data_dir=Path(config.data_dir or options.data_dir),
         workers=config.workers,
         seed=options.seed,
@@ -156,7 +161,8 @@ def _network(config: SharpnessConfig, choices: dict[str, str]) -> Source:
         weights=weights,
         model=model,
         dataset=dataset,
-        augment=config.augment or AugmentOptions(),
+        augment=config.augment or StandardAugment(),
+        loss=config.loss or CrossEntropyOptions(),
         data_dir=Path(config.data_dir or "data"),
         workers=config.workers,
         seed=seed,
@@ -197,7 +203,15 @@ def _trained_as(directory: RunDirectory) -> TrainConfig:
     try:
         return load(recorded, TrainConfig)
     except UsageError as failure:
-        raise UsageError("run", directory.path, f"its config.yaml can't be used: {failure}") from None
+        raise UsageError("run", directory.path, f"its config.yaml can't be used: {failure}{_plugins(directory)}") from None
+
+
+def _plugins(directory: RunDirectory) -> str:
+    """Which plugins to give, where the run was made with some that are not there now."""
+    with suppress(FileNotFoundError, Unreadable, TypeError):
+        missing = read_json(directory.provenance).get("plugins", {}).keys() - plugins_read().keys()
+        return "".join(f"; it was made with --plugin {name}" for name in sorted(missing))
+    return ""
 
 
 def _training_data(directory: RunDirectory) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fsbench
+from fsbench.plugins import plugins_read
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "hydra-core", "omegaconf", "pydantic", "pandas", "scikit-learn")
 
@@ -24,6 +25,7 @@ def provenance() -> dict[str, Any]:
         "versions": {name: _version(name) for name in _PACKAGES},
         "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "machine": platform.machine()},
         "platform": platform.system(),
+        **({"plugins": read} if (read := plugins_read()) else {}),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
