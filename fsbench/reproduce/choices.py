@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
+from fsbench.config.compose import Composer
 from fsbench.papers.artefact import Artefact, Choice, Scale, Values
 from fsbench.reproduce.cells import Cell
-from fsbench.reproduce.compositions import Compositions
 from fsbench.reproduce.planned_run import PlannedRun, planned_run
 from fsbench.runs.read import Unreadable
 
@@ -65,7 +65,7 @@ def diverged(run: PlannedRun) -> bool:
 
 
 def candidates(
-    artefact: Artefact, scale: Scale, cell: Cell, line: Sequence[str], asked: Values, compositions: Compositions
+    artefact: Artefact, scale: Scale, cell: Cell, line: Sequence[str], asked: Values, composer: Composer
 ) -> Candidates | None:
     """The candidate runs of a cell; None where nothing is chosen for it, or the command line has the value.
 
@@ -81,7 +81,7 @@ def candidates(
     runs = tuple(
         (
             value,
-            planned_run(cell, 0, [*line, f"{_HELD_OUT}={held_out}", f"{choice.key}={value}"], compositions),
+            planned_run(cell, 0, [*line, f"{_HELD_OUT}={held_out}", f"{choice.key}={value}"], composer),
         )
         for value in scale.candidates or choice.values
     )

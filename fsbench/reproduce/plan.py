@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fsbench.config.compose import Job
+from fsbench.config.compose import Composer, Job
+from fsbench.config.primary import SHARPNESS
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.errors import UsageError
 from fsbench.papers.artefact import Artefact, Computed, Scale, Values
 from fsbench.reproduce.cells import Cell, axis_values, cells
 from fsbench.reproduce.choices import Candidates, candidates, choice_cuts
-from fsbench.reproduce.compositions import Compositions
 from fsbench.reproduce.cuts import Compared, run_cuts, scope_cuts, settings_cuts
 from fsbench.reproduce.planned_run import PlannedRun, planned_run
 from fsbench.reproduce.request import Request
@@ -72,7 +72,7 @@ def scale_of(artefact: Artefact | Computed, name: str) -> Scale:
     return artefact.scales.get(name, Scale()) if isinstance(artefact, Artefact) else Scale()
 
 
-def make_plan(artefact: Artefact, request: Request, compositions: Compositions) -> Plan:
+def make_plan(artefact: Artefact, request: Request, composer: Composer) -> Plan:
     """Compose and check every run of an artefact.
 
     Raises:
@@ -99,26 +99,26 @@ def make_plan(artefact: Artefact, request: Request, compositions: Compositions) 
         also = [word for where, words in scale.also if cell.has(where) for word in words]
         line = [f"experiment={artefact.experiment}", *Cell(cell.values, run, cell.extra).overrides, *places]
         if copied:
-            line += _tuned(compositions.job(_published(artefact, cell)), compositions.job([*line, *asked]))
-        here = _of_cell(line, asked, compositions)
+            line += _tuned(composer.job(_published(artefact, cell)), composer.job([*line, *asked]))
+        here = _of_cell(line, asked, composer)
         line += [*scale.overrides, *also, *here]
         given = tuple(word for word in here if artefact.choice and word.startswith(f"{artefact.choice.key}="))
         waits, value = None, ()
-        if (found := candidates(artefact, scale, cell, line, asked, compositions)) is not None:
+        if (found := candidates(artefact, scale, cell, line, asked, composer)) is not None:
             choosing.append(found)
             waits = found.waits
             value = (f"{found.choice.key}={found.value}",) if found.value else ()
         values.append(value or given)
-        runs += [planned_run(cell, seed, [*line, *value], compositions, waits) for seed in seeds]
+        runs += [planned_run(cell, seed, [*line, *value], composer, waits) for seed in seeds]
     for word in asked:
         if not any(word in run.job.overrides for run in runs):
             # No method here has the key: composing says so.
-            compositions.job([*line, word])
-    sharpness, as_published = _sharpness(artefact, scale, request, compositions)
+            composer.job([*line, word])
+    sharpness, as_published = _sharpness(artefact, scale, request, composer)
 
     def compare() -> tuple[str, ...]:
         compared = [
-            Compared(cell, compositions.job([*_published(artefact, cell), *_needed(cell, asked), *value]), run.job)
+            Compared(cell, composer.job([*_published(artefact, cell), *_needed(cell, asked), *value]), run.job)
             for cell, value, run in zip(planned, values, runs[:: len(seeds)], strict=True)
         ]
         return (
@@ -160,12 +160,12 @@ def _asked(artefact: Artefact, request: Request) -> Values:
     return tuple(words)
 
 
-def _of_cell(line: Sequence[str], asked: Values, compositions: Compositions) -> Values:
+def _of_cell(line: Sequence[str], asked: Values, composer: Composer) -> Values:
     """Of what is asked for all cells, what this one has: SGD has no rho."""
     others = [word for word in asked if not word.startswith(f"{_METHOD}.")]
     if len(others) == len(asked):
         return asked
-    options = {f"{_METHOD}.{key}" for key in compositions.job([*line, *others]).config.optimizer.model_dump()}
+    options = {f"{_METHOD}.{key}" for key in composer.job([*line, *others]).config.optimizer.model_dump()}
     return tuple(word for word in asked if word in others or word.partition("=")[0] in options)
 
 
@@ -210,7 +210,7 @@ def _needed(cell: Cell, asked: Sequence[str]) -> list[str]:
 
 
 def _sharpness(
-    artefact: Artefact, scale: Scale, request: Request, compositions: Compositions
+    artefact: Artefact, scale: Scale, request: Request, composer: Composer
 ) -> tuple[Job[SharpnessConfig] | None, Job[SharpnessConfig] | None]:
     """What is measured, and what would be as published."""
     if not artefact.measures:
@@ -222,8 +222,8 @@ def _sharpness(
         f"progress={str(config.progress).lower()}",
     ]  # fmt: skip
     published = [*base, *artefact.measure]
-    ours = compositions.measuring([*published, *scale.measure, *places, *request.sharpness])
-    return ours if config.measure else None, compositions.measuring(published)
+    ours = composer.job([*published, *scale.measure, *places, *request.sharpness], primary=SHARPNESS)
+    return ours if config.measure else None, composer.job(published, primary=SHARPNESS)
 
 
 def _text(value: object) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fsbench.config.compose import Job
+from fsbench.config.compose import Composer, Job
 from fsbench.config.train import TrainConfig
 from fsbench.reproduce.cells import Cell
-from fsbench.reproduce.compositions import Compositions
 from fsbench.runs.directory import RunDirectory
 
 
@@ -31,9 +30,7 @@ class PlannedRun:
         return self.waits is None and self.directory.finished
 
 
-def planned_run(
-    cell: Cell, seed: int, line: Sequence[str], compositions: Compositions, waits: str | None = None
-) -> PlannedRun:
+def planned_run(cell: Cell, seed: int, line: Sequence[str], composer: Composer, waits: str | None = None) -> PlannedRun:
     """The run of a command line. Raises UsageError for whatever does not compose or check."""
-    job = compositions.job([*line, f"seed={seed}"])
+    job = composer.job([*line, f"seed={seed}"])
     return PlannedRun(cell, seed, job, RunDirectory.of(job.config.model_dump(mode="json"), job.choices), waits)

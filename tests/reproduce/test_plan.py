@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fsbench.config.compose import compose_jobs
-from fsbench.errors import UsageError
+from fsbench.config.compose import Composer, compose_jobs
 from fsbench.papers import add_papers, artefacts
-from fsbench.reproduce.compositions import Compositions
 from fsbench.reproduce.cost import CPU_THREAD, Estimator, operations, passes
 from fsbench.reproduce.plan import Plan, distinct, make_plan
 from fsbench.reproduce.request import read_request
@@ -18,18 +16,18 @@ TABLE, FIGURE = "made2099/table1", "made2099/fig1"
 
 
 @pytest.fixture(scope="module")
-def compositions() -> Compositions:
-    return Compositions()
+def composer() -> Composer:
+    return Composer()
 
 
 @pytest.fixture
-def planned(papers, compositions):
+def planned(papers, composer):
     """`planned("made2099/table1", "scale=tiny")`: the plans."""
     add_papers(papers)
 
     def plan(*words: str) -> list[Plan]:
         request = read_request(words, artefacts())
-        return [make_plan(artefact, request, compositions) for artefact in request.artefacts]
+        return [make_plan(artefact, request, composer) for artefact in request.artefacts]
 
     return plan
 
@@ -151,14 +149,14 @@ def test_how_it_was_measured_is_said(planned, words, sentences) -> None:
     assert (plan.sharpness is None) == ("measure=false" in words)
 
 
-def test_a_copy_stands_for_the_papers_data_set(compositions) -> None:
+def test_a_copy_stands_for_the_papers_data_set(composer) -> None:
     """The paper's numbers stand beside it, and what the paper tuned for that data set is kept."""
 
     def plan(*words: str) -> Plan:
         request = read_request(
             ["kim2022/table1", "scale=paper", "model=resnet20", "optimizer=sam", *words], artefacts()
         )
-        return make_plan(request.artefacts[0], request, compositions)
+        return make_plan(request.artefacts[0], request, composer)
 
     folder = ("dataset=folder", "dataset.root=copies/c100", 'dataset.label="CIFAR-100 (copy)"')
     copy = plan(*folder, "stands_for=cifar100")
@@ -170,39 +168,6 @@ def test_a_copy_stands_for_the_papers_data_set(compositions) -> None:
     assert "Data set: CIFAR-100 (copy) instead of CIFAR-100." in copy.cuts
     alone = plan(*folder)
     assert "Not in the paper: dataset folder (CIFAR-100 (copy))." in alone.cuts
-
-
-LINES = {
-    "plain": ["experiment=kim2022/table4", "optimizer=asam", "dataset.noise=0.4", "seed=3"],
-    "text": ["dataset=fashion_mnist", "model=lenet", "runs_dir='a b'", "data_dir='it\\'s'", "seed=1"],
-    "list-and-null": ["dataset=digits", "model=mlp", "model.widths=[8,4]", "dataset.subset=100", "dataset.subset=null"],
-    "seed-of-the-data": ["dataset.seed=7", "seed=2"],
-    "group-set-after-a-value": ["optimizer=sam", "optimizer.rho=0.3", "dataset=cifar100", "base.weight_decay=1e-3"],
-    "added": ["dataset=digits", "model=mlp", "++model.bias=false"],
-    "scientific": ["optimizer=fsam", "optimizer.eta=1e-4", "trainer.max_norm=2"],
-    "boolean": ["dataset=digits", "model=mlp", "model.bias=false", "trainer.fast_dev_run=True"],
-    "reference": ["dataset=digits", "model=mlp", "trainer.max_steps=${trainer.batch_size}"],
-    "quoted-number": ["dataset=digits", "model=mlp", 'dataset.label="7"'],
-}
-
-
-@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
-def test_composed_together_is_composed_alone(compositions, line) -> None:
-    (alone,) = compose_jobs(line, multirun=False)
-    # Twice, so that the second is made of what the first left.
-    assert compositions.job(line) == compositions.job(line) == alone
-
-
-def test_what_does_not_compose_is_explained(compositions) -> None:
-    for line, message in (
-        (["model=resnet-20"], "model=resnet-20: no such model; did you mean 'resnet20'?"),
-        (["trainer.epohcs=1"], "trainer.epohcs=1: no such key; did you mean 'trainer.epochs'?"),
-        (["optimizer=sgd", "optimizer.rho=1"], "optimizer.rho=1: no such key"),
-        (["trainer.epochs=x"], "trainer.epochs=x: must be a whole number"),
-    ):
-        with pytest.raises(UsageError) as failure:
-            compositions.job(line)
-        assert str(failure.value).startswith(message)
 
 
 def test_operations_of_a_network() -> None:
