@@ -11,7 +11,7 @@ from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.papers.artefact import Artefact, Values
 from fsbench.reproduce.cells import Cell
-from fsbench.reproduce.image_counts import image_counts
+from fsbench.reproduce.cost import IMAGES
 from fsbench.runs.identity import essential, flatten
 
 # What is said of a group whose choice differs; the keys below it then go without saying.
@@ -141,8 +141,8 @@ def _value(key: str, value: Any, config: TrainConfig) -> str:
     if key == "dataset.subset":
         if value is not None:
             return f"{value:,}"
-        counts = image_counts(config.dataset)
-        return "all" if counts is None else f"{counts.train - config.dataset.validation:,}"
+        known = IMAGES.get(config.dataset.name)
+        return "all" if known is None else f"{known.count - config.dataset.validation:,}"
     if key == "trainer.max_steps" and value is None:
         return "all"
     return _shown(value)

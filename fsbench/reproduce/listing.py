@@ -9,7 +9,7 @@ from pathlib import Path
 from fsbench.papers.artefact import Artefact, Computed
 from fsbench.reproduce.cells import cells
 from fsbench.reproduce.choices import diverged
-from fsbench.reproduce.cost import Estimator, duration, total
+from fsbench.reproduce.cost import Estimator, duration
 from fsbench.reproduce.plan import Plan, deciding, distinct, scale_of
 from fsbench.reproduce.planned_run import PlannedRun
 from fsbench.reproduce.tasks import is_measured, trained
@@ -33,7 +33,7 @@ def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
             state = _state(plan, run, decides)
             rows.append(
                 (
-                    name, str(run.seed), f"{cost.steps:,}", duration(cost.seconds),
+                    name, str(run.seed), "?" if cost.steps is None else f"{cost.steps:,}", duration(cost.seconds),
                     duration(measuring) if measuring else "-", state, directory,
                 )
             )  # fmt: skip
@@ -42,20 +42,21 @@ def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
             runs += key not in seen
             if key not in seen and not trained(run) and not (decides and diverged(run)):
                 left.append(cost.seconds)
-                to_train, steps_left = to_train + 1, steps_left + cost.steps
+                to_train, steps_left = to_train + 1, steps_left + (cost.steps or 0)
             if state != "done" and measuring:
                 left.append(measuring)
                 to_measure += 1
             seen.add(key)
         yield from _aligned(rows)
     if runs:
-        hours = duration(total(left)) if left else "0 s"
-        unknown = ", without those whose images are not there" if any(map(math.isnan, left)) else ""
+        known = [seconds for seconds in left if not math.isnan(seconds)]
+        hours = duration(math.fsum(known) if known or not left else math.nan)
+        unknown = ", without those of data sets of unknown size" if len(known) < len(left) else ""
         yield (
             f"{runs} runs, {to_train} to train ({steps_left:,} steps), {to_measure} to measure: about {hours}{unknown}"
         )
         if assumed:
-            yield f"speed {estimator.basis()}"
+            yield f"speed assumed: {estimator.basis}"
 
 
 def list_lines(known: Sequence[Artefact | Computed], scales: Sequence[str], results_dir: Path) -> Iterator[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from fsbench.config.compose import Composer, compose_jobs
+from fsbench.config.primary import SHARPNESS
 from fsbench.papers import add_papers, artefacts
-from fsbench.reproduce.cost import CPU_THREAD, Estimator, operations, passes
+from fsbench.reproduce.cost import Estimator, operations, passes
 from fsbench.reproduce.plan import Plan, distinct, make_plan
 from fsbench.reproduce.request import read_request
 
@@ -172,8 +174,7 @@ def test_a_copy_stands_for_the_papers_data_set(composer) -> None:
 
 def test_operations_of_a_network() -> None:
     (job,) = compose_jobs(["dataset=digits", "model=mlp", "model.widths=[8,4]"], multirun=False)
-    network = operations(job.config.model, (1, 8, 8), 10)
-    assert network.flops == 2 * (64 * 8 + 8 * 4 + 4 * 10)
+    assert operations(job.config) == 2 * (64 * 8 + 8 * 4 + 4 * 10)
 
 
 COSTS = {
@@ -201,18 +202,42 @@ PASSES = {"sgd": 1, "sam": 2, "asam": 2, "fsam": 2, "fsam optimizer.fisher=per_e
 @pytest.mark.parametrize(("words", "expected"), PASSES.items(), ids=PASSES)
 def test_passes_of_a_method(words, expected) -> None:
     (job,) = compose_jobs(["setup=jia2020", "schedule=multistep", *f"optimizer={words}".split()], multirun=False)
-    assert passes(job.config.optimizer) == expected
+    assert passes(job.config.optimizer.model_dump(mode="json")) == expected
 
 
 def test_seconds_follow_the_work(monkeypatch, tmp_path) -> None:
-    """Twice the passes and twice the epochs take twice the time; so do half the threads."""
-    line = ["dataset=digits", "model=mlp", "trainer.eval_every=100", "trainer.epochs=20"]
+    """Steps, passes and threads."""
+    line = ["dataset=digits", "model=mlp", "trainer.epochs=20", "trainer.batch_size=100"]
     (sgd,), (sam,) = (compose_jobs([*line, f"optimizer={name}"], multirun=False) for name in ("sgd", "sam"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    estimator = Estimator("cpu", tmp_path / "none")
-    one, two = (estimator.training(job.config).seconds for job in (sgd, sam))
-    assert two == pytest.approx(2 * one, rel=0.05)
+    (sharpness,) = compose_jobs(["run=x", "measures=[trace]", "samples=50"], multirun=False, primary=SHARPNESS)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert estimator.training(sgd.config).seconds == pytest.approx(one / 2)
-    network = operations(sgd.config.model, (1, 8, 8), 10)
-    assert one > 20 * 1437 * 3 * network.flops / CPU_THREAD.flops
+    estimator = Estimator("cpu", tmp_path / "none")
+    image = 3 * operations(sgd.config) / 100e9
+    assert estimator.training(sgd.config).seconds == pytest.approx(20 * 15 * 100 * image)
+    assert estimator.training(sam.config).seconds == pytest.approx(2 * 20 * 15 * 100 * image)
+    assert estimator.measuring(sgd.config, sharpness.config) == pytest.approx(50 * 10 * image)
+    assert estimator.basis == "50 GFLOP/s for each of 2 CPU threads"
+
+
+def test_finished_runs_of_the_kind_tell_their_speed(fsbench) -> None:
+    line = ["dataset=digits", "model=mlp", "model.widths=[8]", "trainer.batch_size=100", "trainer.progress=false"]
+    fsbench("train", *line, "optimizer=sam", "trainer.epochs=1")
+    (summary,) = Path("runs").glob("*/summary.json")
+    seconds = json.loads(summary.read_text())["results"]["seconds_per_step"]
+    (sgd,) = compose_jobs([*line, "trainer.epochs=3"], multirun=False)
+    found = Estimator("cpu", Path("runs")).training(sgd.config)
+    assert (found.steps, found.measured) == (45, True)
+    assert found.seconds == pytest.approx(45 * seconds / 2)
+    (other,) = compose_jobs([*line, "model.widths=[9]"], multirun=False)
+    assert not Estimator("cpu", Path("runs")).training(other.config).measured
+
+
+def test_a_folder_is_of_unknown_size(reproduce) -> None:
+    """Nothing is looked for in it, nor in the working directory."""
+    line = ("made2099/table1", "scale=tiny", "dataset=folder", "optimizer=sgd", "plan=true")
+    for root in ("dataset.root=.", "dataset.root=nowhere"):
+        shown = reproduce(*line, root, "dataset.image_size=8").out.splitlines()
+        assert shown[-2].split()[2:6] == ["0", "?", "?", "-"]
+        assert shown[-1] == (
+            "1 runs, 1 to train (0 steps), 0 to measure: about ?, without those of data sets of unknown size"
+        )
