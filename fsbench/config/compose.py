@@ -87,7 +87,7 @@ class Composer:
         if config_dir is not None and not Path(config_dir).is_dir():
             raise UsageError("--config-dir", config_dir, "no such directory")
         # Quoted, since a path may hold characters of the override grammar.
-        place = f"hydra.searchpath=[{_quoted(f'file://{Path(config_dir).resolve()}')}]" if config_dir else None
+        place = f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]" if config_dir else None
         self._places = () if place is None else (place,)
         GlobalHydra.instance().clear()
         with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name="fsbench"):
@@ -262,7 +262,7 @@ def _values(override: Override, primary: Primary) -> list[str]:
         return [override.input_line or ""]
     if override.key_or_group in primary.directories and isinstance(override.value(), Glob):
         found = _matching(override, primary.directories[override.key_or_group])
-        return [f"{override.get_key_element()}={_quoted(path)}" for path in found]
+        return [f"{override.get_key_element()}={quoted(path)}" for path in found]
     shown = (override.input_line or "").partition("=")[2]
     value = override.value()
     if isinstance(value, RangeSweep):
@@ -293,6 +293,6 @@ def _matching(override: Override, holding: str) -> list[str]:
     return kept
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Text as a quoted string of the override grammar."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -8,11 +8,9 @@ from pathlib import Path
 
 from fsbench.papers.artefact import Artefact, Computed
 from fsbench.reproduce.cells import cells
-from fsbench.reproduce.choices import diverged
 from fsbench.reproduce.cost import Estimator, duration
-from fsbench.reproduce.plan import Plan, deciding, distinct, scale_of
-from fsbench.reproduce.planned_run import PlannedRun
-from fsbench.reproduce.tasks import is_measured, trained
+from fsbench.reproduce.plan import Plan, PlannedRun, deciding, distinct, scale_of
+from fsbench.reproduce.run import is_measured
 
 
 def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
@@ -40,7 +38,7 @@ def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
             # Runs that wait for a value are the same runs in all artefacts that have them.
             key = (run.directory.path, run.waits)
             runs += key not in seen
-            if key not in seen and not trained(run) and not (decides and diverged(run)):
+            if key not in seen and not run.finished and not (decides and run.diverged):
                 left.append(cost.seconds)
                 to_train, steps_left = to_train + 1, steps_left + (cost.steps or 0)
             if state != "done" and measuring:
@@ -91,7 +89,7 @@ def summary(plans: Sequence[Plan]) -> str:
     """`12 runs, 4 finished`, of what was asked for."""
     runs = [*deciding(plans).values(), *(shared[0][1] for shared in distinct(plans).values())]
     waiting = sum(run.waits is not None for plan in plans for run in plan.runs)
-    return f"{len(runs) + waiting} runs, {sum(map(trained, runs))} finished"
+    return f"{len(runs) + waiting} runs, {sum(run.finished for run in runs)} finished"
 
 
 def _named(plan: Plan) -> Iterator[tuple[str, PlannedRun, bool]]:
@@ -114,7 +112,7 @@ def _measuring(plan: Plan, run: PlannedRun, estimator: Estimator) -> float:
 def _state(plan: Plan, run: PlannedRun, decides: bool) -> str:
     if run.waits:
         return f"waits: {run.waits}"
-    if trained(run):
+    if run.finished:
         return "done" if decides or is_measured(plan, run) else "to measure"
     return run.directory.status if run.directory.path.is_dir() else "to train"
 

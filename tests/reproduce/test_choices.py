@@ -12,7 +12,7 @@ from fsbench.errors import UsageError
 from fsbench.papers import add_papers, artefacts, collect
 from fsbench.reproduce.plan import make_plan
 from fsbench.reproduce.request import read_request
-from fsbench.reproduce.tasks import missing_tasks
+from fsbench.reproduce.run import missing_tasks
 
 NAME = "chosen2099/table1"
 PAPER = """
