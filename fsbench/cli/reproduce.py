@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fsbench.cli.flags import Parser
 from fsbench.cli.reproduce_help import HELP
-from fsbench.config.compose import compose_text
+from fsbench.config.compose import Composer, compose_text
 from fsbench.config.primary import REPRODUCE
 from fsbench.errors import Diverged, Interrupted, UsageError, one_line
 from fsbench.executors.build import build_executor
@@ -19,15 +19,13 @@ from fsbench.executors.executor import Executor
 from fsbench.lines import say, tell
 from fsbench.papers import add_papers, artefacts
 from fsbench.papers.artefact import SCALES, Artefact, Computed
-from fsbench.reproduce.compositions import Compositions
 from fsbench.reproduce.computed_artefact import compute, computed_cuts, is_computed, options_of
 from fsbench.reproduce.cost import Estimator
-from fsbench.reproduce.executor import Outcome, Task
 from fsbench.reproduce.listing import list_lines, plan_lines, summary
 from fsbench.reproduce.plan import Plan, deciding, make_plan
 from fsbench.reproduce.provenance import refuse_smaller, without_places
 from fsbench.reproduce.request import Request, read_request
-from fsbench.reproduce.tasks import missing_tasks
+from fsbench.reproduce.run import Outcome, Task, missing_tasks
 from fsbench.reproduce.write import write_artefact
 from fsbench.runs.directory import refuse_unwritable
 from fsbench.training.stop_signal import at_once, stop_signal
@@ -48,10 +46,10 @@ def main(arguments: Sequence[str]) -> int:
     if "list" in options.words:
         return _list(known, [word for word in options.words if word != "list"])
     request = read_request(options.words, known)
-    compositions = Compositions()
+    composer = Composer()
 
     def plan() -> list[Plan]:
-        return [make_plan(one, request, compositions) for one in request.artefacts if isinstance(one, Artefact)]
+        return [make_plan(one, request, composer) for one in request.artefacts if isinstance(one, Artefact)]
 
     command = shlex.join(["fsbench", "reproduce", *without_places(options.words)])
     if request.config.plan:

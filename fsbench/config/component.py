@@ -100,7 +100,7 @@ class Component(Options):
         return found
 
     @classmethod
-    def as_node(cls, name: str) -> dict[str, Any]:
+    def as_node(cls) -> dict[str, Any]:
         """Its config node: the name and its options at their defaults."""
         options: dict[str, Any] = {}
         for option, field in cls.model_fields.items():
@@ -147,4 +147,4 @@ def offer() -> None:
 
     for group in _DECLARED_IN.keys() - {"measure"}:
         for name in offered(group):
-            ConfigStore.instance().store(name, components(group)[name].as_node(name), group, provider="fsbench")
+            ConfigStore.instance().store(name, components(group)[name].as_node(), group, provider="fsbench")

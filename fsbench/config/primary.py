@@ -21,6 +21,7 @@ class Primary:
         nullable: groups of which none need be chosen.
         directories: keys that name directories, and a file that these hold; their `glob()` is over the file system.
         lists: keys that take a list of names.
+        takes_measures: the options of users' measures are nodes by the measures' names.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Primary:
     nullable: tuple[str, ...] = ()
     directories: Mapping[str, str] = field(default_factory=dict)
     lists: tuple[str, ...] = ()
+    takes_measures: bool = False
 
     def kind(self) -> type[Options]:
         """The record's class. Imported late: pydantic takes its time."""
@@ -44,5 +46,6 @@ SHARPNESS = Primary(
     nullable=("model", "dataset", "augment", "loss"),
     directories={"run": "config.yaml"},
     lists=("measures", "alphas"),
+    takes_measures=True,
 )
 REPRODUCE = Primary("reproduce", ("fsbench.config.reproduce", "ReproduceConfig"), groups=("executor",))

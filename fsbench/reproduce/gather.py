@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsbench.papers.derived import derived
 from fsbench.reproduce.measure import answered
-from fsbench.reproduce.plan import Plan
-from fsbench.reproduce.planned_run import PlannedRun
+from fsbench.reproduce.plan import Plan, PlannedRun
 from fsbench.runs.read import Unreadable
 from fsbench.runs.records import number, read_records
 

@@ -8,11 +8,9 @@ from pathlib import Path
 
 from fsbench.papers.artefact import Artefact, Computed
 from fsbench.reproduce.cells import cells
-from fsbench.reproduce.choices import diverged
-from fsbench.reproduce.cost import Estimator, duration, total
-from fsbench.reproduce.plan import Plan, deciding, distinct, scale_of
-from fsbench.reproduce.planned_run import PlannedRun
-from fsbench.reproduce.tasks import is_measured, trained
+from fsbench.reproduce.cost import Estimator, duration
+from fsbench.reproduce.plan import Plan, PlannedRun, deciding, distinct, scale_of
+from fsbench.reproduce.run import is_measured
 
 
 def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
@@ -33,29 +31,30 @@ def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
             state = _state(plan, run, decides)
             rows.append(
                 (
-                    name, str(run.seed), f"{cost.steps:,}", duration(cost.seconds),
+                    name, str(run.seed), "?" if cost.steps is None else f"{cost.steps:,}", duration(cost.seconds),
                     duration(measuring) if measuring else "-", state, directory,
                 )
             )  # fmt: skip
             # Runs that wait for a value are the same runs in all artefacts that have them.
             key = (run.directory.path, run.waits)
             runs += key not in seen
-            if key not in seen and not trained(run) and not (decides and diverged(run)):
+            if key not in seen and not run.finished and not (decides and run.diverged):
                 left.append(cost.seconds)
-                to_train, steps_left = to_train + 1, steps_left + cost.steps
+                to_train, steps_left = to_train + 1, steps_left + (cost.steps or 0)
             if state != "done" and measuring:
                 left.append(measuring)
                 to_measure += 1
             seen.add(key)
         yield from _aligned(rows)
     if runs:
-        hours = duration(total(left)) if left else "0 s"
-        unknown = ", without those whose images are not there" if any(map(math.isnan, left)) else ""
+        known = [seconds for seconds in left if not math.isnan(seconds)]
+        hours = duration(math.fsum(known) if known or not left else math.nan)
+        unknown = ", without those of data sets of unknown size" if len(known) < len(left) else ""
         yield (
             f"{runs} runs, {to_train} to train ({steps_left:,} steps), {to_measure} to measure: about {hours}{unknown}"
         )
         if assumed:
-            yield f"speed {estimator.basis()}"
+            yield f"speed assumed: {estimator.basis}"
 
 
 def list_lines(known: Sequence[Artefact | Computed], scales: Sequence[str], results_dir: Path) -> Iterator[str]:
@@ -90,7 +89,7 @@ def summary(plans: Sequence[Plan]) -> str:
     """`12 runs, 4 finished`, of what was asked for."""
     runs = [*deciding(plans).values(), *(shared[0][1] for shared in distinct(plans).values())]
     waiting = sum(run.waits is not None for plan in plans for run in plan.runs)
-    return f"{len(runs) + waiting} runs, {sum(map(trained, runs))} finished"
+    return f"{len(runs) + waiting} runs, {sum(run.finished for run in runs)} finished"
 
 
 def _named(plan: Plan) -> Iterator[tuple[str, PlannedRun, bool]]:
@@ -113,7 +112,7 @@ def _measuring(plan: Plan, run: PlannedRun, estimator: Estimator) -> float:
 def _state(plan: Plan, run: PlannedRun, decides: bool) -> str:
     if run.waits:
         return f"waits: {run.waits}"
-    if trained(run):
+    if run.finished:
         return "done" if decides or is_measured(plan, run) else "to measure"
     return run.directory.status if run.directory.path.is_dir() else "to train"
 

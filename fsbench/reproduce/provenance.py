@@ -12,8 +12,7 @@ from typing import Any
 from fsbench.errors import UsageError
 from fsbench.papers.artefact import SCALES
 from fsbench.reproduce.measure import answered
-from fsbench.reproduce.plan import Plan
-from fsbench.reproduce.planned_run import PlannedRun
+from fsbench.reproduce.plan import Plan, PlannedRun
 from fsbench.runs.atomic import write_json
 from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
