@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fsbench.sharpness.derivatives.hessian_operator import GRAPHS, summed_gradient, twice_differentiable
 from fsbench.sharpness.estimate import Diagonal, Estimate
-from fsbench.sharpness.hessian_operator import GRAPHS, summed_gradient, twice_differentiable
 from fsbench.sharpness.risk import Risk
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from fsbench.sharpness.baseline import baseline_diagonal
+from fsbench.sharpness.derivatives.gauss_newton import gauss_newton_notes
+from fsbench.sharpness.derivatives.logit_gradients import logit_gradients
+from fsbench.sharpness.derivatives.logit_hessian import factor_count, factors
 from fsbench.sharpness.diagonal_approximations import difference_diagonal
 from fsbench.sharpness.estimate import Diagonal
-from fsbench.sharpness.gauss_newton import gauss_newton_notes
-from fsbench.sharpness.logit_gradients import logit_gradients
-from fsbench.sharpness.logit_hessian import factor_count, factors
 from fsbench.sharpness.risk import Risk
 
 

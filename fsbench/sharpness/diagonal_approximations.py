@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fsbench.optim.beside import displaced
+from fsbench.sharpness.derivatives.hessian_operator import HessianOperator
 from fsbench.sharpness.estimate import Diagonal
-from fsbench.sharpness.hessian_operator import HessianOperator
 from fsbench.sharpness.hutchinson import signs
 from fsbench.sharpness.risk import Risk
 

@@ -6,10 +6,10 @@ import math
 
 import torch
 
+from fsbench.sharpness.derivatives.subset_grams import subset_grams
 from fsbench.sharpness.estimate import Estimate, standard_error
 from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.risk import Risk
-from fsbench.sharpness.subset_grams import subset_grams
 
 
 def fisher_log_determinant(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fsbench.sharpness.derivatives.loss_gradients import loss_directions
 from fsbench.sharpness.diagonal import squared_gradients
 from fsbench.sharpness.estimate import Estimate
-from fsbench.sharpness.loss_gradients import loss_directions
 from fsbench.sharpness.risk import Risk
 
 

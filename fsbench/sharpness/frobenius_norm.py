@@ -6,10 +6,10 @@ from typing import Literal
 
 import torch
 
+from fsbench.sharpness.derivatives.gradient_norms import squared_gradient_norms
+from fsbench.sharpness.derivatives.subset_grams import subset_grams
 from fsbench.sharpness.estimate import Estimate, standard_error
-from fsbench.sharpness.gradient_norms import squared_gradient_norms
 from fsbench.sharpness.risk import Risk
-from fsbench.sharpness.subset_grams import subset_grams
 
 
 def hessian_frobenius_norm(

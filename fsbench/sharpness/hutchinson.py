@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from fsbench.sharpness.derivatives.hessian_operator import HessianOperator
 from fsbench.sharpness.estimate import Estimate, standard_error
-from fsbench.sharpness.hessian_operator import HessianOperator
 from fsbench.sharpness.risk import Risk
 
 # The standard error of fewer probes is itself too uncertain to stop by; it is looked at after each further ten.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 from fsbench.sharpness.estimate import Estimate
-from fsbench.sharpness.fold_batchnorm import fold_batchnorm
-from fsbench.sharpness.homogeneity import ChainLayer, layer_chain, refuse_unscalable
-from fsbench.sharpness.homogeneous_operations import scale_notes
 from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.rescaling.fold_batchnorm import fold_batchnorm
+from fsbench.sharpness.rescaling.homogeneity import ChainLayer, layer_chain, refuse_unscalable
+from fsbench.sharpness.rescaling.homogeneous_operations import scale_notes
+from fsbench.sharpness.rescaling.scale_problem import least_scales
 from fsbench.sharpness.risk import Risk
-from fsbench.sharpness.scale_problem import least_scales
 from fsbench.sharpness.trace import hessian_trace
 
 # Examples on which it is tried out that the scale of a layer passes through the network.

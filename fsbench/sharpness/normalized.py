@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from fsbench.sharpness.balancing import balance
+from fsbench.sharpness.derivatives.surrogate_loss import normalized_softmax_cross_entropy
 from fsbench.sharpness.diagonal import hessian_diagonal
 from fsbench.sharpness.estimate import Diagonal, Estimate
-from fsbench.sharpness.homogeneous_operations import scale_notes
+from fsbench.sharpness.rescaling.balancing import balance
+from fsbench.sharpness.rescaling.homogeneous_operations import scale_notes
 from fsbench.sharpness.risk import Risk
-from fsbench.sharpness.surrogate_loss import normalized_softmax_cross_entropy
 from fsbench.sharpness.weight_matrices import WeightMatrix, weight_matrices
 
 

@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from fsbench.errors import first_line
 from fsbench.optim.processes import Processes
-from fsbench.sharpness.logit_hessian import ignored_label
-from fsbench.sharpness.piecewise_linear import nonlinear_operations
+from fsbench.sharpness.derivatives.logit_hessian import ignored_label
+from fsbench.sharpness.derivatives.piecewise_linear import nonlinear_operations
+from fsbench.sharpness.derivatives.weight_uses import WeightUses
 from fsbench.sharpness.probe import varied_examples
 from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.same_data import alike, fingerprint
-from fsbench.sharpness.weight_uses import WeightUses
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from fsbench.sharpness.derivatives.subset_grams import subset_grams
 from fsbench.sharpness.estimate import Estimate, standard_error
 from fsbench.sharpness.risk import Risk
-from fsbench.sharpness.subset_grams import subset_grams
 
 
 def hessian_spectral_radius(risk: Risk, *, subset_size: int = 100, subsets: int = 100, seed: int = 0) -> Estimate:

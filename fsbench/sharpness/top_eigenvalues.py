@@ -11,8 +11,8 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
+from fsbench.sharpness.derivatives.hessian_operator import HessianOperator
 from fsbench.sharpness.estimate import Estimate
-from fsbench.sharpness.hessian_operator import HessianOperator
 from fsbench.sharpness.risk import Risk
 
 Which = Literal["algebraic", "magnitude"]

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from fsbench.sharpness.baseline import baseline_trace
+from fsbench.sharpness.derivatives.gauss_newton import gauss_newton_notes
+from fsbench.sharpness.derivatives.logit_gradients import logit_gradients
+from fsbench.sharpness.derivatives.logit_hessian import factor_count, factors, sampled_factors
 from fsbench.sharpness.estimate import Estimate
-from fsbench.sharpness.gauss_newton import gauss_newton_notes
 from fsbench.sharpness.hutchinson import hutchinson_trace
-from fsbench.sharpness.logit_gradients import logit_gradients
-from fsbench.sharpness.logit_hessian import factor_count, factors, sampled_factors
 from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.risk import Risk
 

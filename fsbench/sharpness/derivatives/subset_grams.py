@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fsbench.sharpness.layer_gradients import LayerGradients, OuterProducts
-from fsbench.sharpness.logit_gradients import logit_gradients
-from fsbench.sharpness.loss_gradients import loss_directions
+from fsbench.sharpness.derivatives.layer_gradients import LayerGradients, OuterProducts
+from fsbench.sharpness.derivatives.logit_gradients import logit_gradients
+from fsbench.sharpness.derivatives.loss_gradients import loss_directions
 from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.risk import Batch, Risk
 

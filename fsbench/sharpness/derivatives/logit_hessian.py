@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fsbench.errors import first_line
+from fsbench.sharpness.derivatives.surrogate_hessian import MORE, surrogate_factors
+from fsbench.sharpness.derivatives.surrogate_loss import normalized_softmax_cross_entropy
 from fsbench.sharpness.refused import Refused
-from fsbench.sharpness.surrogate_hessian import MORE, surrogate_factors
-from fsbench.sharpness.surrogate_loss import normalized_softmax_cross_entropy
 
 _NOT_FINITE = "the loss has no finite second derivative with respect to the logits of some example"
 

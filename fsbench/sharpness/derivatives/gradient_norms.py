@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fsbench.sharpness.logit_gradients import logit_gradients
-from fsbench.sharpness.loss_gradients import loss_directions
+from fsbench.sharpness.derivatives.logit_gradients import logit_gradients
+from fsbench.sharpness.derivatives.loss_gradients import loss_directions
 from fsbench.sharpness.risk import Risk
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from fsbench.sharpness.graph import in_order, operation
+from fsbench.sharpness.derivatives.graph import in_order, operation
 
 # Operations that are piecewise linear in what they are given, by the name of their backward node without its number.
 LINEAR = {

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from fsbench.sharpness.layer_gradients import Dense, LayerGradients, OuterProducts
+from fsbench.sharpness.derivatives.layer_gradients import Dense, LayerGradients, OuterProducts
 
 
 @dataclass

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fsbench.sharpness.logit_hessian import is_plain_cross_entropy
+from fsbench.sharpness.derivatives.logit_hessian import is_plain_cross_entropy
 
 
 def loss_directions(

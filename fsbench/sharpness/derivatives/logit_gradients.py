@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fsbench.sharpness.layer_gradients import Dense, LayerGradients, Summed
+from fsbench.sharpness.derivatives.layer_gradients import Dense, LayerGradients, Summed
 from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.risk import Batch, Risk
 

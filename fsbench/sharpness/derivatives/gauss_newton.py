@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from fsbench.sharpness.logit_hessian import is_cross_entropy
+from fsbench.sharpness.derivatives.logit_hessian import is_cross_entropy
 from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.risk import Risk
 
