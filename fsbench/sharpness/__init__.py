@@ -4,11 +4,10 @@ risk = Risk(model, loss_fn, batches); hessian_trace(risk) and so on return an `E
 """
 
 from fsbench.sharpness.adversarial_perturbation import adversarial_perturbation
-from fsbench.sharpness.derivatives.gauss_newton import GaussNewtonWarning
+from fsbench.sharpness.derivatives.logit_hessian import GaussNewtonWarning
 from fsbench.sharpness.derivatives.surrogate_loss import normalized_softmax_cross_entropy
-from fsbench.sharpness.diagonal import hessian_diagonal
-from fsbench.sharpness.diagonal_approximations import difference_diagonals
-from fsbench.sharpness.estimate import Diagonal, Estimate
+from fsbench.sharpness.diagonal import difference_diagonals, hessian_diagonal
+from fsbench.sharpness.estimate import Diagonal, Estimate, Refused
 from fsbench.sharpness.fisher_determinant import fisher_log_determinant
 from fsbench.sharpness.fisher_rao import fisher_rao_norm
 from fsbench.sharpness.fisher_trace import fisher_trace
@@ -17,7 +16,6 @@ from fsbench.sharpness.input_robustness import input_robustness
 from fsbench.sharpness.matrix_normalized import matrix_normalized_sharpness
 from fsbench.sharpness.minimum import minimum_sharpness
 from fsbench.sharpness.normalized import normalized_sharpness
-from fsbench.sharpness.refused import Refused
 from fsbench.sharpness.rescaling.homogeneous_operations import NotInvariantWarning
 from fsbench.sharpness.risk import Risk
 from fsbench.sharpness.spectral_radius import hessian_spectral_radius

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from fsbench.optim.beside import displaced
-from fsbench.sharpness.norm import norm
-from fsbench.sharpness.refused import Refused
-from fsbench.sharpness.risk import Batch, Risk
+from fsbench.sharpness.estimate import Refused
+from fsbench.sharpness.risk import Batch, Risk, norm
 
 # The paper says alpha = 0.1 to 5.
 ALPHAS = (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0)
@@ -56,16 +55,7 @@ def adversarial_perturbation(
     for alpha in lengths:
         if not (math.isfinite(alpha) and alpha >= 0):
             raise ValueError(f"alphas: must be finite numbers >= 0, got {alpha}")
-    seen = risk
-    if evaluate_on is not None:
-        seen = Risk(
-            risk.model,
-            risk.loss_fn,
-            evaluate_on,
-            memory=risk.memory,
-            progress=risk.progress,
-            processes=risk.processes,
-        )
+    seen = risk if evaluate_on is None else risk.like(batches=evaluate_on)
     _, gradient = risk.gradient()
     length = norm(gradient)
     if not (math.isfinite(length) and length > 0):

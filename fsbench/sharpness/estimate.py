@@ -1,4 +1,4 @@
-"""A measured number and how far it can be trusted."""
+"""The results of measures: a number and how far it can be trusted, or a refusal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from fsbench.errors import FsbenchError
+
+
+class Refused(FsbenchError, ValueError):
+    """The measure is not defined here, or would be a wrong figure; the message names what stands in the way."""
 
 
 @dataclass(frozen=True)

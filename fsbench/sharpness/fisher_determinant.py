@@ -7,8 +7,7 @@ import math
 import torch
 
 from fsbench.sharpness.derivatives.subset_grams import subset_grams
-from fsbench.sharpness.estimate import Estimate, standard_error
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.estimate import Estimate, Refused, standard_error
 from fsbench.sharpness.risk import Risk
 
 

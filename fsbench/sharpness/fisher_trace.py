@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from fsbench.sharpness.derivatives.gradient_norms import squared_gradient_norms
-from fsbench.sharpness.estimate import Estimate, standard_error
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.derivatives.logit_gradients import squared_gradient_norms
+from fsbench.sharpness.estimate import Estimate, Refused, standard_error
 from fsbench.sharpness.risk import Risk
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from fsbench.sharpness.derivatives.gradient_norms import squared_gradient_norms
+from fsbench.sharpness.derivatives.logit_gradients import squared_gradient_norms
 from fsbench.sharpness.derivatives.subset_grams import subset_grams
 from fsbench.sharpness.estimate import Estimate, standard_error
 from fsbench.sharpness.risk import Risk

@@ -60,7 +60,7 @@ def hutchinson_trace(risk: Risk, *, probes: int = 100, tolerance: float = 0.0, s
             reached = standard_error(totals) <= tolerance * abs(float(totals.mean()))
     table = torch.stack(forms)
     totals = table.sum(1)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if tolerance > 0 and not reached:
         notes = (f"The standard error is still above {tolerance:g} of the value after {probes} probes.",)
     return Estimate(

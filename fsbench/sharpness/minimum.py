@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fsbench.sharpness.estimate import Estimate
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.estimate import Estimate, Refused
 from fsbench.sharpness.rescaling.fold_batchnorm import fold_batchnorm
 from fsbench.sharpness.rescaling.homogeneity import ChainLayer, layer_chain, refuse_unscalable
 from fsbench.sharpness.rescaling.homogeneous_operations import scale_notes
@@ -55,9 +54,7 @@ def minimum_sharpness(risk: Risk, *, trace: Estimate | None = None) -> Estimate:
     refuse_unscalable(model, layers, x)
     notes: tuple[str, ...] = ()
     if folded:
-        risk = Risk(
-            model, risk.loss_fn, risk.batches, memory=risk.memory, progress=risk.progress, processes=risk.processes
-        )
+        risk = risk.like(model=model)
         notes += (f"BatchNorm folded into {', '.join(folded)}",)
         if trace is not None:
             notes += ("the trace is that of the folded network, not the one handed in",)

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from fsbench.geometries import FORMS, GEOMETRIES, SCALES, Geometry
 from fsbench.optim.beside import displaced
-from fsbench.sharpness.estimate import Estimate
-from fsbench.sharpness.norm import norm
-from fsbench.sharpness.refused import Refused
-from fsbench.sharpness.risk import Risk
+from fsbench.sharpness.estimate import Estimate, Refused
+from fsbench.sharpness.risk import Risk, norm
 
 
 def worst_case_sharpness(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.estimate import Refused
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from fsbench.sharpness.derivatives.graph import in_order, operation
-from fsbench.sharpness.derivatives.piecewise_linear import BATCHNORM, LINEAR
+from fsbench.sharpness.derivatives.piecewise_linear import BATCHNORM, LINEAR, in_order, operation
 from fsbench.sharpness.risk import Risk
 
 # Of the piecewise linear operations these have a bend away from zero, unless their bounds are looked at.
