@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fsbench.optim.beside import displaced
+from fsbench.optim.perturbed_weights import perturbed
 from fsbench.sharpness.estimate import Refused
 from fsbench.sharpness.risk import Batch, Risk, norm
 
@@ -62,7 +62,7 @@ def adversarial_perturbation(
         raise Refused(f"the gradient has no direction: its norm is {length}")
     found = []
     for alpha in lengths:
-        with torch.no_grad(), displaced(risk.weights, torch._foreach_mul(gradient, alpha / length)):
+        with torch.no_grad(), perturbed(risk.weights, torch._foreach_mul(gradient, alpha / length)):
             found.append(Perturbed(alpha, *_loss_and_accuracy(seen)))
     return found
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fsbench.optim.beside import displaced
+from fsbench.optim.perturbed_weights import perturbed
 from fsbench.sharpness.derivatives.hessian_operator import (
     GRAPHS,
     HessianOperator,
@@ -201,7 +201,7 @@ def _differences(risk: Risk, vectors: list[list[Tensor]], scales: list[Tensor], 
     weights = risk.weights
 
     def gradient_at(shift: Sequence[Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
-        with torch.no_grad(), displaced(weights, shift), torch.enable_grad():
+        with torch.no_grad(), perturbed(weights, shift), torch.enable_grad():
             loss = risk.loss(risk.model(x), y) * len(y)
             return list(torch.autograd.grad(loss, weights, materialize_grads=True))
 
