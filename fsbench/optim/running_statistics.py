@@ -122,7 +122,7 @@ class KeptBuffers:
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Where a module has put another tensor in the place of a buffer, have its values in the one there was."""
+        """Write values of tensors that modules have put in the place of buffers into the buffers that were there."""
         for module, buffers in self._buffers.items():
             for name, buffer in buffers.items():
                 now = module._buffers.get(name)

@@ -88,7 +88,7 @@ class Diagonal:
 
     @property
     def negative(self) -> int:
-        """How many entries are below zero."""
+        """The number of entries below zero."""
         return sum(int((value < 0).sum()) for value in self.values.values())
 
 

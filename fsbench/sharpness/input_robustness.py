@@ -1,4 +1,4 @@
-"""How far the prediction moves with the input."""
+"""Robustness to the input: how far the prediction moves with it."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class WeightMatrix:
     module: nn.Linear | _ConvNd
 
     def summed(self, values: Tensor) -> Tensor:
-        """What belongs to each pair of an output and an input channel: (out, in), in float64.
+        """The sums over each pair of an output and an input channel: (out, in), in float64.
 
         `values` is shaped like the weight; convolutions are summed over the kernel, and pairs of channels that are
         in different groups hold zeros.

@@ -123,7 +123,7 @@ class Risk:
 
     @cached_property
     def activation_bytes(self) -> int:
-        """What autograd keeps of one example between the forward and the backward pass."""
+        """The memory that autograd keeps of one example between the forward and the backward pass."""
         kept: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
@@ -142,12 +142,12 @@ class Risk:
 
     @cached_property
     def nonlinear_operations(self) -> list[str]:
-        """What keeps the network from being piecewise linear in each weight; see `piecewise_linear`."""
+        """The operations that keep the network from being piecewise linear in each weight; see `piecewise_linear`."""
         with torch.enable_grad():
             return nonlinear_operations(self.model(self.probe.clone()))
 
     def piece(self, bytes_per_example: float) -> int:
-        """How many examples fit into `memory` at a time; at least one."""
+        """The number of examples that fit into `memory` at a time; at least one."""
         return max(1, int(self.memory / bytes_per_example))
 
     def pieces(self, size: int | None = None, what: str = "") -> Iterator[Batch]:

@@ -44,7 +44,7 @@ def label_smoothing(loss_fn: Loss) -> float | None:
 
 
 def is_cross_entropy(loss_fn: Loss) -> bool:
-    """Whether `label_smoothing` tells of it."""
+    """True of plain cross-entropy, label smoothing or not."""
     return label_smoothing(loss_fn) is not None
 
 
@@ -103,7 +103,7 @@ def factors(loss_fn: Loss, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tens
 
 
 def factor_count(loss_fn: Loss, classes: int) -> int:
-    """How many vectors `factors` gives, for K classes."""
+    """The number of vectors that `factors` gives, for K classes."""
     return classes + (MORE if loss_fn is normalized_softmax_cross_entropy else 0)
 
 

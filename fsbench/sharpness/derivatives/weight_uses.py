@@ -1,4 +1,4 @@
-"""Where a network uses its weights, found out by running it once: what the per-example gradients are made of."""
+"""The uses of a network's weights, found out by running it once: per-example gradients are made of them."""
 
 from __future__ import annotations
 

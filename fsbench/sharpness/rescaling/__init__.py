@@ -1,1 +1,1 @@
-"""How a network's layers, rows and columns can be rescaled, and at which scales a measure is least."""
+"""Rescaling of layers, rows and columns: where it leaves a network as it is, and at which scales a measure is least."""

@@ -130,7 +130,7 @@ def _before_weights(order: list[Node], of_data: set[Node], of_weights: set[Node]
 
 
 def _problem(node: Node, of_data: set[Node]) -> str:
-    """What is not positively homogeneous about an operation; empty if nothing is known to be."""
+    """The name of an operation that is not positively homogeneous, with the reason if it has one; else empty."""
     name = operation(node)
     inputs = [parent for parent, _ in node.next_functions]
     if name in _FACTORS:
