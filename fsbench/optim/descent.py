@@ -91,6 +91,17 @@ class Descent(torch.optim.Optimizer):
         geometry: of the neighbourhood in which a second pass is made; None: there is no second pass like that.
         stackable: whether `StackedDescent` takes the steps of many of them as they would. It holds for the class that
             says so and is not inherited: a subclass that steps in another way would be taken for its parent.
+
+    Example:
+        SGD, and a step that is skipped for a gradient that is not finite, with the closure of `SAM`'s example.
+
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = Descent([w], torch.optim.SGD, lr=0.1)
+        >>> optimizer.step(closure), w.data
+        (tensor(12.5000), tensor([2.7000, 3.6000]))
+        >>> w.data[0] = torch.inf
+        >>> optimizer.step(closure), optimizer.skipped
+        (tensor(inf), 1)
     """
 
     geometry: Geometry | None = None

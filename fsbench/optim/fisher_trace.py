@@ -64,6 +64,19 @@ class FisherTrace(Descent):
             changes where the weights are multiplied by 1 + eps. It takes three passes over B_1 that leave nothing else
             behind. (Near a minimum e is far above eps ||g_1||, for the gradient of the loss at the logits is rounded
             to eps, not to eps times itself.) None in steps that do not compare.
+
+    Example:
+        With the gradient w of both sub-batches the penalty's is alpha H g = alpha w: w - lr (1 + beta alpha) w.
+
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> def closure(rows=None):
+        ...     loss = w.square().sum() / 2
+        ...     loss.backward()
+        ...     return loss.detach()
+        >>> options = {"alpha": 0.01, "beta": 10.0, "sub_batches": 2, "start": "immediately"}
+        >>> optimizer = FisherTrace([w], torch.optim.SGD, lr=0.1, **options)
+        >>> optimizer.step(closure, size=8), w.data
+        (tensor(12.5000), tensor([2.6700, 3.5600]))
     """
 
     def __init__(

@@ -52,6 +52,15 @@ class SharpnessAware(Descent):
     Attributes:
         compare: while True, each step stores in `alignment` the cosine and the length ratio between its eps (of
             m-sharpness, the first sub-batch's) and SAM's at the same rho; else that is None.
+
+    Example:
+        The step of `SAM`'s example in a geometry of one's own.
+
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> layerwise = Geometry("layerwise", lambda w, g, name, eta: w.square().sum(), {"rho": 0.05})
+        >>> optimizer = SharpnessAware([w], torch.optim.SGD, geometry=layerwise, lr=0.1)
+        >>> optimizer.step(closure), w.data
+        (tensor(12.5000), tensor([2.6850, 3.5800]))
     """
 
     geometry: Geometry
@@ -244,6 +253,18 @@ class SAM(SharpnessAware):
 
     Args:
         rho: radius, by default 0.05.
+
+    Example:
+        One step from w = (3, 4) with the gradient w: w - lr (w + rho w / ||w||).
+
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> def closure():
+        ...     loss = w.square().sum() / 2
+        ...     loss.backward()
+        ...     return loss.detach()
+        >>> optimizer = SAM([w], torch.optim.SGD, lr=0.1, rho=0.5)
+        >>> optimizer.step(closure), w.data
+        (tensor(12.5000), tensor([2.6700, 3.5600]))
     """
 
     stackable = True
@@ -264,6 +285,14 @@ class ASAM(SharpnessAware):
         rho: radius, by default 0.5.
         eta: added to |w|, >= 0, by default 0.01.
         scale: "weights", or "all" to scale every tensor.
+
+    Example:
+        The step of `SAM`'s example; T = |w| turns the perturbation to the larger weight.
+
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = ASAM([("weight", w)], torch.optim.SGD, lr=0.1, rho=0.5, eta=0.0)
+        >>> optimizer.step(closure), w.data
+        (tensor(12.5000), tensor([2.6265, 3.4257]))
     """
 
     stackable = True
@@ -303,6 +332,14 @@ class FSAM(SharpnessAware):
             statistics); "true", the same with labels drawn from the model. In these passes the loss is -log p(y|x),
             without label smoothing and the like: the closure is called as `closure(rows, sample_labels=True)` for
             "true", for "per_example" with False if it takes that argument; other passes don't give it.
+
+    Example:
+        The step of `SAM`'s example; F^-1 turns the perturbation to the smaller gradient.
+
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = FSAM([w], torch.optim.SGD, lr=0.1, rho=0.5)
+        >>> optimizer.step(closure), w.data
+        (tensor(12.5000), tensor([2.6889, 3.5913]))
     """
 
     stackable = True

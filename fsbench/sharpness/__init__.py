@@ -1,6 +1,7 @@
 """Sharpness of a minimum, by every definition of four papers; usable without the rest of fsbench.
 
-risk = Risk(model, loss_fn, batches); hessian_trace(risk) and so on return an `Estimate` (or a `Diagonal`).
+risk = Risk(model, loss_fn, batches); hessian_trace(risk) and so on return an `Estimate` (or a `Diagonal`). The
+examples in their docstrings are of the risk in that of `Risk`.
 """
 
 from fsbench.sharpness.adversarial_perturbation import adversarial_perturbation

@@ -50,6 +50,12 @@ def adversarial_perturbation(
 
     Source: Kim et al. 2022, section 5.4, after Sun et al. 2021. The paper does not say whether the network is in
     eval mode.
+
+    Example:
+        >>> for point in adversarial_perturbation(risk, [0.5]):
+        ...     print(point.alpha, round(point.loss, 6), round(point.accuracy, 6))
+        0.0 1.125661 0.666667
+        0.5 1.701171 0.666667
     """
     lengths = [0.0, *(float(alpha) for alpha in alphas if alpha != 0)]
     for alpha in lengths:

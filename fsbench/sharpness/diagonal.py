@@ -52,6 +52,12 @@ def hessian_diagonal(
     Raises:
         Refused: the output is not (n, K) (`exact`); an operation has no second derivative (`baseline`).
         ValueError: an argument out of its range.
+
+    Example:
+        >>> hessian_diagonal(risk).values["0.weight"].round(decimals=4)
+        tensor([[0.0000, 0.0000],
+                [0.0858, 0.0225],
+                [0.0858, 0.0225]], dtype=torch.float64)
     """
     if method == "baseline":
         return _baseline(risk)
@@ -148,6 +154,10 @@ def difference_diagonals(
     Raises:
         Refused: the data differ between two passes.
         ValueError: an argument out of its range.
+
+    Example:
+        >>> [done for done, diagonal in difference_diagonals(risk, probes=5)]
+        [1, 2, 4, 5]
     """
     if form not in get_args(Form):
         raise ValueError(f"form={form}: must be one of {', '.join(get_args(Form))}")

@@ -34,6 +34,11 @@ class Estimate:
         notes: what a reader must know, a sentence each (that it is the Gauss-Newton value, say).
         details: further numbers that came out on the way, by name.
         degrees: degrees of freedom of `stderr`, which say how well it is known itself.
+
+    Example:
+        >>> found = Estimate(2.0, stderr=0.5, samples=10, exact=False, degrees=9)
+        >>> print(found, float(found), [round(end, 3) for end in found.interval()])
+        2 ± 0.5 2.0 [0.869, 3.131]
     """
 
     value: float

@@ -8,7 +8,12 @@ from fsbench.sharpness.risk import Risk
 
 
 def fisher_rao_norm(risk: Risk) -> Estimate:
-    """sum_i w_i^2 (1/N) sum_z (d loss_z / d w_i)^2, true labels (Liang et al. 2017; Tsuzuku et al. 2019, eq. 25)."""
+    """sum_i w_i^2 (1/N) sum_z (d loss_z / d w_i)^2, true labels (Liang et al. 2017; Tsuzuku et al. 2019, eq. 25).
+
+    Example:
+        >>> print(fisher_rao_norm(risk))
+        8.28645
+    """
     fisher = squared_gradients(risk, loss_gradients(risk.loss_fn, power=2), 1, "Fisher-Rao norm")
     parts = {
         name: float((risk.parameters[name].detach().double().square() * fisher[name].double()).sum()) / risk.examples

@@ -20,6 +20,10 @@ def fisher_trace(risk: Risk, *, sub_batch: int | None = None) -> Estimate:
     Raises:
         Refused: fewer than `sub_batch` examples.
         ValueError: sub_batch below 1.
+
+    Example:
+        >>> print(fisher_trace(risk), list(fisher_trace(risk).per_layer))
+        3.66958 ['0.weight', '2.weight']
     """
     if sub_batch is not None:
         return _of_sub_batches(risk, sub_batch)

@@ -32,6 +32,10 @@ def hessian_frobenius_norm(
     Raises:
         Refused: fewer examples than a subset has.
         ValueError: an argument out of its range.
+
+    Example:
+        >>> print(hessian_frobenius_norm(risk))
+        39.1032
     """
     if definition == "per_example":
         fourth = torch.stack(list(squared_gradient_norms(risk, "Frobenius norm").values())).sum(0).square()

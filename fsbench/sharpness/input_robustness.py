@@ -17,6 +17,10 @@ def input_robustness(risk: Risk) -> Estimate:
 
     Raises:
         Refused: the output is not (n, K).
+
+    Example:
+        >>> print(input_robustness(risk))
+        0.183769
     """
     classes = risk.classes
     x = risk.probe[:1]

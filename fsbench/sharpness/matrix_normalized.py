@@ -30,6 +30,10 @@ def matrix_normalized_sharpness(risk: Risk, *, diagonal: Diagonal | None = None)
         ValueError: `diagonal` lacks a matrix or has one of another shape.
 
     Source: Tsuzuku et al. 2019, eq. 9 and 13.
+
+    Example:
+        >>> print(matrix_normalized_sharpness(risk))
+        1.51776
     """
     matrices, which = weight_matrices(risk)
     notes = scale_notes(risk, "matrix-normalized sharpness")

@@ -46,6 +46,10 @@ def minimum_sharpness(risk: Risk, *, trace: Estimate | None = None) -> Estimate:
         ValueError: `trace` lacks a trained tensor.
 
     Source: Ibayashi et al. 2021, theorem 1, and the remark on biases below it; appendices B and C.
+
+    Example:
+        >>> print(minimum_sharpness(risk), hessian_trace(risk))
+        0.566576 0.587137
     """
     # Several processes have to find out the same, on the same examples.
     x = next(iter(risk.pieces(_EXAMPLES)))[0] if risk.processes.count == 1 else risk.probe

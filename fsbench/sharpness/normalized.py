@@ -45,6 +45,10 @@ def normalized_sharpness(risk: Risk, *, diagonal: Diagonal | None = None) -> Est
         ValueError: `diagonal` lacks a matrix or has one of another shape.
 
     Source: Tsuzuku et al. 2019, eq. 17, algorithm 1; sections 5.2 to 5.4.
+
+    Example:
+        >>> print(normalized_sharpness(risk))
+        1.52551
     """
     matrices, which = weight_matrices(risk)
     notes = scale_notes(risk, "normalized sharpness")

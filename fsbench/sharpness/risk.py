@@ -49,6 +49,16 @@ class Risk:
         Refused: dropout or batch statistics are switched on, two evaluations differ, an example's output depends on
             the batch it is in, the loss is no mean over examples, nothing is trained, there are no examples; weights
             are complex, of half precision, sharded, or sparse (their gradients too).
+
+    Example:
+        >>> linear = [torch.nn.Linear(2, 3, bias=False), torch.nn.Linear(3, 3, bias=False)]
+        >>> model = torch.nn.Sequential(linear[0], torch.nn.ReLU(), linear[1]).double()
+        >>> for weight in model.parameters():
+        ...     weight.data = torch.linspace(-1, 2, weight.numel(), dtype=torch.float64).reshape(weight.shape)
+        >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=torch.float64), torch.tensor([2, 1, 2])
+        >>> risk = Risk(model, torch.nn.functional.cross_entropy, [(x, y)])
+        >>> round(risk.value(), 6)
+        1.125661
     """
 
     def __init__(

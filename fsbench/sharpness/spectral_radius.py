@@ -19,6 +19,10 @@ def hessian_spectral_radius(risk: Risk, *, subset_size: int = 100, subsets: int 
     Raises:
         Refused: fewer examples than a subset has.
         ValueError: an argument out of its range.
+
+    Example:
+        >>> print(hessian_spectral_radius(risk, subset_size=2, subsets=5))
+        8.70043 ± 2.1
     """
     values = [
         float(torch.linalg.eigvalsh(gram.dense())[-1])

@@ -48,6 +48,12 @@ def hessian_trace(
         Refused: the output is not (n, K) (`exact`), or an operation has no second derivative (the others); `classes`
             where several processes share the examples.
         ValueError: an argument out of its range.
+
+    Example:
+        >>> print(hessian_trace(risk))
+        0.587137
+        >>> hessian_trace(risk, "hutchinson", probes=50).exact
+        False
     """
     if method == "hutchinson":
         return hutchinson_trace(risk, probes=probes, tolerance=tolerance, seed=seed)

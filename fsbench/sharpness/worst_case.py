@@ -56,6 +56,10 @@ def worst_case_sharpness(
         ValueError: an argument out of its range.
 
     Source: Kim et al. 2022, eq. 1 (`sam`), 4 (`asam`), 8 (`fsam`).
+
+    Example:
+        >>> print(worst_case_sharpness(risk), worst_case_sharpness(risk, "asam", steps=5))
+        0.0510895 0.967897
     """
     for key, word, allowed in (("scale", scale, SCALES), ("form", form, FORMS)):
         if word not in allowed:

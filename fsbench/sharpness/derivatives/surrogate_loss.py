@@ -29,6 +29,11 @@ def normalized_softmax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         ValueError: the logits have no class dimension.
 
     Source: Tsuzuku et al. 2019, eq. 20-22.
+
+    Example:
+        >>> logits, label = torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([1])
+        >>> normalized_softmax_cross_entropy(logits, label), normalized_softmax_cross_entropy(9 * logits + 5, label)
+        (tensor(0.3222), tensor(0.3222))
     """
     if logits.dim() < 2:
         raise ValueError(f"logits of shape {tuple(logits.shape)}: must be (n, K)")
