@@ -47,8 +47,9 @@ class StackedDescent:
                 p.data = own
         self.compare = False
         self.alignment: tuple[Tensor, Tensor] | None = None
-        self._rho = self._option("rho")
-        self._eta = self._option("eta")
+        self._rho, self._eta = (
+            self.base.numbers([group.get(key, 0.0) for group in self.base.groups]) for key in ("rho", "eta")
+        )
         self._eta_by_member = [by_member(self._eta, w) for w in self.weights]
         self._names = list(self.method.names().values())
         self.natural = getattr(self.method, "natural", False)
@@ -65,10 +66,6 @@ class StackedDescent:
             for key, plain in (("m", None), ("fisher", "batch"), ("perturbation", "global")):
                 if (value := getattr(member, key, plain)) != plain:
                     raise ValueError(f"{member.name} with {key}={value!r} can't be trained in a population")
-
-    def _option(self, key: str) -> Tensor:
-        values = [member.param_groups[0].get(key, 0.0) for member in self.members]
-        return torch.tensor(values, dtype=self.weights[0].dtype).to(self.weights[0].device)
 
     def give(self) -> None:
         """Hand the members the state of their optimizers."""

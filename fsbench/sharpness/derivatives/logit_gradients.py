@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from fsbench.sharpness.derivatives.layer_gradients import Dense, LayerGradients, Summed
+from fsbench.sharpness.derivatives.layer_gradients import Dense, LayerGradients
 from fsbench.sharpness.derivatives.logit_hessian import label_smoothing
 from fsbench.sharpness.derivatives.weight_uses import Call
 from fsbench.sharpness.estimate import Refused
@@ -123,7 +123,7 @@ def _by_tensor(
             else:
                 yield name, gradients
     for name, several in shared.items():
-        yield name, Summed(several)
+        yield name, Dense(torch.stack([use.dense() for use in several]).sum(0))
     if not loose:
         return
     # Of tensors that are used outside the layers we know, an example at a time.
