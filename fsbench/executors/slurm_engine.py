@@ -22,7 +22,7 @@ from fsbench.config.executor import SlurmOptions
 from fsbench.errors import FsbenchError, UsageError, first_line
 from fsbench.executors.engine import WorkerLost, needed
 from fsbench.executors.worker import Call, Returned, carry_out
-from fsbench.runs.cores import available_cores
+from fsbench.runs.provenance import available_cores
 
 # SLURM's own default limit of an array.
 _ARRAY = 1000

@@ -28,8 +28,7 @@ from fsbench.measuring.record import Entry, Record, settings_of
 from fsbench.measuring.source import Source
 from fsbench.runs.atomic import finite
 from fsbench.runs.provenance import cpu_name, git_commit
-from fsbench.sharpness.estimate import Estimate
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.estimate import Estimate, Refused
 from fsbench.sharpness.risk import GIB, Risk
 from fsbench.training.build import build_device
 from fsbench.training.devices import Devices

@@ -88,7 +88,7 @@ class RunDirectory:
         return ("interrupted", "killed") if status == "running" and not self._held() else (status, message)
 
     def recorded_status(self) -> tuple[str, str]:
-        """What status.json says, whether or not it is so."""
+        """The status and message of status.json, true or not."""
         try:
             said = read_json(self.status_file)
         except (FileNotFoundError, Unreadable):
@@ -97,7 +97,7 @@ class RunDirectory:
         return (status, str(said.get("message", "")).partition("\n")[0]) if status in _STATUSES else ("unknown", "")
 
     def _held(self) -> bool:
-        """Whether a process holds the lock; one that takes it in this moment tries again."""
+        """True where a process holds the lock; one that takes it in this moment tries again."""
         try:
             lock = _open_lock(self.path / "lock", os.O_RDONLY)
         except (OSError, UsageError):
@@ -238,7 +238,7 @@ class RunDirectory:
                 self.checkpoint, self.sharpness)  # fmt: skip
 
     def _folders(self) -> tuple[Path, Path]:
-        """What loggers write."""
+        """The places that loggers write to."""
         return self.path / "tensorboard", self.path / "wandb"
 
     def set_status(self, status: str, **details: Any) -> None:

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, versions, hardware."""
+"""The origin of a result: code, versions, hardware."""
 
 from __future__ import annotations
 
@@ -61,3 +61,11 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or "unknown"
+
+
+def available_cores() -> int:
+    """The number of cores that this process is bound to, where that is known; else all of the machine's."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""A measured number and how far it can be trusted."""
+"""The results of measures: a number and how far it can be trusted, or a refusal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from fsbench.errors import FsbenchError
+
+
+class Refused(FsbenchError, ValueError):
+    """The measure is not defined here, or would be a wrong figure; the message names what stands in the way."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,11 @@ class Estimate:
         notes: what a reader must know, a sentence each (that it is the Gauss-Newton value, say).
         details: further numbers that came out on the way, by name.
         degrees: degrees of freedom of `stderr`, which say how well it is known itself.
+
+    Example:
+        >>> found = Estimate(2.0, stderr=0.5, samples=10, exact=False, degrees=9)
+        >>> print(found, float(found), [round(end, 3) for end in found.interval()])
+        2 ± 0.5 2.0 [0.869, 3.131]
     """
 
     value: float
@@ -82,7 +93,7 @@ class Diagonal:
 
     @property
     def negative(self) -> int:
-        """How many entries are below zero."""
+        """The number of entries below zero."""
         return sum(int((value < 0).sum()) for value in self.values.values())
 
 

@@ -6,10 +6,9 @@ import math
 
 import torch
 
-from fsbench.sharpness.estimate import Estimate, standard_error
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.derivatives.subset_grams import subset_grams
+from fsbench.sharpness.estimate import Estimate, Refused, standard_error
 from fsbench.sharpness.risk import Risk
-from fsbench.sharpness.subset_grams import subset_grams
 
 
 def fisher_log_determinant(
@@ -28,6 +27,10 @@ def fisher_log_determinant(
     Raises:
         Refused: fewer examples than a subset has, or fewer weights (the determinant is zero by construction).
         ValueError: an argument out of its range.
+
+    Example:
+        >>> print(fisher_log_determinant(risk, subset_size=2, subsets=5))
+        -6.89463 ± 0.65
     """
     weights = sum(parameter.numel() for parameter in risk.weights)
     if subset_size > weights:

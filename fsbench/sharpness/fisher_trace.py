@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from fsbench.sharpness.estimate import Estimate, standard_error
-from fsbench.sharpness.gradient_norms import squared_gradient_norms
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.derivatives.logit_gradients import squared_gradient_norms
+from fsbench.sharpness.estimate import Estimate, Refused, standard_error
 from fsbench.sharpness.risk import Risk
 
 
@@ -21,6 +20,10 @@ def fisher_trace(risk: Risk, *, sub_batch: int | None = None) -> Estimate:
     Raises:
         Refused: fewer than `sub_batch` examples.
         ValueError: sub_batch below 1.
+
+    Example:
+        >>> print(fisher_trace(risk), list(fisher_trace(risk).per_layer))
+        3.66958 ['0.weight', '2.weight']
     """
     if sub_batch is not None:
         return _of_sub_batches(risk, sub_batch)

@@ -6,10 +6,10 @@ from typing import Literal
 
 import torch
 
+from fsbench.sharpness.derivatives.logit_gradients import squared_gradient_norms
+from fsbench.sharpness.derivatives.subset_grams import subset_grams
 from fsbench.sharpness.estimate import Estimate, standard_error
-from fsbench.sharpness.gradient_norms import squared_gradient_norms
 from fsbench.sharpness.risk import Risk
-from fsbench.sharpness.subset_grams import subset_grams
 
 
 def hessian_frobenius_norm(
@@ -32,6 +32,10 @@ def hessian_frobenius_norm(
     Raises:
         Refused: fewer examples than a subset has.
         ValueError: an argument out of its range.
+
+    Example:
+        >>> print(hessian_frobenius_norm(risk))
+        39.1032
     """
     if definition == "per_example":
         fourth = torch.stack(list(squared_gradient_norms(risk, "Frobenius norm").values())).sum(0).square()

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from fsbench.sharpness.derivatives.hessian_operator import HessianOperator
 from fsbench.sharpness.estimate import Estimate, standard_error
-from fsbench.sharpness.hessian_operator import HessianOperator
 from fsbench.sharpness.risk import Risk
 
 # The standard error of fewer probes is itself too uncertain to stop by; it is looked at after each further ten.
@@ -60,7 +60,7 @@ def hutchinson_trace(risk: Risk, *, probes: int = 100, tolerance: float = 0.0, s
             reached = standard_error(totals) <= tolerance * abs(float(totals.mean()))
     table = torch.stack(forms)
     totals = table.sum(1)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if tolerance > 0 and not reached:
         notes = (f"The standard error is still above {tolerance:g} of the value after {probes} probes.",)
     return Estimate(

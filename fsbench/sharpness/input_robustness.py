@@ -1,4 +1,4 @@
-"""How far the prediction moves with the input."""
+"""Robustness to the input: how far the prediction moves with it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ def input_robustness(risk: Risk) -> Estimate:
 
     Raises:
         Refused: the output is not (n, K).
+
+    Example:
+        >>> print(input_robustness(risk))
+        0.183769
     """
     classes = risk.classes
     x = risk.probe[:1]

@@ -11,8 +11,8 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
+from fsbench.sharpness.derivatives.hessian_operator import HessianOperator
 from fsbench.sharpness.estimate import Estimate
-from fsbench.sharpness.hessian_operator import HessianOperator
 from fsbench.sharpness.risk import Risk
 
 Which = Literal["algebraic", "magnitude"]
@@ -39,7 +39,12 @@ def hessian_top_eigenvalues(
     max_products: int = 1000,
     seed: int = 0,
 ) -> list[Estimate]:
-    """The k largest eigenvalues of H = d2 L / dw dw, largest first; `hessian_top_eigenpairs` without the vectors."""
+    """The k largest eigenvalues of H = d2 L / dw dw, largest first; `hessian_top_eigenpairs` without the vectors.
+
+    Example:
+        >>> print(*hessian_top_eigenvalues(risk, 2))
+        0.746382 0.467564
+    """
     pairs = hessian_top_eigenpairs(risk, k, which=which, tolerance=tolerance, max_products=max_products, seed=seed)
     return [value for value, _ in pairs]
 
@@ -78,6 +83,11 @@ def hessian_top_eigenpairs(
         ValueError: an argument out of its range.
 
     Source: Lanczos 1950; ARPACK (Lehoucq et al. 1998). Beyond the papers.
+
+    Example:
+        >>> (value, vector), = hessian_top_eigenpairs(risk)
+        >>> print(value, list(vector))
+        0.746382 ['0.weight', '2.weight']
     """
     operator = HessianOperator(risk)
     if not 1 <= k <= operator.size:

@@ -19,8 +19,7 @@ from fsbench.config.dataset import Digits
 from fsbench.data import load as load_module
 from fsbench.data.digits import load_digits
 from fsbench.measuring.measures import MEASURES
-from fsbench.sharpness.estimate import Estimate
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.estimate import Estimate, Refused
 
 
 @pytest.fixture

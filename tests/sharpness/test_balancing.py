@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fsbench.sharpness.balancing import balance
+from fsbench.sharpness.rescaling.balancing import balance
 from sharpness.balancing_reference import reference_minimum
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fsbench.sharpness.fold_batchnorm import fold_batchnorm
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.estimate import Refused
+from fsbench.sharpness.rescaling.fold_batchnorm import fold_batchnorm
 from sharpness.networks import NETWORKS, batches
 
 

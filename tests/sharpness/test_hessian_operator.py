@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fsbench.sharpness.hessian_operator import HessianOperator
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.derivatives.hessian_operator import HessianOperator
+from fsbench.sharpness.estimate import Refused
 from fsbench.sharpness.risk import Risk
 from sharpness.networks import CLASSES, NETWORKS, SMOOTH, batches, loss_at, risk_of
 

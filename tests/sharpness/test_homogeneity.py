@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fsbench.sharpness.homogeneity import ChainLayer, layer_chain, refuse_unscalable
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.estimate import Refused
+from fsbench.sharpness.rescaling.homogeneity import ChainLayer, layer_chain, refuse_unscalable
 from sharpness.networks import NETWORKS, SMOOTH, batches
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from fsbench.sharpness.scale_problem import least_scales
+from fsbench.sharpness.rescaling.scale_problem import least_scales
 
 
 def trace_at(weights, biases, log_scales) -> float:

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.autograd.functional import hessian
 
 from fsbench.sharpness import Risk, hessian_diagonal, normalized_sharpness, normalized_softmax_cross_entropy
-from fsbench.sharpness.logit_hessian import factor_count
-from fsbench.sharpness.surrogate_hessian import surrogate_factors
+from fsbench.sharpness.derivatives.logit_hessian import factor_count
+from fsbench.sharpness.derivatives.surrogate_loss import surrogate_factors
 
 
 def composed(logits: Tensor, labels: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fsbench.sharpness.surrogate_loss import normalized_softmax_cross_entropy
+from fsbench.sharpness.derivatives.surrogate_loss import normalized_softmax_cross_entropy
 
 
 def drawn(n: int = 5, k: int = 4) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.estimate import Refused
 from fsbench.sharpness.risk import Risk
 from fsbench.sharpness.top_eigenvalues import hessian_top_eigenpairs, hessian_top_eigenvalues
 from sharpness.networks import CLASSES, NETWORKS, SMOOTH, batches, risk_of

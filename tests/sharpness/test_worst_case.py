@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fsbench.geometries import Geometry
 from fsbench.optim import ASAM, FSAM, SAM, SharpnessAware
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.estimate import Refused
 from fsbench.sharpness.risk import Risk
 from fsbench.sharpness.worst_case import worst_case_sharpness
 from sharpness.networks import CLASSES, NETWORKS, SMOOTH, batches, loss_at, risk_of, whole

@@ -1,11 +1,11 @@
-"""Where a network uses its weights, found out by running it once: what the per-example gradients are made of."""
+"""The uses of a network's weights, found out by running it once: per-example gradients are made of them."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from fsbench.sharpness.layer_gradients import Dense, LayerGradients, OuterProducts
+from fsbench.sharpness.derivatives.layer_gradients import Dense, LayerGradients, OuterProducts
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Layer(ABC):
         """Per-example gradients of the trained tensors from those of the output, (S, n, ...)."""
 
     def explains(self, x: Tensor, output: Tensor) -> bool:
-        """Whether the output is what this description says: a subclass, a hook or an autocast may do otherwise."""
+        """True where the output is what this description says: a subclass, a hook or an autocast may do otherwise."""
         try:
             with torch.no_grad():
                 expected = self.output(x)
@@ -62,11 +62,13 @@ class Layer(ABC):
 
     @abstractmethod
     def output(self, x: Tensor) -> Tensor:
-        """What the layer should give for x, by this description."""
+        """The output for x by this description."""
 
 
 class MatrixLayer(Layer):
     """z = W a at each position: linear layers (positions: all axes but the first and the last) and convolutions."""
+
+    module: nn.Linear | _ConvNd
 
     def columns(self, x: Tensor) -> Tensor:
         """a, (n, groups, I, T)."""
@@ -105,6 +107,8 @@ class MatrixLayer(Layer):
 class ScaleLayer(Layer):
     """z = gamma a + beta with a the normalised input: batch (in eval mode), layer and group normalisation."""
 
+    module: _BatchNorm | nn.LayerNorm | nn.GroupNorm
+
     def normalised(self, x: Tensor) -> Tensor:
         module = self.module
         if isinstance(module, _BatchNorm):
@@ -128,7 +132,9 @@ class ScaleLayer(Layer):
         return values.flatten(3).sum(3) if values.dim() > 3 else values
 
     def output(self, x: Tensor) -> Tensor:
-        a, weight, bias = self.normalised(x), self.module.weight, self.module.bias
+        a = self.normalised(x)
+        weight: Tensor = self.module.weight
+        bias: Tensor | None = self.module.bias
         if not isinstance(self.module, nn.LayerNorm):
             axes = (-1, *(1 for _ in range(x.dim() - 2)))
             weight, bias = weight.view(axes), None if bias is None else bias.view(axes)
@@ -143,7 +149,7 @@ KINDS: tuple[tuple[tuple[type[nn.Module], ...], type[Layer]], ...] = (
 
 @dataclass
 class WeightUses:
-    """What a forward pass of a few examples shows.
+    """The uses of weights that a forward pass of a few examples shows.
 
     Args:
         layers: by module, those whose per-example gradients come from their input and output.
@@ -170,7 +176,7 @@ class WeightUses:
         A layer counts as understood where its output is what its kind says, and its factored gradients are those that
         autograd finds of one example after the other.
         """
-        names = {parameter: name for name, parameter in parameters.items()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in parameters.items()}
         seen: Counter[str] = Counter()
         uses = cls(layers=_candidates(model, names))
         wrong: set[nn.Module] = set()
@@ -217,7 +223,7 @@ class WeightUses:
         for i in range(len(x)):
             alone = torch.zeros_like(v)
             alone[i] = v[i]
-            inputs = [*(call.output for call in calls), *(parameters[name] for name in factored)]
+            inputs = [*(call.output for call in calls), *(get_gradient_edge(parameters[name]) for name in factored)]
             found = torch.autograd.grad(output, inputs, alone, retain_graph=True, allow_unused=True)
             expected = dict(zip(factored, found[len(calls) :], strict=True))
             sums: dict[str, Tensor] = {}
@@ -245,20 +251,22 @@ class WeightUses:
             yield calls
 
 
-def _candidates(model: nn.Module, names: dict[nn.Parameter, str]) -> dict[nn.Module, Layer]:
+def _candidates(model: nn.Module, names: dict[Tensor, str]) -> dict[nn.Module, Layer]:
     found: dict[nn.Module, Layer] = {}
     for module in model.modules():
         for types, kind in KINDS:
             if isinstance(module, types) and isinstance(module.weight, Tensor):
                 weight = names.get(module.weight)
-                bias = names.get(module.bias) if module.bias is not None else None
+                bias = names.get(module.bias) if isinstance(module.bias, Tensor) else None
                 if weight is not None or bias is not None:
                     found[module] = kind(module, weight, bias)
     return found
 
 
 @contextmanager
-def _hooks(layers: dict[nn.Module, Layer], hook) -> Iterator[None]:
+def _hooks(
+    layers: dict[nn.Module, Layer], hook: Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
+) -> Iterator[None]:
     handles = [module.register_forward_hook(hook) for module in layers]
     try:
         yield
@@ -267,8 +275,8 @@ def _hooks(layers: dict[nn.Module, Layer], hook) -> Iterator[None]:
             handle.remove()
 
 
-def _edges_to_parameters(output: Tensor, names: dict[nn.Parameter, str]) -> Counter[str]:
-    """How often each parameter enters the graph of `output`."""
+def _edges_to_parameters(output: Tensor, names: dict[Tensor, str]) -> Counter[str]:
+    """The number of times that each parameter enters the graph of `output`."""
     counts: Counter[str] = Counter()
     stack: list[Node] = [output.grad_fn] if output.grad_fn is not None else []
     visited: set[Node] = set(stack)
@@ -285,7 +293,7 @@ def _edges_to_parameters(output: Tensor, names: dict[nn.Parameter, str]) -> Coun
 
 
 def _is_of_one(rows: Tensor | None, gradient: Tensor | None, i: int) -> bool:
-    """Whether row i of `rows` is the gradient and all others are zero; None stands for zeros."""
+    """True where row i of `rows` is the gradient and all others are zero; None stands for zeros."""
     if rows is None or gradient is None:
         return (rows is None or not rows.any()) and (gradient is None or not gradient.any())
     expected = torch.zeros_like(rows)

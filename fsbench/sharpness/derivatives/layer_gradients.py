@@ -6,8 +6,7 @@ layer z = W a it is the sum over positions t (pixels, tokens) of the outer produ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -42,26 +41,6 @@ class Dense:
 
     def dense(self) -> Tensor:
         return self.gradients
-
-
-class Summed:
-    """A weight tensor that is used several times: the sum over its uses."""
-
-    def __init__(self, uses: Sequence[LayerGradients]) -> None:
-        self.uses = uses
-
-    @cached_property
-    def _sum(self) -> Dense:
-        return Dense(torch.stack([use.dense() for use in self.uses]).sum(0))
-
-    def squared_norms(self) -> Tensor:
-        return self._sum.squared_norms()
-
-    def weighted_squares(self, weights: Tensor | None) -> Tensor:
-        return self._sum.weighted_squares(weights)
-
-    def dense(self) -> Tensor:
-        return self._sum.dense()
 
 
 class OuterProducts:
@@ -104,7 +83,7 @@ class OuterProducts:
     def dense(self) -> Tensor:
         return torch.stack(list(self._products())).reshape(*self.outputs.shape[:2], *self.shape)
 
-    def _products(self):
+    def _products(self) -> Iterator[Tensor]:
         """G of one function after the other, (n, groups, O, I), so that they need not all be there at once."""
         transposed = self.inputs.mT
         for z in self.outputs:

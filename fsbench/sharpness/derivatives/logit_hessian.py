@@ -7,50 +7,77 @@ derivative of the logits with respect to one weight vanishes (Ibayashi et al. 20
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fsbench.errors import first_line
-from fsbench.sharpness.refused import Refused
-from fsbench.sharpness.surrogate_hessian import MORE, surrogate_factors
-from fsbench.sharpness.surrogate_loss import normalized_softmax_cross_entropy
+from fsbench.sharpness.derivatives.surrogate_loss import MORE, normalized_softmax_cross_entropy, surrogate_factors
+from fsbench.sharpness.estimate import Refused
+
+if TYPE_CHECKING:
+    from fsbench.sharpness.risk import Loss, Risk
 
 _NOT_FINITE = "the loss has no finite second derivative with respect to the logits of some example"
 
 
-def is_cross_entropy(loss_fn: Callable[[Tensor, Tensor], Tensor]) -> bool:
-    """Plain cross-entropy, label smoothing or not: its logit Hessian is diag(p) - pp' whatever the labels."""
+class GaussNewtonWarning(UserWarning):
+    """The value is of the Gauss-Newton matrix, not of the Hessian."""
+
+
+def label_smoothing(loss_fn: Loss) -> float | None:
+    """That of cross-entropy without class weights, whose logit Hessian is diag(p) - pp' whatever the labels.
+
+    None for every other loss.
+    """
     if isinstance(loss_fn, partial):
-        return (
-            loss_fn.func is functional.cross_entropy and not loss_fn.args and loss_fn.keywords.keys()
-            <= {"label_smoothing"}
-        )  # fmt: skip
+        known = loss_fn.func is functional.cross_entropy and not loss_fn.args
+        known = known and loss_fn.keywords.keys() <= {"label_smoothing"}
+        return loss_fn.keywords.get("label_smoothing", 0.0) if known else None
     if type(loss_fn) is nn.CrossEntropyLoss:
-        return loss_fn.weight is None and loss_fn.reduction == "mean"
-    return loss_fn is functional.cross_entropy
+        return loss_fn.label_smoothing if loss_fn.weight is None and loss_fn.reduction == "mean" else None
+    return 0.0 if loss_fn is functional.cross_entropy else None
 
 
-def ignored_label(loss_fn: Callable[[Tensor, Tensor], Tensor]) -> int | None:
+def is_cross_entropy(loss_fn: Loss) -> bool:
+    """True of plain cross-entropy, label smoothing or not."""
+    return label_smoothing(loss_fn) is not None
+
+
+def ignored_label(loss_fn: Loss) -> int | None:
     """The label that cross-entropy passes over; None for another loss."""
     if not is_cross_entropy(loss_fn):
         return None
     return loss_fn.ignore_index if isinstance(loss_fn, nn.CrossEntropyLoss) else -100
 
 
-def is_plain_cross_entropy(loss_fn: Callable[[Tensor, Tensor], Tensor]) -> bool:
-    """Cross-entropy without label smoothing."""
-    if isinstance(loss_fn, partial) and loss_fn.keywords.get("label_smoothing", 0.0) != 0.0:
-        return False
-    return is_cross_entropy(loss_fn) and getattr(loss_fn, "label_smoothing", 0.0) == 0.0
+def gauss_newton_notes(risk: Risk) -> tuple[str, ...]:
+    """A note, and a warning, where the logits are not piecewise linear in each weight; empty where they are.
+
+    There the Hessian is the Gauss-Newton matrix plus sum_k (d loss / d o_k) (d2 o_k / dw dw), whose diagonal K
+    backward passes do not see (Ibayashi et al. 2021, proposition 1, holds for the former alone). Raises Refused where
+    the loss is linear in the network's output.
+    """
+    operations = risk.nonlinear_operations
+    if not operations:
+        return ()
+    if operations[-1] == "LogSoftmax" and not is_cross_entropy(risk.loss_fn):
+        raise Refused(
+            "the network ends in LogSoftmax, whose loss is linear; end it with the logits and use cross-entropy"
+        )
+    note = (
+        f"Gauss-Newton, not Hessian: the network is not piecewise linear in each weight ({', '.join(operations)}); "
+        "method='hutchinson' estimates the Hessian's"
+    )
+    warnings.warn(note, GaussNewtonWarning, stacklevel=3)
+    return (note,)
 
 
-def factors(
-    loss_fn: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor | None]:
+def factors(loss_fn: Loss, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
     """All of the logit Hessian: v, (K, n, K), and weights, (K, n); None stands for ones.
 
     Cross-entropy: v_l = sqrt(p_l) (e_l - p), the square root diag(p)^1/2 (1 - 1p') of diag(p) - pp', without the
@@ -65,7 +92,8 @@ def factors(
     logits = logits.detach().double()
     if is_cross_entropy(loss_fn) and not labels.is_floating_point():
         return _softmax_root(logits.softmax(-1), dtype), None
-    if _is_surrogate(loss_fn) and labels.dim() == 1 and not labels.is_floating_point() and bool((labels >= 0).all()):
+    classes = labels.dim() == 1 and not labels.is_floating_point() and bool((labels >= 0).all())
+    if loss_fn is normalized_softmax_cross_entropy and classes:
         v, weights = surrogate_factors(logits, labels)
         if not v.isfinite().all():
             raise Refused(_NOT_FINITE)
@@ -74,17 +102,13 @@ def factors(
     return vectors.permute(2, 0, 1), values.t()
 
 
-def factor_count(loss_fn: Callable[[Tensor, Tensor], Tensor], classes: int) -> int:
-    """How many vectors `factors` gives, for K classes."""
-    return classes + (MORE if _is_surrogate(loss_fn) else 0)
-
-
-def _is_surrogate(loss_fn: Callable[[Tensor, Tensor], Tensor]) -> bool:
-    return loss_fn is normalized_softmax_cross_entropy
+def factor_count(loss_fn: Loss, classes: int) -> int:
+    """The number of vectors that `factors` gives, for K classes."""
+    return classes + (MORE if loss_fn is normalized_softmax_cross_entropy else 0)
 
 
 def sampled_factors(
-    loss_fn: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor, draws: int, generator: torch.Generator
+    loss_fn: Loss, logits: Tensor, labels: Tensor, draws: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """An unbiased sample of it: v, (draws, n, K), and weights, (draws, n).
 
@@ -135,7 +159,7 @@ def _drawn(probabilities: Tensor, draws: int, generator: torch.Generator) -> Ten
     return torch.searchsorted(cumulated, uniform.to(cumulated.device), right=True).clamp_(max=cumulated.shape[-1] - 1)
 
 
-def _logit_hessian(loss_fn: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor) -> Tensor:
+def _logit_hessian(loss_fn: Loss, logits: Tensor, labels: Tensor) -> Tensor:
     """(n, K, K), a row of all examples at a time: none's loss depends on another's logits."""
     with torch.enable_grad():
         o = logits.requires_grad_()

@@ -1,12 +1,13 @@
-"""Whether the logits are linear, piece by piece, in each single weight tensor: where Gauss-Newton is the Hessian."""
+"""The operations in autograd's graph of a network, and which of them keep it from being piecewise linear in a weight.
+
+Where there are none, the Gauss-Newton matrix has the diagonal of the Hessian.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
-
-from fsbench.sharpness.graph import in_order, operation
 
 # Operations that are piecewise linear in what they are given, by the name of their backward node without its number.
 LINEAR = {
@@ -67,3 +68,27 @@ def nonlinear_operations(output: Tensor) -> list[str]:
         elif name not in LINEAR and not (name == "Div" and node.next_functions[1][0] is None):
             found.setdefault(name)
     return list(found)
+
+
+def operation(node: Node) -> str:
+    """`AddmmBackward0` and `torch::autograd::AccumulateGrad` as `Addmm` and `AccumulateGrad`."""
+    name = node.name().rpartition("::")[2]
+    return name.rstrip("0123456789").removesuffix("Backward")
+
+
+def in_order(root: Node) -> list[Node]:
+    """Every node after all that it was computed from."""
+    order: list[Node] = []
+    done: set[Node] = set()
+    stack: list[tuple[Node, bool]] = [(root, False)]
+    while stack:
+        node, expanded = stack.pop()
+        if expanded:
+            order.append(node)
+            continue
+        if node in done:
+            continue
+        done.add(node)
+        stack.append((node, True))
+        stack.extend((parent, False) for parent, _ in node.next_functions if parent is not None and parent not in done)
+    return order

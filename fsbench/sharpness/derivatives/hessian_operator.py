@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.estimate import Refused
 from fsbench.sharpness.risk import Risk
 
 Tensors = Sequence[Tensor]

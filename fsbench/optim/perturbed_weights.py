@@ -1,4 +1,4 @@
-"""The weights at a point beside w and back, without recomputing w: where every second pass is made."""
+"""The weights at w + eps and back, without recomputing w: where every second pass is made."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fsbench.optim import geometry
-from fsbench.optim.shards import local
+from fsbench.optim.ellipsoid import direction, gradients_of, inner, inverse_or_zero, length, local, scaled, wide
 
 # D at w of some of the parameters whose `.grad` holds g, in new memory or in the one handed in.
 InverseMetric = Callable[[list[Tensor], list[Tensor] | None], list[Tensor]]
 
 
-class Beside:
+class PerturbedWeights:
     """Memory of the size of the weights, made once, and the two ways there and back.
 
-    On a CPU the weights beside w are written into this memory in one sweep and the parameters point to it for the
+    On a CPU the perturbed weights are written into this memory in one sweep and the parameters point to it for the
     length of the pass; w itself is never touched. Elsewhere w is saved in this memory and the parameters move in
     place, all tensors in one call, so that addresses stay.
 
@@ -28,8 +27,8 @@ class Beside:
     def __init__(self) -> None:
         self._kept: dict[Tensor, Tensor] = {}
 
-    def __reduce__(self) -> tuple[type[Beside], tuple[()]]:
-        return Beside, ()
+    def __reduce__(self) -> tuple[type[PerturbedWeights], tuple[()]]:
+        return PerturbedWeights, ()
 
     def memory(self, params: list[Tensor]) -> list[Tensor]:
         for p, own in zip(params, local(params), strict=True):
@@ -40,23 +39,23 @@ class Beside:
 
     def direction(self, params: list[Tensor], inverse_metric: InverseMetric | None) -> tuple[list[Tensor], Tensor]:
         """D g, and sqrt(g' D g). D g may be `.grad` itself or lie in the memory: it is gone once the weights move."""
-        gradients = [p.grad for p in params]
+        gradients = gradients_of(params)
         if inverse_metric is None:
-            return geometry.direction(gradients, None)
+            return direction(gradients, None)
         if not _swaps(params) or any(p.dtype in (torch.float16, torch.bfloat16) for p in params):
             along = inverse_metric(params, None)
-            torch._foreach_mul_(along, geometry.wide(local(gradients)))
-            return along, geometry.length(gradients, along)
+            torch._foreach_mul_(along, wide(local(gradients)))
+            return along, length(gradients, along)
         # Tensor by tensor, so that what is computed in between stays in the cache.
         memory, products = self.memory(params), []
-        for p, b in zip(params, memory, strict=True):
+        for p, g, b in zip(params, gradients, memory, strict=True):
             (d,) = inverse_metric([p], [b])
-            (b if d is b else b.copy_(d)).mul_(p.grad)
-            products.append(geometry.inner(p.grad, b))
+            (b if d is b else b.copy_(d)).mul_(g)
+            products.append(inner(g, b))
         return memory, torch.stack(products).sum().sqrt()
 
     @contextmanager
-    def displaced(
+    def at(
         self, params: list[Tensor], direction: Sequence[Tensor], radii: Sequence[float], norm: Tensor | None = None
     ) -> Iterator[None]:
         """Weights at w + radius direction / norm inside, at exactly w after, also when the pass inside fails.
@@ -65,7 +64,7 @@ class Beside:
         """
         memory = self.memory(params)
         if _swaps(params):
-            scale = 1.0 if norm is None else geometry.inverse_or_zero(norm).item()
+            scale = 1.0 if norm is None else inverse_or_zero(norm).item()
             at_w = [p.data for p in params]
             for p, d, radius, b in zip(at_w, direction, radii, memory, strict=True):
                 torch.add(p, d, alpha=radius * scale, out=b)
@@ -79,11 +78,11 @@ class Beside:
         torch._foreach_copy_(memory, params)
         try:
             if norm is not None:
-                torch._foreach_mul_(list(direction), geometry.inverse_or_zero(norm))
+                torch._foreach_mul_(list(direction), inverse_or_zero(norm))
             if len(set(radii)) == 1:
                 torch._foreach_add_(params, list(direction), alpha=radii[0])
             else:
-                torch._foreach_add_(params, geometry.scaled(direction, None, radii))
+                torch._foreach_add_(params, scaled(direction, None, radii))
             torch.clear_autocast_cache()
             yield
         finally:
@@ -93,7 +92,7 @@ class Beside:
 
 
 def _swaps(params: list[Tensor]) -> bool:
-    """Whether the parameters may point elsewhere for a while: plain dense tensors on a CPU."""
+    """True where the parameters may point elsewhere for a while: plain dense tensors on a CPU."""
     return all(
         p.device.type == "cpu" and type(p) in (Tensor, nn.Parameter) and p.layout == torch.strided for p in params
     )
@@ -111,7 +110,7 @@ def _form(tensor: Tensor) -> tuple[object, ...]:
 
 
 @contextmanager
-def displaced(params: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
+def perturbed(params: Sequence[Tensor], eps: Sequence[Tensor]) -> Iterator[None]:
     """Weights at w + eps inside, at exactly w after; for a single visit."""
-    with Beside().displaced(params, eps, [1.0] * len(params)):
+    with PerturbedWeights().at(list(params), eps, [1.0] * len(params)):
         yield

@@ -1,4 +1,4 @@
-"""Whether a network is a chain of layers whose scale passes through: what minimum sharpness is defined for."""
+"""Chains of layers whose scale passes through, which minimum sharpness is defined for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.estimate import Refused
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ChainLayer:
 
 @dataclass(frozen=True)
 class _Call:
-    """What went into and came out of one call of a module."""
+    """One call of a module with its input and its output."""
 
     name: str
     kind: str
@@ -143,7 +143,7 @@ def refuse_unscalable(model: nn.Module, layers: list[ChainLayer], x: Tensor) -> 
 
 
 def _times(tensor: Tensor, reference: Tensor, factor: float) -> bool:
-    """Whether tensor = factor * reference, up to rounding."""
+    """True where tensor = factor * reference, up to rounding."""
     if tensor.shape != reference.shape:
         return False
     off = (tensor.double() - factor * reference.double()).abs().max()

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from fsbench.sharpness.graph import in_order, operation
-from fsbench.sharpness.piecewise_linear import BATCHNORM, LINEAR
+from fsbench.sharpness.derivatives.piecewise_linear import BATCHNORM, LINEAR, in_order, operation
 from fsbench.sharpness.risk import Risk
 
 # Of the piecewise linear operations these have a bend away from zero, unless their bounds are looked at.
@@ -131,7 +130,7 @@ def _before_weights(order: list[Node], of_data: set[Node], of_weights: set[Node]
 
 
 def _problem(node: Node, of_data: set[Node]) -> str:
-    """What is not positively homogeneous about an operation; empty if nothing is known to be."""
+    """The name of an operation that is not positively homogeneous, with the reason if it has one; else empty."""
     name = operation(node)
     inputs = [parent for parent, _ in node.next_functions]
     if name in _FACTORS:

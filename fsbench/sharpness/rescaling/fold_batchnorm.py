@@ -11,8 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.estimate import Refused
 
+Layer = nn.Linear | _ConvNd
 # Subclasses may do more than normalise: timm's apply an activation function as well.
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -49,10 +50,10 @@ def fold_batchnorm(model: nn.Module, x: Tensor) -> tuple[nn.Module, tuple[str, .
     names = {module: name for name, module in model.named_modules()}
     copied = copy.deepcopy(model)
     twins = dict(zip(model.modules(), copied.modules(), strict=True))
-    folded = {}
+    folded: dict[nn.Module, nn.Module] = {}
     for norm, layer in pairs.items():
         try:
-            folded[twins[layer]] = _fused(twins[layer], twins[norm])
+            folded[twins[layer]] = _fused(layer, copy.deepcopy(norm))
         except (RuntimeError, AssertionError) as error:
             raise Refused(f"{names[norm]} can't be folded into {names[layer]}: {error}") from error
         folded[twins[norm]] = nn.Identity()
@@ -62,30 +63,25 @@ def fold_batchnorm(model: nn.Module, x: Tensor) -> tuple[nn.Module, tuple[str, .
                 parent._modules[key] = folded[child]
     with torch.no_grad():
         again = copied(x)
-    size = float(output.abs().max())
-    if again.shape != output.shape or not float((again - output).abs().max()) <= size * _tolerance(output):
-        raise Refused(
-            f"the network is not the same with BatchNorm folded into {', '.join(map(names.get, pairs.values()))}"
-        )
-    return copied, tuple(names[layer] for layer in pairs.values())
+    into = tuple(names[layer] for layer in pairs.values())
+    most = float(output.abs().max()) * torch.finfo(output.dtype).eps ** 0.5
+    if again.shape != output.shape or not float((again - output).abs().max()) <= most:
+        raise Refused(f"the network is not the same with BatchNorm folded into {', '.join(into)}")
+    return copied, into
 
 
-def _tolerance(output: Tensor) -> float:
-    return torch.finfo(output.dtype).eps ** 0.5
-
-
-def _pairs(model: nn.Module, norms: dict[str, nn.Module], x: Tensor) -> tuple[dict[nn.Module, nn.Module], Tensor]:
+def _pairs(model: nn.Module, norms: dict[str, _BatchNorm], x: Tensor) -> tuple[dict[_BatchNorm, Layer], Tensor]:
     """The layer that each BatchNorm's input is the very output of, where both are called once; and the logits."""
     calls: Counter[nn.Module] = Counter()
-    produced: list[tuple[nn.Module, Tensor, int]] = []
-    pairs: dict[nn.Module, nn.Module] = {}
+    produced: list[tuple[Layer, Tensor, int]] = []
+    pairs: dict[_BatchNorm, Layer] = {}
 
-    def after_layer(module: nn.Module, arguments: tuple, output: Tensor) -> None:
+    def after_layer(module: Layer, arguments: tuple, output: Tensor) -> None:
         calls[module] += 1
         # The version tells whether it was changed in place afterwards.
         produced.append((module, output, output._version))
 
-    def before_norm(module: nn.Module, arguments: tuple) -> None:
+    def before_norm(module: _BatchNorm, arguments: tuple) -> None:
         calls[module] += 1
         for layer, output, version in produced:
             if arguments and arguments[0] is output and output._version == version:
@@ -107,17 +103,18 @@ def _pairs(model: nn.Module, norms: dict[str, nn.Module], x: Tensor) -> tuple[di
     return {norm: layer for norm, layer in once.items() if shared[layer] == 1}, output
 
 
-def _fused(layer: nn.Module, norm: nn.Module) -> nn.Module:
+def _fused(layer: Layer, norm: _BatchNorm) -> Layer:
     trained_weight = any(p is not None and p.requires_grad for p in (layer.weight, norm.weight))
     trained_bias = any(p is not None and p.requires_grad for p in (layer.bias, norm.bias))
     if norm.weight is None:
         # Not affine; written out, as not all of torch's functions allow for it.
         norm.weight = nn.Parameter(torch.ones_like(norm.running_mean))
         norm.bias = nn.Parameter(torch.zeros_like(norm.running_mean))
+    fused: Layer
     if isinstance(layer, nn.Linear):
         fused = fuse_linear_bn_eval(layer, norm)
     else:
         fused = fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, _ConvTransposeNd))
     fused.weight.requires_grad_(trained_weight)
-    fused.bias.requires_grad_(trained_bias)
+    fused.get_parameter("bias").requires_grad_(trained_bias)
     return fused

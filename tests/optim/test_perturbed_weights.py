@@ -10,7 +10,7 @@ import torch
 from problems import Closure, batches, network_with_batchnorm
 from torch import nn
 
-from fsbench.optim import ASAM, FSAM, SAM, FisherTrace, beside
+from fsbench.optim import ASAM, FSAM, SAM, FisherTrace, perturbed_weights
 
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 METHODS = {
@@ -25,7 +25,7 @@ METHODS = {
 @pytest.mark.parametrize("method", METHODS)
 def test_addresses_stay_and_one_copy_of_the_weights_is_kept(method, in_place, monkeypatch) -> None:
     if in_place:
-        monkeypatch.setattr(beside, "_swaps", lambda params: False)
+        monkeypatch.setattr(perturbed_weights, "_swaps", lambda params: False)
     model = network_with_batchnorm().float()
     optimizer = METHODS[method](model.named_parameters())
     ((x, y),) = batches((8,))
@@ -38,11 +38,11 @@ def test_addresses_stay_and_one_copy_of_the_weights_is_kept(method, in_place, mo
     for _ in range(3):
         optimizer.step(closure, size=8)
         addresses.append([p.data_ptr() for p in model.parameters()])
-        kept.append(sorted(b.data_ptr() for b in optimizer._beside._kept.values()))
+        kept.append(sorted(b.data_ptr() for b in optimizer._perturbed._kept.values()))
     assert addresses[0] == addresses[1] == addresses[2]
     assert kept[0] == kept[1] == kept[2]
     trained = [p for p in model.parameters() if p.requires_grad]
-    assert sum(b.numel() for b in optimizer._beside._kept.values()) == sum(p.numel() for p in trained)
+    assert sum(b.numel() for b in optimizer._perturbed._kept.values()) == sum(p.numel() for p in trained)
     # In place the second pass is at the same address, so that a captured graph finds it.
     assert len(seen) == (1 if in_place else 2)
 
@@ -52,12 +52,12 @@ def test_the_memory_is_no_part_of_copies_and_follows_the_weights_form() -> None:
     optimizer = METHODS["fsam"](model.named_parameters())
     ((x, y),) = batches((8,))
     optimizer.step(Closure(model, x, y), size=8)
-    assert not copy.deepcopy(optimizer)._beside._kept
-    assert not pickle.loads(pickle.dumps(optimizer))._beside._kept
+    assert not copy.deepcopy(optimizer)._perturbed._kept
+    assert not pickle.loads(pickle.dumps(optimizer))._perturbed._kept
     model.float()
     optimizer.state.clear()
     optimizer.step(Closure(model, x.float(), y), size=8)
-    assert {b.dtype for b in optimizer._beside._kept.values()} == {torch.float32}
+    assert {b.dtype for b in optimizer._perturbed._kept.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -7,14 +7,51 @@ with D diagonal: one non-negative entry for each weight, a list of tensors shape
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fsbench.optim.shards import is_sharded, local, over_shards
-
 Tensors = Sequence[Tensor]
+
+
+def is_sharded(tensor: Any) -> bool:
+    """True of a weight whose parts lie on several processes: a DTensor, as `fully_shard` makes it."""
+    return hasattr(tensor, "to_local")
+
+
+def local(tensors: Iterable[Any]) -> list[Tensor]:
+    """This process's shards, in the memory of the whole; other tensors are their own."""
+    return [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]
+
+
+def over_shards(total: Callable[..., Tensor], *lists: Sequence[Any]) -> Tensor:
+    """`total` of lists of shards, a scalar that adds up over tensors and their parts, over all processes.
+
+    One exchange for each way in which the tensors of the first list are sharded.
+    """
+    ways: dict[Any, list[int]] = defaultdict(list)
+    for index, tensor in enumerate(lists[0]):
+        # The mesh, and along which of its dimensions the parts differ.
+        way = (tensor.device_mesh, tuple(not p.is_replicate() for p in tensor.placements)) if is_sharded(tensor) else ()
+        ways[way].append(index)
+    parts = []
+    for way, of in ways.items():
+        part = total(*(local(some[i] for i in of) for some in lists))
+        if way:
+            from torch.distributed.tensor import DTensor, Partial, Replicate
+
+            mesh, differs = way
+            part = DTensor.from_local(part, mesh, [Partial() if d else Replicate() for d in differs]).full_tensor()
+        parts.append(part)
+    return sum(parts[1:], parts[0])
+
+
+def gradients_of(params: Iterable[Tensor]) -> list[Tensor]:
+    """Those of the parameters that have one."""
+    return [p.grad for p in params if p.grad is not None]
 
 
 def wide(tensors: Tensors) -> list[Tensor]:
@@ -33,7 +70,7 @@ def direction(gradients: Tensors, inverse_metric: Tensors | None) -> tuple[list[
     """D g, and sqrt(g' D g) as a scalar tensor over all tensors; D = 1 where `inverse_metric` is None."""
     if inverse_metric is None:
         return wide(local(gradients)), norm_of(gradients)
-    found = torch._foreach_mul(list(inverse_metric), wide(local(gradients)))
+    found = list(torch._foreach_mul(list(inverse_metric), wide(local(gradients))))
     return found, length(gradients, found)
 
 
@@ -65,8 +102,8 @@ def inverse_or_zero(norm: Tensor) -> Tensor:
 def scaled(direction: Tensors, norm: Tensor | None, radii: Sequence[float]) -> list[Tensor]:
     """radius direction / norm, 0 where the norm is; a norm of None is 1."""
     if norm is None:
-        return torch._foreach_mul(list(direction), list(radii))
-    eps = torch._foreach_mul(list(direction), inverse_or_zero(norm))
+        return list(torch._foreach_mul(list(direction), list(radii)))
+    eps = list(torch._foreach_mul(list(direction), inverse_or_zero(norm)))
     torch._foreach_mul_(eps, list(radii))
     return eps
 

@@ -1,4 +1,4 @@
-"""The Hessian of the surrogate loss with respect to the logits, as vectors: K^2 operations an example, not K^3."""
+"""The loss of normalized sharpness, cross-entropy that forgets the scale of the logits, and its logit Hessian."""
 
 from __future__ import annotations
 
@@ -6,9 +6,50 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-# Beside one vector for each class.
+# Vectors of `surrogate_factors` beside one for each class.
 MORE = 3
+
+
+def normalized_softmax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over examples of -ln softmax(f / std(f))[y], in nats; unchanged by a f + b for any a > 0 and b.
+
+        std(f)^2 = (1/K) sum_k (f_k - mean(f))^2     (the population form, over the K classes of one example)
+
+    Twice differentiable, also under `torch.func`. Where all logits of an example are equal the quotient is 0/0 and
+    the loss has no limit (it depends on the direction the point is come from). Such an example counts as the uniform
+    prediction: its loss is ln K and its derivatives are zero, as it prefers no class by any amount.
+
+    Args:
+        logits: (n, K) or (n, K, ...).
+        labels: as for `torch.nn.functional.cross_entropy`: class indices, or probabilities shaped like `logits`.
+
+    Raises:
+        ValueError: the logits have no class dimension.
+
+    Source: Tsuzuku et al. 2019, eq. 20-22.
+
+    Example:
+        >>> logits, label = torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([1])
+        >>> normalized_softmax_cross_entropy(logits, label), normalized_softmax_cross_entropy(9 * logits + 5, label)
+        (tensor(0.3222), tensor(0.3222))
+    """
+    if logits.dim() < 2:
+        raise ValueError(f"logits of shape {tuple(logits.shape)}: must be (n, K)")
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    # Differences first: equal logits become exact zeros, and a large common shift costs no digits afterwards.
+    centred = logits - logits.narrow(1, 0, 1)
+    centred = centred - centred.mean(1, keepdim=True)
+    # The loss is the same for any constant in place of `size`; this one keeps the squares in range.
+    size = centred.detach().abs().amax(1, keepdim=True)
+    equal = size == 0
+    scaled = centred / torch.where(equal, torch.ones_like(size), size)
+    # Twice `where`: the branch not taken must have finite derivatives too.
+    variance = torch.where(equal, torch.ones_like(size), scaled.square().mean(1, keepdim=True))
+    normalized = torch.where(equal, torch.zeros_like(scaled), scaled * variance.rsqrt())
+    return functional.cross_entropy(normalized, labels)
 
 
 def surrogate_factors(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fsbench.sharpness.layer_gradients import LayerGradients, OuterProducts
-from fsbench.sharpness.logit_gradients import logit_gradients
-from fsbench.sharpness.loss_gradients import loss_directions
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.derivatives.layer_gradients import LayerGradients, OuterProducts
+from fsbench.sharpness.derivatives.logit_gradients import logit_gradients, loss_gradients
+from fsbench.sharpness.estimate import Refused
 from fsbench.sharpness.risk import Batch, Risk
 
 _COLUMNS = 2**21
@@ -97,31 +96,43 @@ def _drawn(risk: Risk, size: int, subsets: int, seed: int) -> Iterator[Batch]:
 
 
 def _gram(risk: Risk, x: Tensor, y: Tensor, logit_norm: float | None) -> Gram:
-    lengths = torch.empty(len(y), dtype=torch.float64, device=x.device)
-
-    def vectors(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        directions, found = loss_directions(risk.loss_fn, logits, labels, logit_norm)
-        return directions, found[None]
-
+    vectors = loss_gradients(risk.loss_fn, power=1, logit_norm=logit_norm)
+    ones = torch.ones(1, len(y), dtype=torch.float64, device=x.device)
+    lengths = ones[0].clone()
     gram = torch.zeros(len(y), len(y), dtype=torch.float64, device=x.device)
     for names in _groups(risk, len(y)):
-        rows: dict[str, list[LayerGradients]] = {name: [] for name in names}
+        rows: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in names}
         for piece in logit_gradients(risk, vectors, 1, "", examples=(x, y)):
-            lengths[piece.rows] = piece.weights[0]
+            lengths[piece.rows] = piece.weighted(ones[:, piece.rows])[0]
             for name, gradients in piece.gradients:
                 if name in rows:
                     rows[name].append(_row_factors(gradients))
-        for parts in rows.values():
-            if parts:
-                _add_products(gram, parts)
+        for parts in filter(None, rows.values()):
+            factors = [torch.cat(part) for part in zip(*parts, strict=True)]
+            if len(factors) == 2:
+                a, b = (factor.double().transpose(0, 1) for factor in factors)
+                gram += ((a @ a.mT) * (b @ b.mT)).sum(0)
+                continue
+            for block in factors[0].split(max(1, _COLUMNS // len(gram)), dim=1):
+                block = block.double()
+                gram.addmm_(block, block.t())
     norms = gram.diagonal().sqrt()
     safe = torch.where(norms > 0, norms, torch.ones_like(norms))
     return Gram(lengths * norms, gram / safe[:, None] / safe)
 
 
+def _row_factors(gradients: LayerGradients) -> tuple[Tensor, ...]:
+    """Rows a_i b_i' as a, (n, groups, I), and b, (n, groups, O), not multiplied out; else the rows, (n, entries)."""
+    if isinstance(gradients, OuterProducts) and gradients.outputs.shape[-1] == 1:
+        return gradients.inputs[..., 0], gradients.outputs[0, ..., 0]
+    rows = gradients.dense()[0]
+    return (rows.reshape(len(rows), -1),)
+
+
 def _groups(risk: Risk, examples: int) -> Iterator[list[str]]:
     """The weight tensors in groups whose rows fit into memory together, so that most often one pass does."""
-    uses, group, held = risk.weight_uses, [], 0
+    uses, held = risk.weight_uses, 0
+    group: list[str] = []
     for name in risk.names:
         if name in uses.unused:
             continue
@@ -134,31 +145,3 @@ def _groups(risk: Risk, examples: int) -> Iterator[list[str]]:
         group.append(name)
         held += size
     yield group
-
-
-@dataclass(frozen=True)
-class _Factors:
-    """Rows a_i b_i', (n, groups, I) and (n, groups, O), not multiplied out."""
-
-    inputs: Tensor
-    outputs: Tensor
-
-
-def _row_factors(gradients: LayerGradients) -> _Factors | Tensor:
-    if isinstance(gradients, OuterProducts) and gradients.outputs.shape[-1] == 1:
-        return _Factors(gradients.inputs[..., 0], gradients.outputs[0, ..., 0])
-    rows = gradients.dense()[0]
-    return rows.reshape(len(rows), -1)
-
-
-def _add_products(gram: Tensor, parts: list[_Factors] | list[Tensor]) -> None:
-    """Add the inner products of all rows, an own matrix product for each group or block of columns."""
-    if isinstance(parts[0], _Factors):
-        a = torch.cat([part.inputs for part in parts]).double().transpose(0, 1)
-        b = torch.cat([part.outputs for part in parts]).double().transpose(0, 1)
-        gram += ((a @ a.mT) * (b @ b.mT)).sum(0)
-        return
-    rows = torch.cat(parts)
-    for block in rows.split(max(1, _COLUMNS // len(rows)), dim=1):
-        block = block.double()
-        gram.addmm_(block, block.t())
