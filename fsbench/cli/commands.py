@@ -3,6 +3,7 @@
 # name: (module with a function `main(arguments) -> exit code`, one line)
 COMMANDS = {
     "train": ("fsbench.cli.train", "train a model, or a sweep of them with -m"),
+    "runs": ("fsbench.cli.runs", "what became of the runs in a directory; removes those that are not wanted"),
     "table": ("fsbench.cli.table", "mean and standard deviation over seeds of finished runs"),
     "sharpness": ("fsbench.cli.sharpness", "measure how sharp the minimum of a trained network is"),
     "reproduce": ("fsbench.cli.reproduce", "the papers' tables and figures, published numbers beside measured ones"),
