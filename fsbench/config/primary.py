@@ -45,4 +45,11 @@ SHARPNESS = Primary(
     directories={"run": "config.yaml"},
     lists=("measures", "alphas"),
 )
+EVALUATE = Primary(
+    "evaluate",
+    ("fsbench.config.evaluate", "EvaluateConfig"),
+    groups=("dataset",),
+    nullable=("dataset",),
+    directories={"run": "config.yaml"},
+)
 REPRODUCE = Primary("reproduce", ("fsbench.config.reproduce", "ReproduceConfig"), groups=("executor",))

@@ -26,14 +26,17 @@ def _chosen(value: Any) -> str:
     return "chosen" if named else "moved"
 
 
+AnyDataset = Annotated[
+    Annotated[DatasetOptions, Tag("chosen")] | Annotated[MovedDataset, Tag("moved")], Discriminator(_chosen)
+]
+
+
 class SharpnessConfig(Options):
     """What `conf/sharpness.yaml` composes to: a network, the images, the measures and their options."""
 
     run: PathText | None
     model: ModelOptions | None = None
-    dataset: Annotated[
-        Annotated[DatasetOptions, Tag("chosen")] | Annotated[MovedDataset, Tag("moved")], Discriminator(_chosen)
-    ]
+    dataset: AnyDataset
     augment: AugmentOptions | None = None
     measures: list[str] | None
     samples: Count | None

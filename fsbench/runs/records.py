@@ -161,7 +161,9 @@ def read_measures(file: Path) -> dict[str, Any]:
         raise Unreadable(file, "no record of measures") from None
 
 
-_KINDS = {"settings": dict, "images": dict, "provenance": dict, "notes": list, "seconds": (int, float), "refused": str}
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "settings": dict, "images": dict, "provenance": dict, "notes": list, "seconds": (int, float), "refused": str,
+}  # fmt: skip
 
 
 def _check(entry: Any) -> None:
