@@ -6,7 +6,7 @@ import os
 import traceback
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +67,9 @@ class Outcome:
 
     status: str
     lines: list[str]
+    # By column, and by measure the reason.
+    entries: dict[str, Entry] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 _STATUSES = ("measured", "already measured", "refused", "failed", "not finished")
@@ -86,23 +89,26 @@ def main(arguments: Sequence[str]) -> int:
     )  # fmt: skip
     for job in jobs:
         chosen_measures(job.config.measures)
-    return _sweep(jobs) if options.multirun else _single(jobs[0])
+    if options.multirun:
+        return _sweep(jobs)
+    outcome = single(jobs[0])
+    say("\n".join(outcome.lines))
+    return 1 if outcome.status in ("refused", "failed") else 0
 
 
-def _single(job: Job[SharpnessConfig]) -> int:
+def single(job: Job[SharpnessConfig]) -> Outcome:
+    """Measure one network; raises FsbenchError where it can't be."""
     from fsbench.measuring.source import find_source
 
     source = find_source(job)
     try:
-        outcome = _measured(source, job.config)
+        return _measured(source, job.config)
     except FsbenchError:
         raise
     except Exception as failure:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         raise FsbenchError(f"{source.title}: failed, {one_line(failure)}") from failure
-    say("\n".join(outcome.lines))
-    return 1 if outcome.status in ("refused", "failed") else 0
 
 
 def _sweep(jobs: list[Job[SharpnessConfig]]) -> int:
@@ -195,7 +201,7 @@ def _measured(source: Source, config: SharpnessConfig) -> Outcome:
     if revived:
         record.add(revived)
     missing = [one for one in chosen if found[one.name] is None]
-    failed: set[str] = set()
+    failed: dict[str, str] = {}
     if missing:
         fresh, failed = _computed(source, config, missing, record)
         entries |= fresh
@@ -207,13 +213,13 @@ def _measured(source: Source, config: SharpnessConfig) -> Outcome:
     lines = _lines(source, asked, len(chosen), len(missing))
     if record.unreadable is not None:
         lines.append(f"  note: {record.unreadable}; written anew")
-    return Outcome(status, lines + shown.changes(asked, before, record.read()))
+    return Outcome(status, lines + shown.changes(asked, before, record.read()), asked, failed)
 
 
 def _computed(
     source: Source, config: SharpnessConfig, missing: list[Measure], record: Record
-) -> tuple[dict[str, Entry], set[str]]:
-    """New entries by column, and the measures that failed, why being said on stderr.
+) -> tuple[dict[str, Entry], dict[str, str]]:
+    """New entries by column, and by measure that failed the reason, which is said on stderr.
 
     Raises Interrupted where a signal came.
     """
@@ -221,12 +227,12 @@ def _computed(
     from fsbench.measuring.measure import measure
 
     entries: dict[str, Entry] = {}
-    failed: dict[str, list[str]] = {}
+    failed: dict[str, str] = {}
     done = 0
     try:
         for found in measure(source, config, missing, record):
             if isinstance(found, Failed):
-                failed.setdefault(found.reason, []).append(found.measure.name)
+                failed[found.measure.name] = found.reason
             else:
                 done += 1
                 entries |= found
@@ -234,9 +240,10 @@ def _computed(
         kept = f"{done} of {len(missing)} measures are recorded"
         raise Interrupted(f"{source.title}: interrupted; {kept}, the same command goes on from here") from None
     finally:
-        for reason, names in failed.items():
-            tell(f"fsbench: {source.title}: {', '.join(names)} failed, {reason}")
-    return entries, {name for names in failed.values() for name in names}
+        for reason in dict.fromkeys(failed.values()):
+            names = ", ".join(name for name, why in failed.items() if why == reason)
+            tell(f"fsbench: {source.title}: {names} failed, {reason}")
+    return entries, failed
 
 
 def _lines(source: Source, entries: dict[str, Entry], chosen: int, missing: int) -> list[str]:
