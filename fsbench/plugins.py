@@ -20,6 +20,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_origin, get_type_hints
@@ -54,8 +55,13 @@ def load_plugins() -> None:
     """
     for name in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
         _load(name, lambda name=name: _of_file(name) if name.endswith(".py") else importlib.import_module(name))
-    for entry in metadata.entry_points(group=ENTRY_POINTS):
+    for entry in _installed():
         _load(entry.value, entry.load)
+
+
+@cache
+def _installed() -> metadata.EntryPoints:
+    return metadata.entry_points(group=ENTRY_POINTS)
 
 
 def plugins_read() -> dict[str, str]:
@@ -66,11 +72,14 @@ def plugins_read() -> dict[str, str]:
 def _load(name: str, read: Callable[[], Any]) -> None:
     if name in _read:
         return
+    _read[name] = ""  # what it declares looks into the table, which has plugins read first
     try:
         module = read()
     except UsageError:
+        del _read[name]
         raise
     except (Exception, SystemExit) as failure:  # whatever the file may raise
+        del _read[name]
         raise UsageError("--plugin", name, f"can't be read, {type(failure).__name__}: {first_line(failure)}") from failure
     file = getattr(module, "__file__", None)
     _read[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""

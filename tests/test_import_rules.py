@@ -48,6 +48,7 @@ ALLOWED = {
         "sharpness",
         "training",
     },
+    "notebook": {"cli", "config", "errors", "measuring", "runs", "training"},
     "cli": {"config", "errors", "executors", "lines", "measuring", "papers", "report", "reproduce", "runs", "training"},
 }
 
@@ -71,6 +72,8 @@ def test_arrows_never_point_back(package) -> None:
 
 
 FREE_OF = [
+    ("fsbench", {"hydra", "omegaconf", "pydantic", "torch", "pandas", "numpy", "fsbench.notebook", "fsbench.errors"}),
+    ("fsbench.notebook", {"hydra", "torch", "matplotlib", "fsbench.sharpness"}),
     ("fsbench.optim", {"hydra", "omegaconf", "pydantic", "fsbench.training"}),
     ("fsbench.geometries", {"torch"}),
     ("fsbench.sharpness", {"hydra", "omegaconf", "pydantic", "fsbench.training"}),

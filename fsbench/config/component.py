@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from fsbench.config.options import Options
 from fsbench.config.paths import conf_dir
 from fsbench.errors import did_you_mean
-from fsbench.plugins import revived
+from fsbench.plugins import load_plugins, revived
 
 # Where the components of a group are declared.
 _DECLARED_IN = {
@@ -123,7 +123,8 @@ class Component(Options):
 
 
 def components(group: str) -> dict[str, type[Component]]:
-    """The components of a config group by name."""
+    """The components of a config group by name, those of plugins among them."""
+    load_plugins()
     importlib.import_module(_DECLARED_IN[group])
     return _TABLE[group]
 

@@ -48,4 +48,11 @@ SHARPNESS = Primary(
     lists=("measures", "alphas"),
     takes_measures=True,
 )
+EVALUATE = Primary(
+    "evaluate",
+    ("fsbench.config.evaluate", "EvaluateConfig"),
+    groups=("dataset",),
+    nullable=("dataset",),
+    directories={"run": "config.yaml"},
+)
 REPRODUCE = Primary("reproduce", ("fsbench.config.reproduce", "ReproduceConfig"), groups=("executor",))

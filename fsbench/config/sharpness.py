@@ -29,15 +29,18 @@ def _chosen(value: Any) -> str:
     return "chosen" if named else "moved"
 
 
+AnyDataset = Annotated[
+    Annotated[SerializeAsAny[DatasetOptions], Tag("chosen")] | Annotated[MovedDataset, Tag("moved")],
+    Discriminator(_chosen),
+]
+
+
 class SharpnessConfig(Options):
     """What `conf/sharpness.yaml` composes to: a network, the images, the measures and their options."""
 
     run: PathText | None
     model: SerializeAsAny[ModelOptions] | None = None
-    dataset: Annotated[
-        Annotated[SerializeAsAny[DatasetOptions], Tag("chosen")] | Annotated[MovedDataset, Tag("moved")],
-        Discriminator(_chosen),
-    ]
+    dataset: AnyDataset
     augment: SerializeAsAny[AugmentOptions] | None = None
     loss: SerializeAsAny[LossOptions] | None = None
     measures: list[str] | None

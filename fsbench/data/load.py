@@ -28,8 +28,8 @@ class Data:
         train: with the labels that are trained on; a confusion set, if any, comes last.
         shape: (C, H, W) as the network sees it.
         mean, std: per channel, of pixels in [0, 1].
-        provenance: for the run's record: label, variant, sizes, changed labels, sha256 of the training split (of the
-            names and sizes of all files, too, where they lie in a folder).
+        provenance: for the run's record: label, variant, sizes, classes, shape, mean, std, changed labels, sha256 of
+            the training split (of the names and sizes of all files, too, where they lie in a folder).
     """
 
     train: Split
@@ -74,6 +74,10 @@ def load_data(options: DatasetOptions, data_dir: Path) -> Data:
             "train": len(train),
             "validation": 0 if validation is None else len(validation),
             "test": len(raw.test),
+            "classes": len(raw.class_names),
+            "shape": [channels, height, width],
+            "mean": list(mean),
+            "std": list(std),
             **changes,
             "sha256": train.sha256(),
             **({} if raw.files is None else {"files": raw.files}),

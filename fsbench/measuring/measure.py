@@ -55,7 +55,7 @@ def measure(
 
         yield from measure_by_several(source, config, measures, record)
         return
-    devices = devices or Devices(_device(config.device))
+    devices = devices or Devices(device_named(config.device))
     device = devices.device
     dtype = _DTYPES[config.dtype]
     images = devices.node_by_node(
@@ -215,7 +215,8 @@ class _Risks:
         return self._made[whole, alone]
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """The device of `device=`; raises UsageError where it is not there."""
     try:
         return build_device(name)
     except UsageError as failure:

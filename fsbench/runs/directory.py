@@ -85,7 +85,10 @@ class RunDirectory:
         if self.finished:
             return "done", ""
         status, message = self.recorded_status()
-        return ("interrupted", "killed") if status == "running" and not self._held() else (status, message)
+        # A run says that it is done just before it writes its summary.
+        if status in ("running", "done"):
+            return ("running", "") if self._held() else ("interrupted", "killed")
+        return status, message
 
     def recorded_status(self) -> tuple[str, str]:
         """The status and message of status.json, true or not."""
@@ -233,9 +236,28 @@ class RunDirectory:
         for path in self._folders():
             shutil.rmtree(path, ignore_errors=True)
 
+    def remove(self) -> list[str]:
+        """Remove what a run wrote, and the directory where nothing else lies in it; returns the names that are left.
+
+        Raises:
+            UsageError: no status.json says that it is a run's.
+            RunIsBusy: a process is at work in it.
+        """
+        if self.recorded_status()[0] == "unknown":
+            raise UsageError("run", self.path, "is left: it holds no status.json of a run")
+        with self.locked(patience=0.5):
+            remove_parts(self.path)
+            self._clear()
+            self.config.unlink()
+            (self.path / "lock").unlink()
+            if not (left := sorted(os.listdir(self.path))):
+                self.path.rmdir()
+        return left
+
     def _written(self) -> tuple[Path, ...]:
-        return (self.status_file, self.metrics, self.summary, self.model, self.provenance, self.log, self.traceback,
-                self.checkpoint, self.sharpness)  # fmt: skip
+        """What tells a run comes last, so that a removal that was broken off is taken up again."""
+        return (self.metrics, self.summary, self.model, self.provenance, self.log, self.traceback, self.checkpoint,
+                self.sharpness, self.status_file)  # fmt: skip
 
     def _folders(self) -> tuple[Path, Path]:
         """The places that loggers write to."""

@@ -18,9 +18,7 @@ def main(directory: str) -> int:
         from fsbench.config.compose import Job
         from fsbench.config.load import load
         from fsbench.config.train import TrainConfig
-        from fsbench.plugins import load_plugins
 
-        load_plugins()
         handed = json.loads((place / "job.json").read_text(encoding="utf-8"))
         job = Job(load(handed["config"], TrainConfig), handed["choices"], tuple(handed["overrides"]))
 
