@@ -10,7 +10,7 @@ from torch.nn import functional
 from fsbench.config.compose import compose_jobs
 from fsbench.data import load_data
 from fsbench.models import build_model
-from fsbench.reproduce.context import Context
+from fsbench.reproduce.computed import Context
 from fsbench.sharpness import Risk
 
 
