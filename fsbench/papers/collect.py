@@ -108,16 +108,14 @@ def read(published: Published) -> list[dict[str, Any]]:
         UsageError: there is no such file, or it lacks a column.
     """
     by_file = {name: value for value, name in published.names.items()}
-    found = []
+    found: list[dict[str, Any]] = []
     for row in rows(published.file):
         for column in (*published.columns.values(), *published.where, "mean"):
             if column not in row:
                 raise UsageError("numbers", published.file, f"has no column {column}")
         if any(row[column] != wanted for column, wanted in published.where.items()):
             continue
-        std = row.get("std")
-        found.append(
-            {axis: by_file.get(row[column], row[column]) for axis, column in published.columns.items()}
-            | {"mean": float(row["mean"]), "std": float(std) if std else None, "unit": published.unit}
-        )
+        where = {axis: by_file.get(row[column], row[column]) for axis, column in published.columns.items()}
+        std = float(row["std"]) if row.get("std") else None
+        found.append({**where, "mean": float(row["mean"]), "std": std, "unit": published.unit})
     return found

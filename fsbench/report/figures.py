@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from fsbench.report.text import axis_title, number, unit_scale, value_words
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
@@ -79,7 +80,7 @@ def _dots(
             ):
                 if math.isfinite(mean):
                     half = std if math.isfinite(std) else 0.0
-                    bar = {"elinewidth": 0.8, "ecolor": look.colour, "capsize": 0}
+                    bar: dict[str, Any] = {"elinewidth": 0.8, "ecolor": look.colour, "capsize": 0}
                     axes.errorbar([mean], [place], xerr=[half] if half else None, **look_of, **bar)
                     shown += [mean - half, mean + half]
     means = [*part["mean"], *part["published_mean"]]
@@ -175,11 +176,13 @@ def scatter_figure(runs: pd.DataFrame, fits: pd.DataFrame, shows: Scatter, decla
     names = [name for name in declared if name in found] if set(found) <= set(declared) else found
     rows = len(panels) // len(shows.measures)
     across = len(shows.measures) if rows > 1 and 1 < len(shows.measures) <= 3 else _side_by_side(len(panels))
+    looks: dict[str, dict[str, Any]]
     with style():
         drawn, axes = _panel_grid(len(panels), across, 2.2)
         if len(names) > 1 and all(number(name) is not None for name in names):
             scale = _colour_scale([float(name) for name in names])
-            looks = {name: {"linestyle": "none", "marker": "o", "color": scale.to_rgba(float(name))} for name in names}
+            colours = {name: scale.to_rgba(np.asarray(float(name))) for name in names}
+            looks = {name: {"linestyle": "none", "marker": "o", "color": colour} for name, colour in colours.items()}
             bar = drawn.colorbar(scale, ax=axes, aspect=30, pad=0.02, shrink=0.9)
             bar.set_label(axis_title(shows.colour))
             bar.outline.set_linewidth(0.6)
@@ -301,7 +304,8 @@ def _tidy_ticks(axes: Axes) -> None:
     """Numbers along the axes that do not meet, and a power of ten beside them as it is printed; with limits set."""
     if axes.get_xscale() == "linear" and max(len(f"{tick:g}") for tick in axes.get_xticks()) > 4:
         axes.locator_params(axis="x", nbins=4)
-    for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+    sides: tuple[tuple[Literal["x", "y"], Axis], ...] = (("x", axes.xaxis), ("y", axes.yaxis))
+    for name, axis in sides:
         largest = max(map(abs, axis.get_view_interval()))
         # Not everywhere: numbers set as mathematics take long to draw, and are cut into pieces in an SVG.
         if axis.get_scale() == "linear" and not 1e-3 <= largest < 1e5:

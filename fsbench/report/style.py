@@ -32,7 +32,7 @@ DASHES: tuple[Any, ...] = (
 SEQUENTIAL = "viridis"
 PAPER_GREY = "#707070"
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     # The first one comes with matplotlib, so that every machine draws the same; the others are for readers of the SVG.
     "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],

@@ -13,8 +13,9 @@ from fsbench.report.table import write_frame
 from fsbench.reproduce.computed import Context
 from fsbench.reproduce.computed.mnist_networks import NETWORKS, risk_of
 from fsbench.sharpness import difference_diagonals, hessian_diagonal
+from fsbench.sharpness.diagonal_approximations import Form
 
-FORMS = {"2019": "arXiv version, 2019", "2020": "ICML version, 2020"}
+FORMS: dict[Form, str] = {"2019": "arXiv version, 2019", "2020": "ICML version, 2020"}
 
 
 def errors(network: str, n: int, seed: int, probes: int, context: Context) -> list[dict[str, Any]]:

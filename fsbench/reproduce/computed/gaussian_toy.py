@@ -128,13 +128,12 @@ def _trajectory(axis: Axes, path: list[Step], method: str, rho: float) -> None:
         axes = toy_problem.inverse_metric(method, step.theta)
         half = np.full(2, rho) if axes is None else rho * axes[0].sqrt().numpy()
         place, eps, update = step.theta.numpy(), step.eps.numpy(), step.update.numpy()
-        ellipse = Ellipse(place, *(2 * half), fill=False, edgecolor=PALETTE[3], linestyle="--", linewidth=0.9)
+        ellipse = Ellipse(tuple(place), *(2 * half), fill=False, edgecolor=PALETTE[3], linestyle="--", linewidth=0.9)
         axis.add_patch(ellipse)
         if k == 0:
             ellipse.set_label("neighbourhood")
         for vector, colour, label in ((eps, PALETTE[4], "probe"), (update, PALETTE[5], "update")):
-            axis.annotate(
-                "", place + vector, place, arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.0, "shrinkA": 0}
-            )
+            arrow = {"arrowstyle": "->", "color": colour, "lw": 1.0, "shrinkA": 0}
+            axis.annotate("", tuple(place + vector), tuple(place), arrowprops=arrow)
             if k == 0:
                 axis.plot([], [], color=colour, label=label)
