@@ -130,7 +130,7 @@ def _table(artefact: Artefact, shows: Table, runs: pd.DataFrame) -> Parts:
     # An axis that the form leaves out still is a row: cells are never mixed.
     rows = [*_left_out(artefact, frame, [*shows.rows, shows.columns]), *shows.rows]
     parts = Parts(
-        numbers=frame.drop(columns=["by_seed", "against"]),
+        numbers=frame.drop(columns="by_seed"),
         grids=[],
         how=sentences([*_how(frame), "The best mean of a line is bold"]),
         figure=dot_figure(frame, rows, shows.columns),
@@ -138,8 +138,8 @@ def _table(artefact: Artefact, shows: Table, runs: pd.DataFrame) -> Parts:
     for label, part in _by_result(frame):
         parts.grids.append((label, layout(part, rows, shows.columns, shows.higher_is_better)))
         compared = compare(part, rows, shows.columns, shows.baseline, shows.higher_is_better)
-        if compared:
-            parts.order.append((label, order_grid(compared, rows, decimals_of(part)), summary(compared)))
+        if len(compared):
+            parts.order.append((label, order_grid(compared, decimals_of(part)), summary(compared)))
     return parts
 
 
@@ -149,7 +149,7 @@ def _lines(artefact: Artefact, shows: Lines, runs: pd.DataFrame) -> Parts:
     figure = line_figure(frame, shows, outer)
     band = ["In the figure bands, or bars, are one standard deviation wide to either side"] if figure else []
     return Parts(
-        numbers=frame.drop(columns=["by_seed"]),
+        numbers=frame.drop(columns="by_seed"),
         grids=[
             (label, layout(part, [*outer, shows.x], shows.lines or "label", None)) for label, part in _by_result(frame)
         ],

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from fsbench.report.frame import groups, in_order
-from fsbench.report.statistics import Difference, difference
+from fsbench.report.statistics import difference
 from fsbench.report.text import (
     axis_words,
     block_decimals,
@@ -170,58 +170,50 @@ HOW_TO_READ_ORDER = (
     "with the second best where it is the paper's, else with the paper's best."
 )
 
-Line = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two methods of one row.
-
-    Args:
-        where: values of the row axes.
-        pair: `fsam - sgd`, or `best: fsam (paper: sam)`.
-        published: the paper's difference; NaN where it has none.
-        verdict: whether ours has the paper's sign, if it is decided; without a paper's, which is better.
-        same_sign: whether ours has the paper's sign; None where it has none.
-    """
-
-    where: Mapping[str, str]
-    pair: str
-    published: float
-    measured: Difference
-    verdict: str
-    same_sign: bool | None
-
 
 def compare(
     cells: pd.DataFrame, rows: Sequence[str], column: str, baseline: str, higher_is_better: bool
-) -> list[Comparison]:
-    """For each row of the cells of one result: the best method, then every method against `baseline`."""
-    made = []
+) -> pd.DataFrame:
+    """For each row of the cells of one result: the best method, then every method against `baseline`.
+
+    Columns: the row axes, `comparison` (`fsam - sgd`, or `best: fsam (paper: sam)`), `order` (whether the measured
+    difference has the paper's sign, if it is decided; without a paper's, which is better), `test`, the differences
+    `paper` (NaN where it has none) and `measured`, `same sign` (None where the paper has none), `p` and `n`.
+    """
+    lines = []
     for where, part in groups(cells, rows):
         row = {line[column]: line for line in part.sort_values(column).to_dict("records")}
-        made += _best(where, row, higher_is_better)
-        for name, line in row.items():
-            if (measured := line["against"]) is None:
-                continue
-            published = line["published_mean"] - row[baseline]["published_mean"]
+        pairs = [(f"{name} - {baseline}", name, baseline) for name in row if baseline in row and name != baseline]
+        for comparison, one, other, agrees in [*_best(row, higher_is_better), *((*pair, None) for pair in pairs)]:
+            a, b = row[one], row[other]
+            measured = difference(a["by_seed"], b["by_seed"])
+            published = a["published_mean"] - b["published_mean"]
             # A tie in the paper's digits is no order that could be met.
-            open_sign = math.isnan(published + measured.value) or abs(published) < 1e-9
-            same = None if open_sign else (published > 0) == (measured.value > 0)
-            if not line["n"] or not row[baseline]["n"]:
-                verdict = MISSING
+            if agrees is None and not math.isnan(published + measured.value) and abs(published) >= 1e-9:
+                agrees = (published > 0) == (measured.value > 0)
+            if not a["n"] or not b["n"]:
+                order = MISSING
             elif not measured.decided:
-                verdict = NOT_DECIDED
-            elif same is not None:
-                verdict = AGREES if same else DISAGREES
+                order = NOT_DECIDED
+            elif agrees is not None:
+                order = AGREES if agrees else DISAGREES
             else:
-                verdict = "better" if (measured.value > 0) == higher_is_better else "worse"
-            made.append(Comparison(where, f"{name} - {baseline}", published, measured, verdict, same))
-    return made
+                order = "better" if (measured.value > 0) == higher_is_better else "worse"
+            lines.append(
+                {
+                    **where, "comparison": comparison, "order": order, "test": measured.test or "none",
+                    "paper": published, "measured": measured.value, "same sign": agrees, "p": measured.p,
+                    "n": measured.n,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(lines)
 
 
-def _best(where: Mapping[str, str], row: Mapping[str, Line], higher_is_better: bool) -> list[Comparison]:
-    """The best method against the second best where it is the paper's best, else against the paper's best."""
+def _best(row: Mapping[str, Mapping[str, Any]], higher_is_better: bool) -> list[tuple[str, str, str, bool | None]]:
+    """The best method and the second best where it is the paper's best too, else the paper's best.
+
+    Returns the comparison in words, both methods, and whether the best is the paper's (None: it has no best).
+    """
     sign = 1 if higher_is_better else -1
     ranked = sorted((name for name in row if math.isfinite(row[name]["mean"])), key=lambda n: -sign * row[n]["mean"])
     if len(ranked) < 2:
@@ -230,50 +222,38 @@ def _best(where: Mapping[str, str], row: Mapping[str, Line], higher_is_better: b
     paper = {n: sign * line["published_mean"] for n, line in row.items() if not math.isnan(line["published_mean"])}
     # Of methods that were not run, nothing can be said.
     rivals = {name: value for name, value in paper.items() if row[name]["n"]}
-    known = len(rivals) > 1
-    bests = [name for name, value in rivals.items() if known and abs(value - max(rivals.values())) < 1e-9]
-    agrees = not known or first in bests
-    other = second if agrees else bests[0]
-    if agrees:
-        pair = f"best: {first}, then {other}"
-    else:
-        # The paper's best may be one that was not run.
-        whose = "paper" if max(rivals.values()) == max(paper.values()) else "paper, of these"
-        pair = f"best: {first} ({whose}: {' = '.join(bests)})"
-    measured = difference(row[first]["by_seed"], row[other]["by_seed"])
-    published = row[first]["published_mean"] - row[other]["published_mean"] if known else math.nan
-    verdict = ("better" if not known else AGREES if agrees else DISAGREES) if measured.decided else NOT_DECIDED
-    return [Comparison(where, pair, published, measured, verdict, agrees if known else None)]
+    bests = [name for name, value in rivals.items() if abs(value - max(rivals.values())) < 1e-9]
+    if len(rivals) < 2 or first in bests:
+        return [(f"best: {first}, then {second}", first, second, None if len(rivals) < 2 else True)]
+    # The paper's best may be one that was not run.
+    whose = "paper" if max(rivals.values()) == max(paper.values()) else "paper, of these"
+    return [(f"best: {first} ({whose}: {' = '.join(bests)})", first, bests[0], False)]
 
 
-def order_grid(comparisons: Sequence[Comparison], rows: Sequence[str], decimals: int | None) -> Grid:
+def order_grid(comparisons: pd.DataFrame, decimals: int | None) -> Grid:
     """The comparisons as a table."""
-    has_paper = any(not math.isnan(one.published) for one in comparisons)
-    lines = [
-        [
-            *one.where.values(), one.pair, one.verdict, one.measured.test or "none",
-            *([difference_text(one.published, decimals)] if has_paper else []),
-            difference_text(one.measured.value, decimals),
-            *([{True: "yes", False: "no", None: "-"}[one.same_sign]] if has_paper else []),
-            p_text(one.measured.p), one.measured.n,
-        ]
-        for one in comparisons
-    ]  # fmt: skip
-    head = [*map(axis_words, rows), "comparison", "order", "test", *(["paper"] if has_paper else [])]
-    return Grid([*head, "measured", *(["same sign"] if has_paper else []), "p", "n"], lines, left=len(rows) + 3)
+    shown = comparisons.astype(object)
+    for key in ("paper", "measured"):
+        shown[key] = [difference_text(value, decimals) for value in shown[key]]
+    shown["same sign"] = [{True: "yes", False: "no", None: "-"}[value] for value in shown["same sign"]]
+    shown["p"] = list(map(p_text, shown["p"]))
+    if not comparisons["paper"].notna().any():
+        shown = shown.drop(columns=["paper", "same sign"])
+    return Grid(list(map(axis_words, shown)), shown.to_numpy().tolist(), left=shown.columns.get_loc("test") + 1)
 
 
-def summary(comparisons: Sequence[Comparison]) -> str:
+def summary(comparisons: pd.DataFrame) -> str:
     """One sentence that counts the comparisons with the baseline that the paper has too."""
-    judged = [one for one in comparisons if one.same_sign is not None and not one.pair.startswith("best")]
-    if not judged:
+    with_baseline = ~comparisons["comparison"].str.startswith("best: ")
+    judged = comparisons[comparisons["same sign"].notna() & with_baseline]
+    if judged.empty:
         return ""
-    counts = {word: sum(one.verdict == word for one in judged) for word in (AGREES, DISAGREES, NOT_DECIDED)}
-    if missing := sum(one.verdict == MISSING for one in comparisons):
-        counts[MISSING] = missing
+    counts = [(word, (judged["order"] == word).sum()) for word in (AGREES, DISAGREES, NOT_DECIDED)]
+    missing = (comparisons["order"] == MISSING).sum()
+    counted = ", ".join(f"{word}: {count}" for word, count in [*counts, *([(MISSING, missing)] if missing else [])])
     return (
-        f"Of {len(judged)} comparisons that the paper has too, {sum(bool(one.same_sign) for one in judged)} have the "
-        f"paper's sign. With p ≤ 0.05: {', '.join(f'{word}: {count}' for word, count in counts.items())}."
+        f"Of {len(judged)} comparisons that the paper has too, {judged['same sign'].sum()} have the paper's sign. "
+        f"With p ≤ 0.05: {counted}."
     )
 
 
