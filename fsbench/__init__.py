@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Ways in from Python and what declares components of one's own, each imported when it is first asked for: `import fsbench` stays light.
+# Ways in from Python, and what declares components of one's own: each is imported when it is first asked for, so that
+# `import fsbench` stays light.
 _LATER = {
     **dict.fromkeys(("Run", "load", "measure", "train"), "fsbench.notebook"),
     **dict.fromkeys(("augmentation", "dataset", "loss", "model", "optimizer", "schedule"), "fsbench.plugins"),

@@ -142,7 +142,7 @@ def train(*overrides: str | Mapping[str, Any], config_dir: str | None = None, **
 def measure(
     run: Run | str | Path, measures: str | Iterable[str] | None = None, *overrides: str | Mapping[str, Any], **keys: Any
 ) -> Any:
-    """Measure a run's sharpness, or declare a measure of one's own: `@fsbench.measure("name")`, as of `fsbench.plugins`.
+    """Measure a run's sharpness, or declare a measure of one's own (`@fsbench.measure("name")`).
 
     Measuring is as `fsbench sharpness run=...` does it: it is recorded, and not done again.
 

@@ -80,7 +80,8 @@ def _load(name: str, read: Callable[[], Any]) -> None:
         raise
     except (Exception, SystemExit) as failure:  # whatever the file may raise
         del _read[name]
-        raise UsageError("--plugin", name, f"can't be read, {type(failure).__name__}: {first_line(failure)}") from failure
+        problem = f"can't be read, {type(failure).__name__}: {first_line(failure)}"
+        raise UsageError("--plugin", name, problem) from failure
     file = getattr(module, "__file__", None)
     _read[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
@@ -331,7 +332,8 @@ def _parameters(function: Any, group: str, name: str, handed: Sequence[str] | in
         hints = get_type_hints(target, include_extras=True)
         found = list(inspect.signature(function).parameters.values())
     except (NameError, TypeError, ValueError) as failure:
-        raise UsageError("--plugin", name, f"the annotations of {group} {name} can't be read: {first_line(failure)}") from None
+        problem = f"the annotations of {group} {name} can't be read: {first_line(failure)}"
+        raise UsageError("--plugin", name, problem) from None
     found = found[handed:] if isinstance(handed, int) else [one for one in found if one.name not in handed]
     own: dict[str, Any] = {}
     for one in found:

@@ -29,12 +29,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--by", default="dataset,model,optimizer", help="keys of a line (default: %(default)s)")
     parser.add_argument("--columns", default=_COLUMNS, help="results to show (default: %(default)s)")
     parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this value")
-    parser.add_argument("--format", default="markdown", choices=["markdown", "csv", "latex"])
+    parser.add_argument("--format", default="markdown", choices=["markdown", "csv", "latex", "json"])
     options = parser.parse_intermixed_args(list(arguments))
 
-    from fsbench.report.aggregate import aggregate, mixed_keys
-    from fsbench.report.formats import FORMATS
-    from fsbench.report.measured import gauss_newton, lacking, mixed_settings, refusals
+    from fsbench.report.runs_table import aggregate, formatted, lacking, mixed_keys, mixed_settings, substitutes
     from fsbench.runs.records import read_records
 
     by = _names(options.by)
@@ -77,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
             command = _command(rows, [name], listed=bool(options.where))
             raise UsageError("--columns", name, f"no run was measured; {command} does it")
     known = [measure.column for measure in MEASURES.values() if measure.has(measure.column)]
-    print(printable(FORMATS[options.format](aggregate(rows, by, columns, known), by, columns)), end="")
+    print(printable(formatted(aggregate(rows, by, columns, known), options.format, by, columns)), end="")
     for key, values in mixed_keys(rows, by, records.choices, records.configuration).items():
         tell(f"note: a line averages runs that differ in {key} ({', '.join(values)}); add it to --by")
     within, across = mixed_settings(rows, by, measures, records.measured)
@@ -85,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         tell(f"note: a line averages {name} measured with different settings: {_shown(settings)}")
     for name, settings in across.items():
         tell(f"note: {name}: lines were measured with different settings: {_shown(settings)}")
-    for line in [*gauss_newton(rows, measures, records.measured), *refusals(rows, measures, records.measured)]:
+    for line in substitutes(rows, measures, records.measured):
         tell(f"note: {shortened(line)}")
     if absent:
         shown = ", ".join(f"{count} of {len(rows)} runs lack {name}" for name, count in absent.items())

@@ -22,10 +22,10 @@ def given_data(given: Any, name: str, classes: Sequence[str] | None) -> RawData:
     """
     if not isinstance(given, tuple) or len(given) != 2:
         raise UsageError("dataset", name, f"its function has to return (train, test), not a {type(given).__name__}")
-    train, test = (_split(part, f"{which} split", name) for part, which in zip(given, ("training", "test"), strict=True))
+    train, test = (_split(part, which, name) for part, which in zip(given, ("training", "test"), strict=True))
     if train.images.shape[1:] != test.images.shape[1:] or train.images.dtype != test.images.dtype:
         here, there = (f"{split.images.dtype} {tuple(split.images.shape[1:])}" for split in (train, test))
-        raise UsageError("dataset", name, f"its training images are {here}, its test images {there}; both must be alike")
+        raise UsageError("dataset", name, f"its training images are {here}, its test images {there}, not alike")
     count = 1 + max(int(split.labels.max()) for split in (train, test) if len(split))
     names = tuple(classes) if classes is not None else tuple(map(str, range(count)))
     return RawData(train, test, names, variant=f"of a user's function {name}")
@@ -33,7 +33,7 @@ def given_data(given: Any, name: str, classes: Sequence[str] | None) -> RawData:
 
 def _split(part: Any, which: str, name: str) -> MemorySplit:
     def refusal(problem: str) -> UsageError:
-        return UsageError("dataset", name, f"the {which} of its function {problem}")
+        return UsageError("dataset", name, f"the {which} split of its function {problem}")
 
     try:
         if not isinstance(part, tuple | list):

@@ -10,7 +10,8 @@ from torch.nn import functional
 def resized(images: Tensor, side: int | None) -> Tensor:
     """uint8 (B, C, H, W) to uint8 (B, C, side, side): bilinear with PIL's antialiasing; None: as it is.
 
-    Images that are float stay so. In two passes, each rounded to whole grey levels (half up), as PIL does it: streamed images come out the same.
+    Float images stay float. In two passes, each rounded to whole grey levels (half up), as PIL does it: streamed images
+    come out the same.
     """
     if side is None or images.shape[-2:] == (side, side):
         return images

@@ -175,7 +175,7 @@ def add_measure(measure: Measure) -> None:
     """
     for one in MEASURES.values():
         if not one.version and (one.name == measure.name or one.has(measure.column)):
-            raise UsageError("--plugin", measure.name, f"fsbench has a measure {one.name} ({one.column}); choose another")
+            raise UsageError("--plugin", measure.name, f"fsbench has the measure {one.name}; choose another name")
     MEASURES[measure.name] = measure
 
 

@@ -228,7 +228,8 @@ def trained_as(directory: RunDirectory) -> TrainConfig:
     try:
         return load(recorded, TrainConfig)
     except UsageError as failure:
-        raise UsageError("run", directory.path, f"its config.yaml can't be used: {failure}{_plugins(directory)}") from None
+        problem = f"its config.yaml can't be used: {failure}{_plugins(directory)}"
+        raise UsageError("run", directory.path, problem) from None
 
 
 def _plugins(directory: RunDirectory) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from inspect import signature
 from typing import Any
 
@@ -27,7 +28,9 @@ class Foreign(Descent):
 
     stackable = False
 
-    def __init__(self, params: Any, base: type[torch.optim.Optimizer], *, kind: Any, own: Any, lr: float, **options: Any):
+    def __init__(
+        self, params: Any, base: type[torch.optim.Optimizer], *, kind: Any, own: Iterable[str], lr: float, **options: Any
+    ) -> None:
         shared = {key: options.pop(key) for key in ("max_norm", "model", "processes")}
         if shared["max_norm"] is not None:
             raise ValueError(f"{kind.__name__} makes its own steps, and trainer.max_norm can't act in them")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fsbench.papers.artefact import Computed
-from fsbench.reproduce.context import Context
+from fsbench.reproduce.computed import Context
 from fsbench.reproduce.plan import scale_of
 from fsbench.reproduce.provenance import FILE, command_provenance, write_provenance
 from fsbench.reproduce.request import Request

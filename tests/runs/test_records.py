@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fsbench.cli.main import main
-from fsbench.report.aggregate import mixed_keys
+from fsbench.report.runs_table import mixed_keys
 from fsbench.runs.directory import RunDirectory
 from fsbench.runs.records import read_records, run_directories
 

@@ -12,7 +12,7 @@ from torch import Tensor
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(x / 255 - mean) / std per channel: uint8 (..., C, H, W) to a new float32 tensor of the same shape.
 
-    `mean` and `std` hold C numbers each, for images scaled to [0, 1], as those are that come as floats: (x - mean) / std.
+    `mean` and `std` hold C numbers each, for images scaled to [0, 1]; float ones are taken as such, (x - mean) / std.
     Raises TypeError where `images` is neither uint8 nor float.
     """
     shift, scale = _moments(tuple(mean), tuple(std), images.device)

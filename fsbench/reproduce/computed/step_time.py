@@ -14,9 +14,9 @@ from torch import nn
 
 from fsbench.config.compose import compose_jobs
 from fsbench.models import build_model, parameter_count
-from fsbench.papers.published import rows as published_rows
-from fsbench.report.frames import write_frame
-from fsbench.reproduce.context import Context
+from fsbench.papers.collect import rows as published_rows
+from fsbench.report.table import write_frame
+from fsbench.reproduce.computed import Context
 from fsbench.training.batch_closure import BatchClosure
 from fsbench.training.build import build_optimizer
 from fsbench.training.precision import Precision

@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy import stats
 
-from fsbench.report.confidence import difference, pearson, std
+from fsbench.report.statistics import difference, pearson
 
 A = {0: 93.1, 1: 92.4, 2: 93.7, 3: 93.0}
 B = {0: 92.0, 1: 92.1, 2: 92.9, 3: 91.7}
@@ -76,9 +76,3 @@ def test_pearson_at_its_edges(x, y, r, low, n) -> None:
     found = pearson(x, y)
     assert (found.r, found.low) == pytest.approx((r, low), nan_ok=True)
     assert found.n == n
-
-
-def test_std_is_of_a_sample() -> None:
-    assert std([1.0, 2.0, 4.0]) == pytest.approx(math.sqrt((16 + 1 + 25) / 9 / 2))  # mean 7/3
-    assert math.isnan(std([1.0]))
-    assert math.isnan(std([1.0, math.inf]))

@@ -1,4 +1,4 @@
-"""How figures look: those of a paper, in the width of one column or of the page, read in greyscale too.
+"""The look of figures: those of a paper, in the width of one column or of the page, read in greyscale too.
 
 Draw with the objects of matplotlib, inside `style()`; nothing of matplotlib's global state is left changed.
 """
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fsbench.report.text import number
 from fsbench.runs.atomic import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLUMN = 3.3
@@ -27,66 +27,39 @@ PALETTE = ("#000000", "#D55E00", "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#C
 # One more than colours, so that the second round differs from the first.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 DASHES: tuple[Any, ...] = (
-    "-",
-    (0, (5, 1.5)),
-    (0, (1, 1)),
-    (0, (5, 1, 1, 1)),
-    (0, (3, 1)),
-    (0, (5, 1, 1, 1, 1, 1)),
-    (0, (1, 2)),
-)
+    "-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)),
+)  # fmt: skip
 SEQUENTIAL = "viridis"
 PAPER_GREY = "#707070"
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     # The first one comes with matplotlib, so that every machine draws the same; the others are for readers of the SVG.
     "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
     "mathtext.fontset": "dejavusans",
-    "font.size": 8,
-    "axes.labelsize": 8,
-    "axes.titlesize": 8,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 4,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.unicode_minus": True,
-    "axes.axisbelow": True,
-    "axes.formatter.limits": (-4, 5),
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.minor.width": 0.4,
-    "ytick.minor.width": 0.4,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "xtick.minor.size": 1.5,
-    "ytick.minor.size": 1.5,
-    "lines.linewidth": 1.1,
-    "lines.markersize": 4,
-    "lines.markeredgewidth": 0.8,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "legend.columnspacing": 1.4,
-    "figure.constrained_layout.h_pad": 0.04,
-    "figure.constrained_layout.w_pad": 0.04,
-    "figure.constrained_layout.hspace": 0.05,
-    "figure.constrained_layout.wspace": 0.06,
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "savefig.facecolor": "white",
-    "savefig.dpi": 200,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "fsbench",
-    "path.simplify": True,
-}
+    **dict.fromkeys(("font.size", "axes.labelsize", "axes.titlesize", "legend.fontsize"), 8),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 8),
+    "axes.titlelocation": "left", "axes.titlepad": 4, "axes.linewidth": 0.6, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.unicode_minus": True, "axes.axisbelow": True, "axes.formatter.limits": (-4, 5),
+    **{
+        f"{axis}tick.{tick}.{key}": value
+        for axis in "xy"
+        for tick, key, value in (
+            ("major", "width", 0.6), ("minor", "width", 0.4), ("major", "size", 2.5), ("minor", "size", 1.5)
+        )
+    },
+    "lines.linewidth": 1.1, "lines.markersize": 4, "lines.markeredgewidth": 0.8,
+    "legend.frameon": False, "legend.columnspacing": 1.4,
+    "figure.constrained_layout.h_pad": 0.04, "figure.constrained_layout.w_pad": 0.04,
+    "figure.constrained_layout.hspace": 0.05, "figure.constrained_layout.wspace": 0.06,
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "white"),
+    "savefig.dpi": 200, "svg.fonttype": "none", "svg.hashsalt": "fsbench", "path.simplify": True,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class LineStyle:
-    """What one line, and one kind of point, looks like: differs from the others in colour, marker and dashes."""
+    """The look of one line, and of one kind of point: it differs from the others in colour, marker and dashes."""
 
     colour: str
     marker: str
@@ -96,16 +69,13 @@ class LineStyle:
         """Keyword arguments of `Axes.plot` for measured values."""
         return {"color": self.colour, "marker": self.marker, "linestyle": self.dashes}
 
+    def points(self) -> dict[str, Any]:
+        """The same for measured values that no line joins."""
+        return self.line() | {"linestyle": "none"}
+
     def hollow(self) -> dict[str, Any]:
         """Keyword arguments of `Axes.plot` for published values: hollow markers that no line joins."""
-        return {
-            "color": self.colour,
-            "marker": self.marker,
-            "linestyle": "none",
-            "markerfacecolor": "white",
-            "markersize": 5.5,
-            "zorder": 1.9,
-        }
+        return self.points() | {"markerfacecolor": "white", "markersize": 5.5, "zorder": 1.9}
 
 
 @contextmanager
@@ -134,12 +104,12 @@ def figure(width: float = COLUMN, height: float = 2.4) -> Figure:
 def styles(values: Sequence[str]) -> dict[str, LineStyle]:
     """A style for each value: ordered colours where all values are numbers, else those of the palette."""
     import matplotlib
+    from matplotlib.colors import to_hex
 
-    if len(values) > 1 and all(map(_is_number, values)):
-        ordered = sorted(values, key=float)
-        colormap = matplotlib.colormaps[SEQUENTIAL]
+    if len(values) > 1 and all(number(value) is not None for value in values):
+        ordered, colormap = sorted(values, key=float), matplotlib.colormaps[SEQUENTIAL]
         # The upper end of viridis is a yellow that does not read on white.
-        colours = {value: _hex(colormap(0.85 * i / (len(ordered) - 1))) for i, value in enumerate(ordered)}
+        colours = {value: to_hex(colormap(0.85 * i / (len(ordered) - 1))).upper() for i, value in enumerate(ordered)}
     else:
         colours = {value: PALETTE[i % len(PALETTE)] for i, value in enumerate(values)}
     return {
@@ -166,11 +136,6 @@ def legend_above(drawn: Figure, handles: Sequence[Artist], columns: int | None =
         legend.remove()
 
 
-def panel_mark(axes: Axes, text: str) -> None:
-    """What a panel is of, above its left corner, where it covers no data."""
-    axes.set_title(text, loc="left")
-
-
 def save(drawn: Figure, path: Path) -> list[Path]:
     """Write `<path>.png` (200 dpi) and `<path>.svg` (text as text); the same figure gives the same bytes.
 
@@ -190,15 +155,3 @@ def save(drawn: Figure, path: Path) -> list[Path]:
             drawn.savefig(part, format=suffix, metadata=metadata)
         written.append(target)
     return written
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _hex(colour: Sequence[float]) -> str:
-    return "#" + "".join(f"{round(255 * part):02X}" for part in colour[:3])
