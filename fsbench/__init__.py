@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import fsbench.runs as _runs
 
 if TYPE_CHECKING:
+    from fsbench.declare import augmentation as augmentation
+    from fsbench.declare import dataset as dataset
+    from fsbench.declare import loss as loss
+    from fsbench.declare import model as model
+    from fsbench.declare import optimizer as optimizer
+    from fsbench.declare import schedule as schedule
     from fsbench.notebook import Run as Run
     from fsbench.notebook import load as load
     from fsbench.notebook import measure as measure
     from fsbench.notebook import runs as runs
     from fsbench.notebook import train as train
-    from fsbench.plugins import augmentation as augmentation
-    from fsbench.plugins import dataset as dataset
-    from fsbench.plugins import loss as loss
-    from fsbench.plugins import model as model
-    from fsbench.plugins import optimizer as optimizer
-    from fsbench.plugins import schedule as schedule
 
 __version__ = "0.1.0"
 
@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 # `import fsbench` stays light.
 _LATER = {
     **dict.fromkeys(("Run", "load", "measure", "train"), "fsbench.notebook"),
-    **dict.fromkeys(("augmentation", "dataset", "loss", "model", "optimizer", "schedule"), "fsbench.plugins"),
+    **dict.fromkeys(("augmentation", "dataset", "loss", "model", "optimizer", "schedule"), "fsbench.declare"),
 }
 
 

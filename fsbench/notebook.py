@@ -166,7 +166,7 @@ def measure(
     from fsbench.config.primary import SHARPNESS
 
     if isinstance(run, str) and measures is None and not overrides and not Path(run).expanduser().is_dir():
-        from fsbench.plugins import measure as declare
+        from fsbench.declare import measure as declare
 
         return declare(run, **keys)
     place = str(run.path if isinstance(run, Run) else run)

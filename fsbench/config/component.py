@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from fsbench.config.options import Options
 from fsbench.config.paths import conf_dir
 from fsbench.errors import did_you_mean
-from fsbench.plugins import load_plugins, revived
+from fsbench.plugins import load_plugins
 
 # Where the components of a group are declared.
 _DECLARED_IN = {
@@ -113,7 +113,7 @@ class Component(Options):
 
     def __reduce__(self) -> Any:
         # The class of a user's component is there once the plugin is read.
-        return (revived, (self.group, self.model_dump())) if self.source else super().__reduce__()
+        return (_revived, (self.group, self.model_dump())) if self.source else super().__reduce__()
 
     def arguments(self) -> dict[str, Any]:
         """Its own options, without those that its whole group has."""
@@ -149,3 +149,7 @@ def offer() -> None:
     for group in _DECLARED_IN.keys() - {"measure"}:
         for name in offered(group):
             ConfigStore.instance().store(name, components(group)[name].as_node(), group, provider="fsbench")
+
+
+def _revived(group: str, values: dict[str, Any]) -> Component:
+    return group_of(group).model_validate(values)

@@ -31,7 +31,8 @@ def train_batches(
     """
     if isinstance(data.train, MemorySplit):
         if augment.autoaugment and data.train.images.is_floating_point():
-            raise UsageError("augment.autoaugment", augment.autoaugment, "works on whole grey levels, not on float images")
+            policy = augment.autoaugment
+            raise UsageError("augment.autoaugment", policy, "works on whole grey levels, not on float images")
         side = min(data.shape[1:])
         change, size = batch_augment(augment, data.mean, data.std, side), _resize_to(data, data.train)
     else:

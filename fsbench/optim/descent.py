@@ -137,12 +137,16 @@ class Descent(torch.optim.Optimizer):
         self._left: dict[Tensor, tuple[int, int]] | None = None
         self._own_defaults = dict(defaults or {})
         super().__init__(params, dict(self._own_defaults))
-        self.base = base(self.param_groups, **base_options)
+        self.base = self.make_base(base, base_options)
         if clash := sorted(self._own_defaults.keys() & self.base.defaults.keys()):
             name = type(self).__name__
             raise ValueError(f"{base.__name__} can't be the base of {name}: both have an option {clash[0]}")
         self.defaults.update(self.base.defaults)
         self._share()
+
+    def make_base(self, base: type[torch.optim.Optimizer], options: dict[str, Any]) -> torch.optim.Optimizer:
+        """The optimizer that makes the steps, on the groups that are there."""
+        return base(self.param_groups, **options)
 
     def _share(self) -> None:
         self.param_groups = self.base.param_groups

@@ -29,19 +29,31 @@ class Foreign(Descent):
     stackable = False
 
     def __init__(
-        self, params: Any, base: type[torch.optim.Optimizer], *, kind: Any, own: Iterable[str], lr: float, **options: Any
+        self,
+        params: Any,
+        base: type[torch.optim.Optimizer],
+        *,
+        kind: Any,
+        own: Iterable[str],
+        lr: float,
+        **options: Any,
     ) -> None:
         shared = {key: options.pop(key) for key in ("max_norm", "model", "processes")}
         if shared["max_norm"] is not None:
             raise ValueError(f"{kind.__name__} makes its own steps, and trainer.max_norm can't act in them")
         asked = next((name for name in _BASE if name in signature(kind).parameters), None)
-        handed = {key: options[key] for key in own} if asked is None else {**options, asked: base}
+        self._below = {} if asked is None else {asked: base}
+        handed = options if asked is not None else {key: options[key] for key in own}
         super().__init__(params, kind, lr=lr, **shared, **handed)
+
+    def make_base(self, base: type[torch.optim.Optimizer], options: dict[str, Any]) -> torch.optim.Optimizer:
+        return base(self.param_groups, **self._below, **options)
 
     @property
     def name(self) -> str:
         return type(self.base).__name__
 
+    @torch.no_grad()
     def step(self, closure: Closure | None = None, size: int | None = None) -> Tensor:  # type: ignore[override]
         """One update of theirs; returns the loss of the first pass. One that is not finite there skips the step."""
         losses: list[Tensor] = []

@@ -37,7 +37,7 @@ class SharpnessAware(Descent):
     under the one global norm.
 
     Args:
-        geometry: D of each weight tensor, and the defaults of rho and eta.
+        geometry: D of each weight tensor, and the defaults of rho and eta; None: that of the class (SAM's).
         rho: radius of the neighbourhood, >= 0 (the paper's gamma).
         eta: of the geometry, if it has one, >= 0.
         natural: descend along D g instead of g (kim2022, footnote 3).
@@ -63,7 +63,7 @@ class SharpnessAware(Descent):
         (tensor(12.5000), tensor([2.6850, 3.5800]))
     """
 
-    geometry: Geometry
+    geometry: Geometry = EUCLIDEAN
     stackable = True
 
     def __init__(
@@ -71,7 +71,7 @@ class SharpnessAware(Descent):
         params: Iterable[Any],
         base: type[torch.optim.Optimizer] = torch.optim.SGD,
         *,
-        geometry: Geometry,
+        geometry: Geometry | None = None,
         natural: bool = False,
         m: int | None = None,
         perturbation: str = "global",
@@ -87,14 +87,14 @@ class SharpnessAware(Descent):
             )
         if perturbation == "local" and self._own("descend"):
             raise ValueError(f"perturbation='local' does not go with {type(self).__name__}: at w gradients differ")
-        self.geometry = geometry
+        self.geometry = geometry or self.geometry
         self.natural = natural
         self.m = m
         self.perturbation = perturbation
         self.compare = False
         self._perturbed = PerturbedWeights()
         self.alignment: tuple[Tensor, Tensor] | None = None
-        defaults = {key: options.pop(key, value) for key, value in geometry.defaults.items()}
+        defaults = {key: options.pop(key, value) for key, value in self.geometry.defaults.items()}
         super().__init__(params, base, defaults=defaults, **options)
 
     @property
