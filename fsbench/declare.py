@@ -112,9 +112,12 @@ def optimizer(
             def of_geometry(params: Any, base: Any, **options: Any) -> Any:
                 from fsbench.optim import SharpnessAware
 
-                shape = make(**{key: options.pop(key) for key in own})
+                chosen = {key: options.pop(key) for key in own}
+                # The members of a population share theirs.
+                shape = shapes.setdefault(repr(chosen), make(**chosen))
                 return SharpnessAware(params, base, geometry=shape, **options)
 
+            shapes: dict[str, Geometry] = {}
             make: Any = (lambda: given) if isinstance(given, Geometry) else given
             own = _parameters(make, "optimizer", name, ())
             shape = make(**{key: default for key, (_, default) in own.items()})
