@@ -13,8 +13,7 @@ from fsbench.cli.flags import Parser
 from fsbench.config.compose import Composer
 from fsbench.config.primary import REPRODUCE
 from fsbench.errors import Diverged, Interrupted, UsageError, one_line
-from fsbench.executors.build import build_executor
-from fsbench.executors.executor import Executor
+from fsbench.executors.executor import Executor, build_executor
 from fsbench.lines import say, tell
 from fsbench.papers import add_papers, artefacts
 from fsbench.papers.artefact import SCALES, Artefact, Computed
@@ -125,7 +124,7 @@ def _show(plans: Sequence[Plan], request: Request) -> int:
 
 @dataclass
 class _Work:
-    """What was asked for, and what became of it.
+    """A request and what became of it.
 
     Args:
         plan: makes the plans, anew once the runs that decide on values of others have ended.
@@ -179,7 +178,7 @@ class _Work:
         return 3
 
     def _tell_waiting(self) -> None:
-        """What could not be chosen after all."""
+        """Say which values could not be chosen after all."""
         for plan in self.plans:
             for reason in dict.fromkeys(run.waits for run in plan.runs if run.waits):
                 self.failed += 1

@@ -23,7 +23,7 @@ _SWEEPS = ("range(", "choice(", "glob(", "interval(")
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for.
+    """A command line of `fsbench reproduce`.
 
     Args:
         artefacts: in the order of the command line.
