@@ -204,7 +204,7 @@ def _alone(group: int) -> bool:
 
 
 def _python() -> str:
-    """The command by which jobs start Python: without the modules of the working directory, unless it is fsbench's own."""
+    """Python as jobs start it: without the modules of the working directory, unless it is fsbench's own."""
     own = Path(fsbench.__file__).resolve().parent.parent == Path.cwd()
     return shlex.quote(sys.executable) + ("" if own else " -P")
 
