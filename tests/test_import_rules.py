@@ -112,7 +112,7 @@ FREE_OF = [
     ("fsbench.reproduce.plan", {"hydra", "omegaconf", "torch", "pandas"}),
     ("fsbench.cli.reproduce", {"torch", "pandas", "matplotlib"}),
     ("fsbench.config.load", {"hydra", "torch"}),
-    ("fsbench.executors.worker", {"hydra", "torch", "ray", "submitit"}),
+    ("fsbench.executors.pooled", {"hydra", "torch", "ray", "submitit"}),
     ("fsbench.cli.main", {"hydra", "omegaconf", "torch", "pandas", "pydantic"}),
 ]
 

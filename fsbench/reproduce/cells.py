@@ -30,7 +30,7 @@ class Cell:
         return (*(f"{axis}={value}" for axis, value in self.run.items()), *own)
 
     def has(self, wanted: Mapping[str, str]) -> bool:
-        """Whether it has these values, as shown or as run."""
+        """Tell whether it has these values, as shown or as run."""
         return all(value in (self.values.get(axis), self.run.get(axis)) for axis, value in wanted.items())
 
 

@@ -1,4 +1,4 @@
-"""How long runs and measures may take: a rough guess, from runs of the like kind or from the operations of a pass."""
+"""The time that runs and measures may take, guessed from runs of the like kind or from the operations of a pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was cut from an artefact, in sentences for its caption: the configuration that was run against the published."""
+"""The cuts of an artefact, in sentences for its caption: the configuration that was run against the published."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def scope_cuts(artefact: Artefact, axes: Mapping[str, Values], compared: Sequenc
 
 
 def run_cuts(artefact: Artefact, compared: Sequence[Compared]) -> list[str]:
-    """How the training differs; a sentence for each key, with all pairs of values that the cells have."""
+    """Say where the training differs; a sentence for each key, with all pairs of values that the cells have."""
     # By key, the values here and those of the paper that they take the place of.
     pairs: dict[str, dict[str, dict[str, None]]] = {}
     cells: Counter[str] = Counter()
@@ -85,7 +85,7 @@ def run_cuts(artefact: Artefact, compared: Sequence[Compared]) -> list[str]:
 
 
 def settings_cuts(published: Job[SharpnessConfig] | None, run: Job[SharpnessConfig] | None) -> list[str]:
-    """How the measuring differs."""
+    """Say where the measuring differs."""
     if published is None:
         return []
     if run is None:
@@ -133,7 +133,7 @@ def _differences(one: Compared, foreign: Container[str]) -> Iterable[tuple[str, 
 
 
 def label(config: TrainConfig) -> str:
-    """What captions call the data set."""
+    """The data set's name in captions."""
     options = config.dataset
     return options.label or (options.name if options.root is None else options.root.rstrip("/").rpartition("/")[2])
 

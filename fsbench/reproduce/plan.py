@@ -119,12 +119,12 @@ class Plan:
 
     @cached_property
     def cuts(self) -> tuple[str, ...]:
-        """What differs from the artefact as published, a sentence each."""
+        """The differences from the artefact as published, a sentence each."""
         return self.compare()
 
     @property
     def waits(self) -> bool:
-        """Whether a value is not chosen yet."""
+        """True while a value is not chosen yet."""
         return any(run.waits for run in self.runs)
 
     @property
@@ -237,7 +237,7 @@ def deciding(plans: Sequence[Plan]) -> dict[Path, PlannedRun]:
 
 
 def _choice_cuts(found: Sequence[Candidates]) -> Iterator[str]:
-    """What was chosen, from what, by what; and how that differs from the paper's way."""
+    """Say which values were chosen, from which, by which images, and where that differs from the paper's way."""
     for one in found[:1]:
         choice, values = one.choice, tuple(value for value, _ in one.runs)
         fewer = "" if values == choice.values else f" instead of {', '.join(choice.values)}"
@@ -249,7 +249,7 @@ def _choice_cuts(found: Sequence[Candidates]) -> Iterator[str]:
 
 
 def _asked(artefact: Artefact, request: Request) -> Values:
-    """What the command line sets in every cell of this artefact."""
+    """The words of the command line that hold for every cell of this artefact."""
     words = []
     for key, values in request.chosen.items():
         if key in artefact.axes:
@@ -288,7 +288,7 @@ def _copied(artefact: Artefact, request: Request) -> str | None:
 
 
 def _tuned(theirs: Job[TrainConfig], ours: Job[TrainConfig]) -> list[str]:
-    """What recipes set for the data set that ours stands for, and would not for ours."""
+    """The settings of recipes for the data set that ours stands for, which ours does not have."""
     a, b = (flatten(job.config.model_dump(mode="json")) for job in (theirs, ours))
     groups = ("optimizer", "base", "schedule", "trainer", "augment", "loss")
     incidental = ("trainer.device", "trainer.progress")
@@ -302,7 +302,7 @@ def _tuned(theirs: Job[TrainConfig], ours: Job[TrainConfig]) -> list[str]:
 def _sharpness(
     artefact: Artefact, scale: Scale, request: Request, composer: Composer
 ) -> tuple[Job[SharpnessConfig] | None, Job[SharpnessConfig] | None]:
-    """What is measured, and what would be as published."""
+    """The measuring, and the measuring as published."""
     if not artefact.measures:
         return None, None
     config = request.config

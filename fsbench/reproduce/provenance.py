@@ -24,7 +24,7 @@ _FILES = ("dataset.root", "model.checkpoint")
 
 
 def command_provenance(artefact: str, scale: str, command: str) -> dict[str, Any]:
-    """What every artefact has: its scale, the command, and code, versions and hardware that it was written with."""
+    """The record of any artefact: its scale, the command, and code, versions and hardware that it was written with."""
     written = provenance()
     del written["started"]
     date = time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -22,7 +22,7 @@ from fsbench.training.stop_signal import StopSignal, at_once
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended: a line for a reader, and what failed, if anything did.
+    """The end of a task: a line for a reader, and what failed, if anything did.
 
     Args:
         untrained: why there is no trained network.
@@ -36,14 +36,14 @@ class Outcome:
 
     @property
     def reason(self) -> str:
-        """What failed, in a line; empty where nothing did."""
+        """The failures, in a line; empty where there are none."""
         if self.untrained is not None:
             return one_line(self.untrained)
         return "; ".join(f"{name}: {what}" for name, what in self.unmeasured)
 
     @property
     def no_data(self) -> UsageError | None:
-        """What is wrong with the images, if that is why."""
+        """The fault of the images, if it failed of that."""
         return missing_images(self.untrained)
 
     @property
@@ -129,7 +129,7 @@ def missing_tasks(plans: Sequence[Plan]) -> list[Task]:
 
 
 def is_measured(plan: Plan, run: PlannedRun) -> bool:
-    """Whether all that is asked was measured; False where that can't be told."""
+    """True if all that is asked was measured; False where that can't be told."""
     if (job := plan.measuring(run)) is None:
         return True
     try:

@@ -53,7 +53,7 @@ def planned(papers):
     add_papers(papers)
 
     def plan(*words: str):
-        request = read_request([NAME, *words], artefacts())
+        request = read_request([NAME, *words], artefacts(), Composer())
         return make_plan(request.artefacts[0], request, Composer())
 
     return plan

@@ -28,7 +28,7 @@ def planned(papers, composer):
     add_papers(papers)
 
     def plan(*words: str) -> list[Plan]:
-        request = read_request(words, artefacts())
+        request = read_request(words, artefacts(), composer)
         return [make_plan(artefact, request, composer) for artefact in request.artefacts]
 
     return plan
@@ -156,7 +156,7 @@ def test_a_copy_stands_for_the_papers_data_set(composer) -> None:
 
     def plan(*words: str) -> Plan:
         request = read_request(
-            ["kim2022/table1", "scale=paper", "model=resnet20", "optimizer=sam", *words], artefacts()
+            ["kim2022/table1", "scale=paper", "model=resnet20", "optimizer=sam", *words], artefacts(), composer
         )
         return make_plan(request.artefacts[0], request, composer)
 
