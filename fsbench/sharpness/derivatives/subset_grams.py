@@ -8,7 +8,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fsbench.sharpness.derivatives.layer_gradients import LayerGradients, OuterProducts
 from fsbench.sharpness.derivatives.logit_gradients import logit_gradients, loss_gradients
@@ -64,10 +63,7 @@ def subset_grams(
         raise Refused("subsets are drawn from all examples, which no process has; use one process")
     if subset_size > risk.examples:
         raise Refused(f"subset_size={subset_size}: there are {risk.examples} examples only")
-    with tqdm(
-        total=subsets, desc=what, unit="subset", disable=None if risk.progress else True, leave=False, delay=1.0,
-        dynamic_ncols=True,
-    ) as bar:  # fmt: skip
+    with risk.bar(what, subsets, "subset") as bar:
         for x, y in _drawn(risk, subset_size, subsets, seed):
             yield _gram(risk, x, y, logit_norm)
             bar.update()
