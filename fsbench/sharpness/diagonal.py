@@ -13,13 +13,13 @@ from fsbench.optim.perturbed_weights import perturbed
 from fsbench.sharpness.derivatives.hessian_operator import (
     GRAPHS,
     HessianOperator,
+    signs,
     summed_gradient,
     twice_differentiable,
 )
 from fsbench.sharpness.derivatives.logit_gradients import squared_gradients
 from fsbench.sharpness.derivatives.logit_hessian import factor_count, factors, gauss_newton_notes
 from fsbench.sharpness.estimate import Diagonal
-from fsbench.sharpness.hutchinson import signs
 from fsbench.sharpness.risk import Risk
 
 Form = Literal["2019", "2020", "2019 as evaluated", "2020 as evaluated"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from fsbench.sharpness.derivatives.layer_gradients import LayerGradients, OuterProducts
 from fsbench.sharpness.derivatives.logit_gradients import logit_gradients, loss_gradients
-from fsbench.sharpness.estimate import Refused
+from fsbench.sharpness.estimate import Estimate, Refused, standard_error
 from fsbench.sharpness.risk import Batch, Risk
 
 _COLUMNS = 2**21
@@ -67,6 +68,24 @@ def subset_grams(
         for x, y in _drawn(risk, subset_size, subsets, seed):
             yield _gram(risk, x, y, logit_norm)
             bar.update()
+
+
+def mean_over_subsets(
+    risk: Risk, of: Callable[[Gram], float], subset_size: int, subsets: int, seed: int, what: str,
+    logit_norm: float | None = None,
+) -> Estimate:  # fmt: skip
+    """The mean of what `of` gives for each of these subsets; -inf, without a standard error, where one gives that."""
+    values = [of(gram) for gram in subset_grams(risk, subset_size, subsets, seed, what, logit_norm)]
+    finite = all(map(math.isfinite, values))
+    return Estimate(
+        value=math.fsum(values) / subsets if finite else -math.inf,
+        stderr=standard_error(values) if finite else math.nan,
+        samples=subsets,
+        exact=False,
+        seed=seed,
+        method=f"{subsets} subsets of {subset_size}",
+        degrees=subsets - 1,
+    )
 
 
 def _drawn(risk: Risk, size: int, subsets: int, seed: int) -> Iterator[Batch]:
