@@ -11,8 +11,8 @@ from torch import nn
 from fsbench.sharpness.estimate import Refused
 from fsbench.sharpness.risk import Risk
 from fsbench.sharpness.top_eigenvalues import hessian_top_eigenpairs, hessian_top_eigenvalues
+from sharpness.derivatives.test_hessian_operator import Changing, dense_hessian, flipped, hessian_of, state_of
 from sharpness.networks import CLASSES, NETWORKS, SMOOTH, batches, risk_of
-from sharpness.test_hessian_operator import Changing, dense_hessian, flipped, hessian_of, state_of
 
 
 def ordered(hessian: torch.Tensor) -> torch.Tensor:
