@@ -185,15 +185,9 @@ class RunDirectory:
                 return
             remove_parts(self.path)
             try:
-                if overwrite:  # forget what a run wrote, and nothing else that may lie there
-                    for file in self._written():
-                        file.unlink(missing_ok=True)
-                    for folder in self._folders():
-                        shutil.rmtree(folder, ignore_errors=True)
-                # What was measured is of other weights than those to come.
-                self.sharpness.unlink(missing_ok=True)
-                write_text(self.config, yaml.safe_dump(config, sort_keys=False))
-                self.set_status("running")
+                if overwrite:
+                    self._clear()
+                self._begin(config)
                 yield False
             except UsageError:
                 if created and not self.checkpoint.exists():
@@ -225,6 +219,19 @@ class RunDirectory:
                 if time.monotonic() > until:
                     raise RunIsBusy(f"{self.path} is being trained by another process") from None
                 time.sleep(0.05)
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        # What was measured is of other weights than those to come.
+        self.sharpness.unlink(missing_ok=True)
+        write_text(self.config, yaml.safe_dump(config, sort_keys=False))
+        self.set_status("running")
+
+    def _clear(self) -> None:
+        """Forget what a run wrote, and nothing else that may lie there."""
+        for path in self._written():
+            path.unlink(missing_ok=True)
+        for path in self._folders():
+            shutil.rmtree(path, ignore_errors=True)
 
     def _written(self) -> tuple[Path, ...]:
         return (self.status_file, self.metrics, self.summary, self.model, self.provenance, self.log, self.traceback,

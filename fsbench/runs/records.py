@@ -162,13 +162,8 @@ def read_measures(file: Path) -> dict[str, Any]:
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
-    "settings": dict,
-    "images": dict,
-    "provenance": dict,
-    "notes": list,
-    "seconds": (int, float),
-    "refused": str,
-}
+    "settings": dict, "images": dict, "provenance": dict, "notes": list, "seconds": (int, float), "refused": str,
+}  # fmt: skip
 
 
 def _check(entry: Any) -> None:
