@@ -281,7 +281,8 @@ class Risk:
         self._refuse_train_mode()
         device = next(iter(self.parameters.values())).device
         for batch in self.batches:
-            if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(map(_is_batched, batch)):
+            pair = isinstance(batch, tuple | list) and len(batch) == 2
+            if not pair or not all(isinstance(part, Tensor) and part.dim() > 0 for part in batch):
                 raise Refused("batches must yield pairs of tensors (x, y), examples along their first axis")
             x, y = batch
             if self._ignored is not None and not y.is_floating_point() and bool((y == self._ignored).any()):
@@ -373,10 +374,6 @@ class Risk:
 def norm(tensors: Sequence[Tensor]) -> float:
     """The Euclidean norm of all entries of all tensors, summed in float64."""
     return float(torch.stack([t.double().square().sum() for t in tensors]).sum().sqrt())
-
-
-def _is_batched(part: object) -> bool:
-    return isinstance(part, Tensor) and part.dim() > 0
 
 
 def _halving(of: Callable[[Tensor, Tensor], Sequence[Tensor]], x: Tensor, y: Tensor) -> Sequence[Tensor]:
