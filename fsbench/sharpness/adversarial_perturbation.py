@@ -76,16 +76,12 @@ def adversarial_perturbation(
 def _loss_and_accuracy(risk: Risk) -> tuple[float, float]:
     def sums(x: Tensor, y: Tensor) -> list[Tensor]:
         output = risk.model(x)
-        return [risk.loss(output, y).double() * len(y), _right(output, y).sum()]
+        right = torch.full((len(y),), math.nan, dtype=torch.float64, device=output.device)
+        if not y.is_floating_point() and y.dim() == output.dim() - 1 and y.shape[1:] == output.shape[2:]:
+            # Of each example the share of its positions (one for a classifier of images) with the right class.
+            right = (output.argmax(1) == y).double().reshape(len(y), -1).mean(1)
+        return [risk.loss(output, y).double() * len(y), right.sum()]
 
     with torch.no_grad():
         loss, accuracy = risk.mean(sums, risk.piece(2 * risk.activation_bytes), "perturbed network")
     return float(loss), float(accuracy)
-
-
-def _right(output: Tensor, y: Tensor) -> Tensor:
-    """Of each example the share of its positions (one for a classifier of images) with the right class, float64."""
-    classes_only = not y.is_floating_point() and y.dim() == output.dim() - 1 and y.shape[1:] == output.shape[2:]
-    if not classes_only:
-        return torch.full((len(y),), math.nan, dtype=torch.float64, device=output.device)
-    return (output.argmax(1) == y).double().reshape(len(y), -1).mean(1)

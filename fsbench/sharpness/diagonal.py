@@ -8,19 +8,18 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fsbench.optim.perturbed_weights import perturbed
 from fsbench.sharpness.derivatives.hessian_operator import (
     GRAPHS,
     HessianOperator,
+    signs,
     summed_gradient,
     twice_differentiable,
 )
 from fsbench.sharpness.derivatives.logit_gradients import squared_gradients
 from fsbench.sharpness.derivatives.logit_hessian import factor_count, factors, gauss_newton_notes
 from fsbench.sharpness.estimate import Diagonal
-from fsbench.sharpness.hutchinson import signs
 from fsbench.sharpness.risk import Risk
 
 Form = Literal["2019", "2020", "2019 as evaluated", "2020 as evaluated"]
@@ -91,10 +90,7 @@ def _baseline(risk: Risk) -> Diagonal:
     Source: what Ibayashi et al. 2021, section 3.1, compare with.
     """
     size = sum(p.numel() for p in risk.weights)
-    with tqdm(
-        total=size * risk.examples, desc="baseline diagonal", unit="derivative", unit_scale=True,
-        disable=None if risk.progress else True, delay=1.0, leave=False, dynamic_ncols=True,
-    ) as bar:  # fmt: skip
+    with risk.bar("baseline diagonal", size * risk.examples, "derivative") as bar:
 
         def parts(x: Tensor, y: Tensor) -> list[Tensor]:
             found = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +53,12 @@ class Estimate:
     notes: tuple[str, ...] = ()
     details: dict[str, float] = field(default_factory=dict)
     degrees: float = math.inf
+
+    @classmethod
+    def mean_over_examples(cls, values: Tensor, method: str = "exact", **others: Any) -> Estimate:
+        """The mean of a value for each example, (N,): exact, with the standard error over the examples."""
+        mean, error = float(values.mean()), standard_error(values)
+        return cls(mean, 0.0, len(values), exact=True, example_stderr=error, method=method, **others)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """`value` -+ t `stderr`, Student's t: holds the risk's measure in so many of all draws; NaN without a `stderr`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property, lru_cache
 
 import torch
@@ -166,17 +165,23 @@ class Risk:
         Raises Refused at the end where an earlier pass over the data met other examples.
         """
         count, seen = 0, torch.zeros(6, dtype=torch.float64)
-        with self._bar(what) as bar:
+        with self.bar(what, -(-self._examples // self.processes.count) or None, " example") as bar:
             for x, y in self._whole():
                 step = size or max(1, len(y))
                 for start in range(0, len(y), step):
                     yield x[start : start + step], y[start : start + step]
-                    if bar is not None:
-                        bar.update(min(step, len(y) - start))
+                    bar.update(min(step, len(y) - start))
                 count += len(y)
                 if len(y):
                     seen = seen + _fingerprint(x, y).cpu()
         self._end_of_pass(count, seen)
+
+    def bar(self, what: str, total: int | None, unit: str) -> tqdm:
+        """A bar on stderr for work that takes more than a moment; none where `what` is empty."""
+        return tqdm(
+            total=total, desc=what, unit=unit, delay=1.0, leave=False,
+            disable=None if self.progress and what else True, dynamic_ncols=True,
+        )  # fmt: skip
 
     def groups(self, size: int, what: str = "") -> Iterator[Batch]:
         """All examples in groups of exactly `size`, whatever the batches; the last may be smaller.
@@ -185,19 +190,15 @@ class Risk:
         """
         if self.processes.count > 1:
             raise Refused("groups of examples in the order of the data can't be had of several processes; use one")
-        xs, ys, held = [], [], 0
-        for x, y in self.pieces(what=what):
-            while len(y):
-                missing = size - held
-                xs.append(x[:missing])
-                ys.append(y[:missing])
-                held += len(ys[-1])
-                x, y = x[missing:], y[missing:]
-                if held == size:
-                    yield torch.cat(xs), torch.cat(ys)
-                    xs, ys, held = [], [], 0
-        if held:
-            yield torch.cat(xs), torch.cat(ys)
+        rest: tuple[Tensor, ...] = ()
+        for piece in self.pieces(what=what):
+            x, y = [torch.cat(parts) for parts in zip(rest, piece, strict=True)] if rest else piece
+            whole = len(y) // size * size
+            if whole:
+                yield from zip(x[:whole].split(size), y[:whole].split(size), strict=True)
+            rest = x[whole:], y[whole:]
+        if rest and len(rest[1]):
+            yield rest[0], rest[1]
 
     def sum(
         self, of: Callable[[Tensor, Tensor], Sequence[Tensor]], size: int | None = None, what: str = ""
@@ -280,29 +281,13 @@ class Risk:
         self._refuse_train_mode()
         device = next(iter(self.parameters.values())).device
         for batch in self.batches:
-            if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(map(_is_batched, batch)):
+            pair = isinstance(batch, tuple | list) and len(batch) == 2
+            if not pair or not all(isinstance(part, Tensor) and part.dim() > 0 for part in batch):
                 raise Refused("batches must yield pairs of tensors (x, y), examples along their first axis")
             x, y = batch
             if self._ignored is not None and not y.is_floating_point() and bool((y == self._ignored).any()):
                 raise Refused(f"there are labels {self._ignored}, which cross-entropy passes over; leave them out")
             yield x.to(device), y.to(device)
-
-    @contextmanager
-    def _bar(self, what: str) -> Iterator[tqdm | None]:
-        if not (self.progress and what):
-            yield None
-            return
-        # Only what takes more than a moment is worth a bar.
-        with tqdm(
-            total=-(-self._examples // self.processes.count) or None,
-            desc=what,
-            unit=" example",
-            disable=None,
-            delay=1.0,
-            leave=False,
-            dynamic_ncols=True,
-        ) as bar:
-            yield bar
 
     def _first_batch(self) -> Batch:
         if isinstance(self.batches, Iterator):
@@ -389,10 +374,6 @@ class Risk:
 def norm(tensors: Sequence[Tensor]) -> float:
     """The Euclidean norm of all entries of all tensors, summed in float64."""
     return float(torch.stack([t.double().square().sum() for t in tensors]).sum().sqrt())
-
-
-def _is_batched(part: object) -> bool:
-    return isinstance(part, Tensor) and part.dim() > 0
 
 
 def _halving(of: Callable[[Tensor, Tensor], Sequence[Tensor]], x: Tensor, y: Tensor) -> Sequence[Tensor]:

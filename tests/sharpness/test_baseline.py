@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from fsbench.sharpness import Risk, hessian_diagonal, hessian_trace
+from sharpness.derivatives.test_hessian_operator import dense_hessian, state_of
 from sharpness.networks import CLASSES, batches, by_tensor, risk_of
-from sharpness.test_hessian_operator import dense_hessian, state_of
 
 
 @pytest.mark.parametrize("name", ["fcnn", "lenet", "resnet", "frozen", "unused", "tokens", "gelu"])

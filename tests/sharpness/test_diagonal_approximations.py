@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from fsbench.sharpness.diagonal import difference_diagonals
 from fsbench.sharpness.estimate import Diagonal, Refused
 from fsbench.sharpness.risk import Risk
+from sharpness.derivatives.test_hessian_operator import Changing, dense_hessian, flipped, hessian_of, state_of
 from sharpness.networks import CLASSES, NETWORKS, SMOOTH, batches, risk_of
-from sharpness.test_hessian_operator import Changing, dense_hessian, flipped, hessian_of, state_of
 
 
 def difference_diagonal(risk: Risk, **options) -> Diagonal:

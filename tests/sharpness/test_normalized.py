@@ -18,8 +18,8 @@ from fsbench.sharpness.matrix_normalized import matrix_normalized_sharpness
 from fsbench.sharpness.normalized import WeightMatrix, normalized_sharpness
 from fsbench.sharpness.rescaling.homogeneous_operations import NotInvariantWarning, inhomogeneous_operations
 from fsbench.sharpness.risk import Risk
-from sharpness.balancing_reference import reference_minimum
 from sharpness.networks import NETWORKS, batches, by_tensor, dense_hessian, risk_of
+from sharpness.rescaling.balancing_reference import reference_minimum
 
 
 class Channels(nn.Module):

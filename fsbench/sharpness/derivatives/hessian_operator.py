@@ -123,3 +123,8 @@ def twice_differentiable() -> Iterator[None]:
             raise
         operation = found.group(1) or str(failure).splitlines()[0]
         raise Refused(f"the network has no second derivative in torch: {operation}") from failure
+
+
+def signs(size: int, generator: torch.Generator) -> Tensor:
+    """`size` independent +1 and -1, each with probability 1/2."""
+    return torch.empty(size).bernoulli_(0.5, generator=generator).mul_(2).sub_(1)

@@ -91,7 +91,12 @@ def factors(loss_fn: Loss, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tens
     dtype = logits.dtype
     logits = logits.detach().double()
     if is_cross_entropy(loss_fn) and not labels.is_floating_point():
-        return _softmax_root(logits.softmax(-1), dtype), None
+        p = logits.softmax(-1)
+        root = p.sqrt()
+        v = -root.t()[:, :, None].to(dtype) * p.to(dtype)
+        # 1 - p_l as the sum of the other p's, which keeps its digits near p_l = 1.
+        v.diagonal(dim1=0, dim2=2).copy_(root * _sums_of_others(p))
+        return v, None
     classes = labels.dim() == 1 and not labels.is_floating_point() and bool((labels >= 0).all())
     if loss_fn is normalized_softmax_cross_entropy and classes:
         v, weights = surrogate_factors(logits, labels)
@@ -135,15 +140,6 @@ def sampled_factors(
     chosen = _drawn(torch.where(mass > 0, values.abs() / mass, 1 / values.shape[-1]), draws, generator)
     v = vectors.gather(2, chosen[:, None, :].expand(-1, vectors.shape[1], -1)).permute(2, 0, 1)
     return v, (values.gather(1, chosen).sign() * mass / draws).t()
-
-
-def _softmax_root(p: Tensor, dtype: torch.dtype) -> Tensor:
-    """sqrt(p_l) (e_l - p), (K, n, K); 1 - p_l as the sum of the other p's, which keeps its digits near p_l = 1."""
-    others = _sums_of_others(p)
-    root = p.sqrt()
-    v = -root.t()[:, :, None].to(dtype) * p.to(dtype)
-    v.diagonal(dim1=0, dim2=2).copy_(root * others)
-    return v
 
 
 def _sums_of_others(p: Tensor) -> Tensor:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fsbench.sharpness.derivatives.layer_gradients import LayerGradients, OuterProducts
 from fsbench.sharpness.derivatives.logit_gradients import logit_gradients, loss_gradients
-from fsbench.sharpness.estimate import Refused
+from fsbench.sharpness.estimate import Estimate, Refused, standard_error
 from fsbench.sharpness.risk import Batch, Risk
 
 _COLUMNS = 2**21
@@ -64,13 +64,28 @@ def subset_grams(
         raise Refused("subsets are drawn from all examples, which no process has; use one process")
     if subset_size > risk.examples:
         raise Refused(f"subset_size={subset_size}: there are {risk.examples} examples only")
-    with tqdm(
-        total=subsets, desc=what, unit="subset", disable=None if risk.progress else True, leave=False, delay=1.0,
-        dynamic_ncols=True,
-    ) as bar:  # fmt: skip
+    with risk.bar(what, subsets, "subset") as bar:
         for x, y in _drawn(risk, subset_size, subsets, seed):
             yield _gram(risk, x, y, logit_norm)
             bar.update()
+
+
+def mean_over_subsets(
+    risk: Risk, of: Callable[[Gram], float], subset_size: int, subsets: int, seed: int, what: str,
+    logit_norm: float | None = None,
+) -> Estimate:  # fmt: skip
+    """The mean of what `of` gives for each of these subsets; -inf, without a standard error, where one gives that."""
+    values = [of(gram) for gram in subset_grams(risk, subset_size, subsets, seed, what, logit_norm)]
+    finite = all(map(math.isfinite, values))
+    return Estimate(
+        value=math.fsum(values) / subsets if finite else -math.inf,
+        stderr=standard_error(values) if finite else math.nan,
+        samples=subsets,
+        exact=False,
+        seed=seed,
+        method=f"{subsets} subsets of {subset_size}",
+        degrees=subsets - 1,
+    )
 
 
 def _drawn(risk: Risk, size: int, subsets: int, seed: int) -> Iterator[Batch]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fsbench.sharpness.rescaling.balancing import balance
-from sharpness.balancing_reference import reference_minimum
+from sharpness.rescaling.balancing_reference import reference_minimum
 
 
 def drawn(m: int, n: int, spread: float = 1.0, density: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor]:
