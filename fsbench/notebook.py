@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from fsbench.errors import FsbenchError, Interrupted
 from fsbench.measuring.measures import chosen_measures
 from fsbench.measuring.source import Unfinished, find_run, run_directory, trained_as
 from fsbench.runs.directory import RunDirectory
-from fsbench.runs.read import Unreadable
+from fsbench.runs.read import read_json_lines
 from fsbench.runs.records import number, read_measures, read_records
 
 if TYPE_CHECKING:
@@ -48,13 +47,9 @@ class Run:
     def metrics(self) -> pd.DataFrame:
         """A row for each epoch so far; losses in nats, accuracies in [0, 1], times in seconds."""
         try:
-            lines = self._directory.metrics.read_text(encoding="utf-8").splitlines()
+            return pd.DataFrame(read_json_lines(self._directory.metrics))
         except FileNotFoundError:
             return pd.DataFrame()
-        try:
-            return pd.DataFrame([json.loads(line) for line in lines])
-        except ValueError:
-            raise Unreadable(self._directory.metrics, "not lines of JSON") from None
 
     @property
     def results(self) -> pd.Series:

@@ -188,7 +188,7 @@ def test_an_unfinished_run() -> None:
         with pytest.raises(UsageError, match=f"run={run.path}: is not finished: interrupted"):
             ask()
     (run.path / "metrics.jsonl").write_text("{")
-    with pytest.raises(UsageError, match=r"metrics.jsonl \(not lines of JSON\)"):
+    with pytest.raises(UsageError, match=r"metrics.jsonl \(not JSON\)"):
         _ = run.metrics
     (run.path / "metrics.jsonl").unlink()
     assert run.metrics.empty

@@ -25,6 +25,9 @@ LINES = {
     "evaluate-help": ["evaluate", "--help", "dataset=mnist"],
     "evaluate-bad-input": ["evaluate", "run=nowhere"],
     "runs": ["runs", "."],
+    "runs-help": ["runs", "--help"],
+    "plot-help": ["plot", "--help"],
+    "plot-bad-input": ["plot", "--x", "epoch", "--y", "lr", "-o", "x"],
     "runs-bad-input": ["runs", "--status", "x"],
     "bad-input": ["train", "optimizer.lr=foo"],
 }
@@ -67,7 +70,7 @@ def test_within_a_second(arguments) -> None:
 
 
 COMPLETIONS = {
-    "commands": ("fsbench ", {"train", "table", "list", "rerun", "runs", "evaluate"}),
+    "commands": ("fsbench ", {"train", "table", "list", "rerun", "runs", "evaluate", "plot"}),
     "command-prefix": ("fsbench t", {"train", "table"}),
     "choice": ("fsbench train optimizer=f", {"optimizer=fsam", "optimizer=fisher_trace"}),
     "with-flag": ("fsbench train -m optimizer=fsa", {"optimizer=fsam"}),
