@@ -135,13 +135,14 @@ def train(*overrides: str | Mapping[str, Any], config_dir: str | None = None, **
 
 
 def measure(
-    run: Run | str | Path, measures: str | Iterable[str] | None = None, *overrides: str | Mapping[str, Any], **keys: Any
+    run: Run | Path, measures: str | Iterable[str] | None = None, *overrides: str | Mapping[str, Any], **keys: Any
 ) -> pd.DataFrame:
     """Measure a run's sharpness as `fsbench sharpness run=...` does: it is recorded, and not measured again.
 
     `measure(run, ["trace", "minimum"], samples=500)`
 
     Args:
+        run: as `load` and `train` return it, or its directory.
         measures: names of `fsbench list measures`; None: the default set.
         overrides, keys: options of `fsbench sharpness`, as for `train`.
 

@@ -107,7 +107,7 @@ def test_it_measures_as_the_command_does(capsys) -> None:
     assert main(line) == 0
     assert "500 of 1437 training images, already measured" in capsys.readouterr().out
     # From the record, without a number computed.
-    assert fsbench.measure(str(run.path), ["trace", "minimum"], "samples=500").equals(found)
+    assert fsbench.measure(run.path, ["trace", "minimum"], "samples=500").equals(found)
 
 
 def test_what_is_refused_and_what_fails(monkeypatch, capsys) -> None:
@@ -165,9 +165,9 @@ BAD = {
     "no-run": (lambda: fsbench.load("nowhere"), "run=nowhere: no such directory"),
     "no-run-directory": (lambda: fsbench.load("."), "run=.: is not a run directory: it holds no config.yaml"),
     "no-runs": (lambda: fsbench.runs("nowhere"), "runs=nowhere: no such directory"),
-    "measured-run": (lambda: fsbench.measure("nowhere", "trace"), "run=nowhere: no such directory"),
-    "measure": (lambda: fsbench.measure("nowhere", "tarce"), "measures=tarce: no such measure; did you mean 'trace'?"),
-    "option": (lambda: fsbench.measure("nowhere", sample=3), "sample=3: no such key; did you mean 'samples'?"),
+    "measured-run": (lambda: fsbench.measure(Path("nowhere"), "trace"), "run=nowhere: no such directory"),
+    "measure": (lambda: fsbench.measure(Path("nowhere"), "tarce"), "measures=tarce: no such measure; did you mean "),
+    "option": (lambda: fsbench.measure(Path("nowhere"), sample=3), "sample=3: no such key; did you mean 'samples'?"),
 }
 
 

@@ -159,7 +159,9 @@ def _draw(points: pd.DataFrame, axes_of: tuple[str, str], by: str, band: str, ou
         handles = []
         for name, look in styles(names).items():
             line = points[points["line"] == name]
-            drawing = look.line() if band else {**look.line(), "linestyle": "none", "markeredgecolor": "white"}
+            drawing = look.line()
+            if not band:
+                drawing |= {"linestyle": "none", "markersize": 5, "markeredgecolor": "white"}
             if band:
                 steps = line.groupby("step")
                 mean, y = steps[["x", "y"]].mean(), steps["y"]
@@ -178,6 +180,8 @@ def _draw(points: pd.DataFrame, axes_of: tuple[str, str], by: str, band: str, ou
             axis.set_label_text(label.replace("_", " "))
             if 0 < points[column].min() <= points[column].max() / 100:
                 set_scale("log")
+                if column == "y":
+                    axes.set_ylim(bottom=points["y"].min() / 1.3)  # a band may reach zero
             elif (points[column] % 1 == 0).all():
                 axis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
         if by:

@@ -88,6 +88,8 @@ COMPLETIONS = {
     "evaluate-key": ("fsbench evaluate sp", {"split="}),
     "evaluate-data-set": ("fsbench evaluate run=x dataset=fo", {"dataset=folder"}),
     "evaluate-run": ("fsbench evaluate run=runs/", {"run=runs/a"}),
+    "runs-directory": ("fsbench runs ru", {"runs/"}),
+    "rerun-directory": ("fsbench rerun runs/", {"runs/a", "runs/b/"}),
     "sharpness-run": ("fsbench sharpness run=ru", {"run=runs/"}),
     "sharpness-run-below": ("fsbench sharpness run=runs/", {"run=runs/a", "run=runs/b/"}),
 }
