@@ -83,6 +83,9 @@ class Run:
 def load(run: str | Path) -> Run:
     """A run directory, finished or not.
 
+    >>> load(run.path).config.optimizer.rho
+    0.05
+
     Raises:
         UsageError: there is none, or it is not a run's.
     """
@@ -96,6 +99,10 @@ def runs(*directories: str | Path) -> pd.DataFrame:
     (`optimizer.rho`), results (`test_accuracy`) and measures (`hessian_trace`). `attrs["unfinished"]` of the frame
     counts the other runs by status.
 
+    >>> runs("runs")[["optimizer", "optimizer.rho", "seed"]]
+      optimizer  optimizer.rho  seed
+    0       sam           0.05     1
+
     Raises:
         UsageError: a directory does not exist.
     """
@@ -108,7 +115,10 @@ def runs(*directories: str | Path) -> pd.DataFrame:
 def train(*overrides: str | Mapping[str, Any], config_dir: str | None = None, **keys: Any) -> Run:
     """Train a run as `fsbench train` does: one that is done is not repeated, an interrupted one goes on.
 
-    `train("dataset=digits", "optimizer=sam", {"trainer.epochs": 5}, seed=1)`
+    >>> run = train("dataset=digits", "model=mlp", {"trainer.epochs": 1}, optimizer="sam", seed=1)
+    runs/digits-mlp-sam-s1-...: done, test accuracy ... % (train ... %), ... s
+    >>> run.metrics["epoch"].to_list()
+    [1]
 
     Args:
         overrides: as on the command line, or a table of values by key.
@@ -139,7 +149,11 @@ def measure(
 ) -> pd.DataFrame:
     """Measure a run's sharpness as `fsbench sharpness run=...` does: it is recorded, and not measured again.
 
-    `measure(run, ["trace", "minimum"], samples=500)`
+    >>> measure(run, ["trace", "minimum"], samples=100)[["exact", "images", "of"]]
+                       exact  images    of
+    measure
+    hessian_trace       True     100  1437
+    minimum_sharpness   True     100  1437
 
     Args:
         run: as `load` and `train` return it, or its directory.

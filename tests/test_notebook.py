@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import fsbench
+from fsbench import notebook
 from fsbench.cli.main import main
 from fsbench.data.digits import load_digits
 from fsbench.errors import FsbenchError, UsageError
@@ -231,3 +233,13 @@ def test_the_names_are_listed() -> None:
     assert {"Run", "load", "measure", "runs", "train"} <= set(dir(fsbench))
     with pytest.raises(AttributeError, match="module 'fsbench' has no attribute 'trian'"):
         _ = fsbench.trian
+
+
+def test_the_examples() -> None:
+    """Each goes on with the run of the first."""
+    scene = dict(vars(notebook))
+    for name in ("train", "load", "runs", "measure"):
+        (found,) = doctest.DocTestFinder(recurse=False).find(getattr(notebook, name), name, globs={})
+        found.globs = scene
+        result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).run(found, clear_globs=False)
+        assert (result.failed, result.attempted > 0) == (0, True), name

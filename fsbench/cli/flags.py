@@ -47,7 +47,7 @@ def parse_composed(program: str, arguments: Sequence[str]) -> argparse.Namespace
 
 
 def show_instead(options: argparse.Namespace, text: str, primary: Primary = TRAIN) -> bool:
-    """Show what `--help` (`text`, then the configuration), `--cfg`, `--info` or `--hydra-help` asks for, if any does."""
+    """Show what `--help` (`text`, then the configuration), `--cfg`, `--info` or `--hydra-help` asks for, if any."""
     if options.help:
         print(text + compose_text(options.overrides, config_dir=options.config_dir, primary=primary), end="")
     elif options.hydra_help or options.cfg or options.info is not None:

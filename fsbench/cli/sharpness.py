@@ -60,7 +60,7 @@ With these choices:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it went with one network, and its lines for a reader.
+    """The measures of one network as they came out, and the lines for a reader.
 
     Status: `measured` (any of it), `already measured`, `refused` (all of it), `failed` (any of it), `not finished`.
     """
