@@ -241,5 +241,6 @@ def test_the_examples() -> None:
     for name in ("train", "load", "runs", "measure"):
         (found,) = doctest.DocTestFinder(recurse=False).find(getattr(notebook, name), name, globs={})
         found.globs = scene
-        result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).run(found, clear_globs=False)
+        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+        result = runner.run(found, clear_globs=False)
         assert (result.failed, result.attempted > 0) == (0, True), name
