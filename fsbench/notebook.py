@@ -145,7 +145,7 @@ def train(*overrides: str | Mapping[str, Any], config_dir: str | None = None, **
 
 
 def measure(
-    run: Run | Path, measures: str | Iterable[str] | None = None, *overrides: str | Mapping[str, Any], **keys: Any
+    run: Run | str | Path, measures: str | Iterable[str] | None = None, *overrides: str | Mapping[str, Any], **keys: Any
 ) -> pd.DataFrame:
     """Measure a run's sharpness as `fsbench sharpness run=...` does: it is recorded, and not measured again.
 
@@ -156,7 +156,6 @@ def measure(
     minimum_sharpness   True     100  1437
 
     Args:
-        run: as `load` and `train` return it, or its directory.
         measures: names of `fsbench list measures`; None: the default set.
         overrides, keys: options of `fsbench sharpness`, as for `train`.
 
