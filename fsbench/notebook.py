@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from fsbench.errors import FsbenchError, Interrupted
 from fsbench.measuring.measures import chosen_measures
 from fsbench.measuring.source import Unfinished, find_run, run_directory, trained_as
 from fsbench.runs.directory import RunDirectory
-from fsbench.runs.read import Unreadable
+from fsbench.runs.read import read_json_lines
 from fsbench.runs.records import number, read_measures, read_records
 
 if TYPE_CHECKING:
@@ -48,13 +47,9 @@ class Run:
     def metrics(self) -> pd.DataFrame:
         """A row for each epoch so far; losses in nats, accuracies in [0, 1], times in seconds."""
         try:
-            lines = self._directory.metrics.read_text(encoding="utf-8").splitlines()
+            return pd.DataFrame(read_json_lines(self._directory.metrics))
         except FileNotFoundError:
             return pd.DataFrame()
-        try:
-            return pd.DataFrame([json.loads(line) for line in lines])
-        except ValueError:
-            raise Unreadable(self._directory.metrics, "not lines of JSON") from None
 
     @property
     def results(self) -> pd.Series:
@@ -88,6 +83,9 @@ class Run:
 def load(run: str | Path) -> Run:
     """A run directory, finished or not.
 
+    >>> load(run.path).config.optimizer.rho
+    0.05
+
     Raises:
         UsageError: there is none, or it is not a run's.
     """
@@ -101,6 +99,10 @@ def runs(*directories: str | Path) -> pd.DataFrame:
     (`optimizer.rho`), results (`test_accuracy`) and measures (`hessian_trace`). `attrs["unfinished"]` of the frame
     counts the other runs by status.
 
+    >>> runs("runs")[["optimizer", "optimizer.rho", "seed"]]
+      optimizer  optimizer.rho  seed
+    0       sam           0.05     1
+
     Raises:
         UsageError: a directory does not exist.
     """
@@ -113,7 +115,10 @@ def runs(*directories: str | Path) -> pd.DataFrame:
 def train(*overrides: str | Mapping[str, Any], config_dir: str | None = None, **keys: Any) -> Run:
     """Train a run as `fsbench train` does: one that is done is not repeated, an interrupted one goes on.
 
-    `train("dataset=digits", "optimizer=sam", {"trainer.epochs": 5}, seed=1)`
+    >>> run = train("dataset=digits", "model=mlp", {"trainer.epochs": 1}, optimizer="sam", seed=1)
+    runs/digits-mlp-sam-s1-...: done, test accuracy ... % (train ... %), ... s
+    >>> run.metrics["epoch"].to_list()
+    [1]
 
     Args:
         overrides: as on the command line, or a table of values by key.
@@ -146,7 +151,11 @@ def measure(
 
     Measuring is as `fsbench sharpness run=...` does it: it is recorded, and not done again.
 
-    `measure(run, ["trace", "minimum"], samples=500)`
+    >>> measure(run, ["trace", "minimum"], samples=100)[["exact", "images", "of"]]
+                       exact  images    of
+    measure
+    hessian_trace       True     100  1437
+    minimum_sharpness   True     100  1437
 
     Args:
         measures: names of `fsbench list measures`; None: the default set.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import fsbench
+from fsbench import notebook
 from fsbench.cli.main import main
 from fsbench.data.digits import load_digits
 from fsbench.errors import FsbenchError, UsageError
@@ -107,7 +109,7 @@ def test_it_measures_as_the_command_does(capsys) -> None:
     assert main(line) == 0
     assert "500 of 1437 training images, already measured" in capsys.readouterr().out
     # From the record, without a number computed.
-    assert fsbench.measure(str(run.path), ["trace", "minimum"], "samples=500").equals(found)
+    assert fsbench.measure(run.path, ["trace", "minimum"], "samples=500").equals(found)
 
 
 def test_what_is_refused_and_what_fails(monkeypatch, capsys) -> None:
@@ -166,9 +168,9 @@ BAD = {
     "no-run": (lambda: fsbench.load("nowhere"), "run=nowhere: no such directory"),
     "no-run-directory": (lambda: fsbench.load("."), "run=.: is not a run directory: it holds no config.yaml"),
     "no-runs": (lambda: fsbench.runs("nowhere"), "runs=nowhere: no such directory"),
-    "measured-run": (lambda: fsbench.measure("nowhere", "trace"), "run=nowhere: no such directory"),
-    "measure": (lambda: fsbench.measure("nowhere", "tarce"), "measures=tarce: no such measure; did you mean 'trace'?"),
-    "option": (lambda: fsbench.measure("nowhere", sample=3), "sample=3: no such key; did you mean 'samples'?"),
+    "measured-run": (lambda: fsbench.measure(Path("nowhere"), "trace"), "run=nowhere: no such directory"),
+    "measure": (lambda: fsbench.measure(Path("nowhere"), "tarce"), "measures=tarce: no such measure; did you mean "),
+    "option": (lambda: fsbench.measure(Path("nowhere"), sample=3), "sample=3: no such key; did you mean 'samples'?"),
 }
 
 
@@ -189,7 +191,7 @@ def test_an_unfinished_run() -> None:
         with pytest.raises(UsageError, match=f"run={run.path}: is not finished: interrupted"):
             ask()
     (run.path / "metrics.jsonl").write_text("{")
-    with pytest.raises(UsageError, match=r"metrics.jsonl \(not lines of JSON\)"):
+    with pytest.raises(UsageError, match=r"metrics.jsonl \(not JSON\)"):
         _ = run.metrics
     (run.path / "metrics.jsonl").unlink()
     assert run.metrics.empty
@@ -232,3 +234,14 @@ def test_the_names_are_listed() -> None:
     assert {"Run", "load", "measure", "runs", "train"} <= set(dir(fsbench))
     with pytest.raises(AttributeError, match="module 'fsbench' has no attribute 'trian'"):
         _ = fsbench.trian
+
+
+def test_the_examples() -> None:
+    """Each goes on with the run of the first."""
+    scene = dict(vars(notebook))
+    for name in ("train", "load", "runs", "measure"):
+        (found,) = doctest.DocTestFinder(recurse=False).find(getattr(notebook, name), name, globs={})
+        found.globs = scene
+        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+        result = runner.run(found, clear_globs=False)
+        assert (result.failed, result.attempted > 0) == (0, True), name

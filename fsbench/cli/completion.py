@@ -19,6 +19,7 @@ from fsbench.papers.artefact import SCALES
 
 # Commands whose arguments are Hydra overrides.
 _HYDRA = {primary.name: primary for primary in (TRAIN, SHARPNESS, EVALUATE)}
+_OF_DIRECTORIES = ("runs", "table", "plot", "rerun")
 # Values of the keys of `fsbench reproduce`.
 _CHOICES = {
     "scale": SCALES,
@@ -88,6 +89,8 @@ def _answer(request: str) -> None:
         os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
         hydra_main(["-sc", request], primary)
         return
+    if command in _OF_DIRECTORIES:
+        print(" ".join(_directories(current)))
     if command == "list":
         print(" ".join(kind for kind in ALL if kind.startswith(current)))
 

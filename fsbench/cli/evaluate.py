@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fsbench.cli.flags import Parser, parse_composed
-from fsbench.config.compose import compose_jobs, compose_text
+from fsbench.cli.flags import Parser, parse_composed, show_instead
+from fsbench.config.compose import compose_jobs
 from fsbench.config.primary import EVALUATE
 from fsbench.errors import FsbenchError, one_line
 from fsbench.lines import say
@@ -44,13 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--format", default="text", choices=["text", "json"])
     own, rest = parser.parse_known_args(list(arguments))
     options = parse_composed("fsbench evaluate", rest)
-    if options.help:
-        print(HELP + compose_text(options.overrides, config_dir=options.config_dir, primary=EVALUATE), end="")
+    if show_instead(options, HELP, EVALUATE):
         return 0
-    if options.hydra_help or options.cfg or options.info is not None:
-        from fsbench.cli.show import show
-
-        return show(options, EVALUATE)
     jobs = compose_jobs(
         options.overrides, multirun=options.multirun, config_dir=options.config_dir, primary=EVALUATE
     )  # fmt: skip

@@ -66,7 +66,7 @@ def _ended(arguments: list[str]) -> int:
 
 
 def _explained(met: BaseException, signals: AtOnce) -> FsbenchError | None:
-    """What is said of an exception that ends a command; None where it explains nothing and its traceback is needed."""
+    """The words for an exception that ends a command; None where it explains nothing and its traceback is needed."""
     if isinstance(met, Interrupted):
         return met
     # A signal may come out as another exception: where it came, some libraries take it for their own failure.

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsbench import __version__
-from fsbench.cli.flags import parse_composed
-from fsbench.config.compose import Job, compose_jobs, compose_text
+from fsbench.cli.flags import parse_composed, show_instead
+from fsbench.config.compose import Job, compose_jobs
 from fsbench.config.primary import SHARPNESS
 from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line
 from fsbench.lines import say, tell
@@ -60,7 +60,7 @@ With these choices:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it went with one network, and its lines for a reader.
+    """The measures of one network as they came out, and the lines for a reader.
 
     Status: `measured` (any of it), `already measured`, `refused` (all of it), `failed` (any of it), `not finished`.
     """
@@ -77,13 +77,8 @@ _STATUSES = ("measured", "already measured", "refused", "failed", "not finished"
 
 def main(arguments: Sequence[str]) -> int:
     options = parse_composed("fsbench sharpness", arguments)
-    if options.help:
-        print(HELP + compose_text(options.overrides, config_dir=options.config_dir, primary=SHARPNESS), end="")
+    if show_instead(options, HELP, SHARPNESS):
         return 0
-    if options.hydra_help or options.cfg or options.info is not None:
-        from fsbench.cli.show import show
-
-        return show(options, SHARPNESS)
     jobs = compose_jobs(
         options.overrides, multirun=options.multirun, config_dir=options.config_dir, primary=SHARPNESS
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What Hydra prints itself: --cfg, --info, --hydra-help and shell completion, without torch."""
+"""The flags that Hydra answers itself: --cfg, --info, --hydra-help and shell completion, without torch."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from fsbench.cli.flags import parse_composed
-from fsbench.config.compose import Job, compose_jobs, compose_text
+from fsbench.cli.flags import parse_composed, show_instead
+from fsbench.config.compose import Job, compose_jobs
 from fsbench.errors import FsbenchError, UsageError
 from fsbench.lines import say, tell
 from fsbench.runs.read import Unreadable
@@ -56,13 +56,8 @@ With these choices:
 
 def main(arguments: Sequence[str]) -> int:
     options = parse_composed("fsbench train", arguments)
-    if options.help:
-        print(HELP + compose_text(options.overrides, config_dir=options.config_dir), end="")
+    if show_instead(options, HELP):
         return 0
-    if options.hydra_help or options.cfg or options.info is not None:
-        from fsbench.cli.show import show
-
-        return show(options)
     if by_torchrun():
         from fsbench.cli.torchrun import main as one_of_several
 

@@ -255,7 +255,7 @@ class RunDirectory:
         return left
 
     def _written(self) -> tuple[Path, ...]:
-        """What tells a run comes last, so that a removal that was broken off is taken up again."""
+        """Files of a run; the status comes last, so that a removal that was broken off is taken up again."""
         return (self.metrics, self.summary, self.model, self.provenance, self.log, self.traceback, self.checkpoint,
                 self.sharpness, self.status_file)  # fmt: skip
 

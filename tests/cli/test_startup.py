@@ -25,6 +25,9 @@ LINES = {
     "evaluate-help": ["evaluate", "--help", "dataset=mnist"],
     "evaluate-bad-input": ["evaluate", "run=nowhere"],
     "runs": ["runs", "."],
+    "runs-help": ["runs", "--help"],
+    "plot-help": ["plot", "--help"],
+    "plot-bad-input": ["plot", "--x", "epoch", "--y", "lr", "-o", "x"],
     "runs-bad-input": ["runs", "--status", "x"],
     "bad-input": ["train", "optimizer.lr=foo"],
 }
@@ -67,7 +70,7 @@ def test_within_a_second(arguments) -> None:
 
 
 COMPLETIONS = {
-    "commands": ("fsbench ", {"train", "table", "list", "rerun", "runs", "evaluate"}),
+    "commands": ("fsbench ", {"train", "table", "list", "rerun", "runs", "evaluate", "plot"}),
     "command-prefix": ("fsbench t", {"train", "table"}),
     "choice": ("fsbench train optimizer=f", {"optimizer=fsam", "optimizer=fisher_trace"}),
     "with-flag": ("fsbench train -m optimizer=fsa", {"optimizer=fsam"}),
@@ -85,6 +88,8 @@ COMPLETIONS = {
     "evaluate-key": ("fsbench evaluate sp", {"split="}),
     "evaluate-data-set": ("fsbench evaluate run=x dataset=fo", {"dataset=folder"}),
     "evaluate-run": ("fsbench evaluate run=runs/", {"run=runs/a"}),
+    "runs-directory": ("fsbench runs ru", {"runs/"}),
+    "rerun-directory": ("fsbench rerun runs/", {"runs/a", "runs/b/"}),
     "sharpness-run": ("fsbench sharpness run=ru", {"run=runs/"}),
     "sharpness-run-below": ("fsbench sharpness run=runs/", {"run=runs/a", "run=runs/b/"}),
 }
