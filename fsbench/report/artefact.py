@@ -118,7 +118,7 @@ def render(artefact: Artefact, runs: pd.DataFrame, caption: Sequence[str]) -> tu
 
 
 def _fitted(runs: pd.DataFrame) -> list[str]:
-    """How well the runs are fitted, which sharpness at a minimum takes for granted."""
+    """A sentence on how well the runs are fitted, which sharpness at a minimum takes for granted."""
     if "train_accuracy" not in runs or (known := runs["train_accuracy"].dropna()).empty:
         return []
     low, middle = 100 * known.min(), 100 * known.median()
