@@ -125,7 +125,7 @@ def _without_runs(roots: list[Path]) -> str:
 
 
 def _command(rows: list[dict[str, Any]], columns: list[str], *, listed: bool = False) -> str:
-    """The command that measures the columns for all runs beside these, or, `listed`, for these alone if they are few."""
+    """The command that measures the columns for all runs beside these; `listed`: for these alone if they are few."""
     parents = sorted({str(Path(row["run"]).parent) for row in rows})
     patterns = ",".join(f"{parent}/*" for parent in parents)
     runs = f"'run=glob({patterns if len(parents) == 1 else f'[{patterns}]'})'"
