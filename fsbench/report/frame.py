@@ -65,7 +65,7 @@ def unfold(runs: pd.DataFrame, axis: str, results: Iterable[str]) -> pd.DataFram
     return pd.concat(parts).sort_index(kind="stable") if parts else runs.assign(**{axis: "-"})
 
 
-def cells(artefact: Artefact, runs: pd.DataFrame) -> pd.DataFrame:
+def cell_frame(artefact: Artefact, runs: pd.DataFrame) -> pd.DataFrame:
     """One line per result and cell, in the unit of its label: what the artefact's CSV holds.
 
     Columns: the axes, `result`, `label`, `n` runs that have the result of those `planned`, their `mean` and sample
