@@ -42,26 +42,13 @@ def main(arguments: Sequence[str]) -> int:
             raise UsageError(option, given, "names nothing; see fsbench table --help")
     conditioned = [condition.partition("=")[0] for condition in options.where]
     records = read_records(options.runs, asked=[*by, *columns, *conditioned])
-    rows = records.rows
-    for condition in options.where:
-        key, equals, value = condition.partition("=")
-        if not equals:
-            raise UsageError("--where", condition, "must read KEY=VALUE")
-        if rows and not any(key in row for row in rows):
-            _refuse_short_name("--where", key, condition)
-            if measure_of(key) is not None:
-                raise UsageError("--where", condition, f"no run was measured; {_command(rows, [key])} does it")
-            raise UsageError("--where", condition, f"no run has such a key{did_you_mean(key, rows[0])}")
-        rows = [row for row in rows if _matches(row.get(key), value)]
+    rows = _chosen(records.rows, options.where)
     left_out = ", ".join(f"{count} {status}" for status, count in sorted(records.unfinished.items()))
+    if not rows and records.rows:
+        raise UsageError("--where", " ".join(options.where), f"none of {len(records.rows)} finished runs is like that")
     if not rows:
-        if records.rows:
-            raise UsageError(
-                "--where", " ".join(options.where), f"none of {len(records.rows)} finished runs is like that"
-            )
-        where = " ".join(map(str, options.runs))
         problem = "no finished run there" + (f" ({left_out})" if left_out else "")
-        raise UsageError("runs", where, problem + _without_runs(options.runs))
+        raise UsageError("runs", " ".join(map(str, options.runs)), problem + _without_runs(options.runs))
     for name in by:
         _refuse_short_name("--by", name, name)
         if measure_of(name) is not None:
@@ -100,6 +87,21 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _chosen(rows: list[dict[str, Any]], conditions: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows that meet all conditions `KEY=VALUE`. Raises UsageError where no run has such a key."""
+    for condition in conditions:
+        key, equals, value = condition.partition("=")
+        if not equals:
+            raise UsageError("--where", condition, "must read KEY=VALUE")
+        if rows and not any(key in row for row in rows):
+            _refuse_short_name("--where", key, condition)
+            if measure_of(key) is not None:
+                raise UsageError("--where", condition, f"no run was measured; {_command(rows, [key])} does it")
+            raise UsageError("--where", condition, f"no run has such a key{did_you_mean(key, rows[0])}")
+        rows = [row for row in rows if _matches(row.get(key), value)]
+    return rows
+
+
 def _shown(settings: dict[str, list[str]]) -> str:
     return "; ".join(f"{key} ({', '.join(values)})" for key, values in settings.items())
 
@@ -123,7 +125,7 @@ def _without_runs(roots: list[Path]) -> str:
 
 
 def _command(rows: list[dict[str, Any]], columns: list[str], *, listed: bool = False) -> str:
-    """What measures the columns for all runs beside these, or, `listed`, for these alone if they are few."""
+    """The command that measures the columns for all runs beside these; `listed`: for these alone if they are few."""
     parents = sorted({str(Path(row["run"]).parent) for row in rows})
     patterns = ",".join(f"{parent}/*" for parent in parents)
     runs = f"'run=glob({patterns if len(parents) == 1 else f'[{patterns}]'})'"
@@ -147,8 +149,8 @@ def _names(text: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
-def _matches(value: object, wanted: str) -> bool:
+def _matches(value: Any, wanted: str) -> bool:
     try:
-        return float(value) == float(wanted)  # type: ignore[arg-type]
+        return float(value) == float(wanted)
     except (TypeError, ValueError):
         return str(value).lower() == wanted.lower() or (value is None and wanted == "null")

@@ -17,7 +17,7 @@ SCALES = ("paper", "small", "tiny")
 
 @dataclass(frozen=True)
 class Scale:
-    """What is cut from the artefact as published.
+    """The cuts of an artefact against the published one.
 
     Args:
         axes: values that take the place of an axis's own (other models, fewer ratios, another data set).

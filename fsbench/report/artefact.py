@@ -12,7 +12,7 @@ import pandas as pd
 
 from fsbench.papers.artefact import Artefact, Lines, Scatter, Table
 from fsbench.report.figures import dot_figure, line_figure, scatter_figure
-from fsbench.report.frame import cells, correlations, gaps, groups, results_of, unfold
+from fsbench.report.frame import cell_frame, correlations, gaps, groups, results_of, unfold
 from fsbench.report.style import save
 from fsbench.report.table import (
     HOW_TO_READ_ORDER,
@@ -118,7 +118,7 @@ def render(artefact: Artefact, runs: pd.DataFrame, caption: Sequence[str]) -> tu
 
 
 def _fitted(runs: pd.DataFrame) -> list[str]:
-    """How well the runs are fitted, which sharpness at a minimum takes for granted."""
+    """A sentence on how well the runs are fitted, which sharpness at a minimum takes for granted."""
     if "train_accuracy" not in runs or (known := runs["train_accuracy"].dropna()).empty:
         return []
     low, middle = 100 * known.min(), 100 * known.median()
@@ -126,7 +126,7 @@ def _fitted(runs: pd.DataFrame) -> list[str]:
 
 
 def _table(artefact: Artefact, shows: Table, runs: pd.DataFrame) -> Parts:
-    frame = cells(artefact, runs)
+    frame = cell_frame(artefact, runs)
     # An axis that the form leaves out still is a row: cells are never mixed.
     rows = [*_left_out(artefact, frame, [*shows.rows, shows.columns]), *shows.rows]
     parts = Parts(
@@ -144,7 +144,7 @@ def _table(artefact: Artefact, shows: Table, runs: pd.DataFrame) -> Parts:
 
 
 def _lines(artefact: Artefact, shows: Lines, runs: pd.DataFrame) -> Parts:
-    frame = cells(artefact, runs)
+    frame = cell_frame(artefact, runs)
     outer = _left_out(artefact, frame, [shows.x, shows.lines])
     figure = line_figure(frame, shows, outer)
     band = ["In the figure bands, or bars, are one standard deviation wide to either side"] if figure else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -42,21 +42,21 @@ def dot_figure(cells: pd.DataFrame, rows: Sequence[str], column: str) -> Figure 
         return None
     looks = styles(in_order(cells[column]))
     outer, last = list(rows[:-1]), rows[-1] if rows else None
-    panels = list(groups(cells, [*outer, "result"]))
-    names = [[""] if last is None else in_order(part[last]) for _, part in panels]
-    across = _side_by_side(len(panels))
+    parts = list(groups(cells, [*outer, "result"]))
+    names = [[""] if last is None else in_order(part[last]) for _, part in parts]
+    across = _across(len(parts))
+
+    def draw(axes: Axes, i: int, part: pd.DataFrame) -> None:
+        _dots(axes, part, names[i], last, column, looks)
+        axes.set_xlabel(part["label"].iloc[0])
+        if i % across and names[i] == names[i - 1]:
+            axes.tick_params(axis="y", labelleft=False)
+        if last is not None and i % across == 0:
+            axes.set_ylabel(axis_title(last))
+
     with style():
-        height = 0.55 + max(map(len, names)) * (_METHOD * len(looks) + _BETWEEN)
-        drawn, axes = _panel_grid(len(panels), across, max(1.2, height))
-        for i, (_, part) in enumerate(panels):
-            _dots(axes[i], part, names[i], last, column, looks)
-            axes[i].set_xlabel(part["label"].iloc[0])
-            _tidy_ticks(axes[i])
-            if i % across and names[i] == names[i - 1]:
-                axes[i].tick_params(axis="y", labelleft=False)
-            if last is not None and i % across == 0:
-                axes[i].set_ylabel(axis_title(last))
-        _mark(axes, [where for where, _ in panels], outer)
+        height = max(1.2, 0.55 + max(map(len, names)) * (_METHOD * len(looks) + _BETWEEN))
+        drawn = _panels(parts, across, height, draw, outer)
         legend_above(drawn, _handles(column, {name: look.points() for name, look in looks.items()}, cells))
     return drawn
 
@@ -101,16 +101,15 @@ def line_figure(cells: pd.DataFrame, shows: Lines, rows: Sequence[str]) -> Figur
     if not np.isfinite(cells["mean"]).any():
         return None
     looks = styles(in_order(cells[shows.lines]) if shows.lines else ["measured"])
-    panels = list(groups(cells, [*rows, "result"]))
-    own_row = len(panels) > len(shows.panels) > 1 and len(shows.panels) <= 3
-    across = len(shows.panels) if own_row else _side_by_side(len(panels))
+    parts = list(groups(cells, [*rows, "result"]))
+    across = _across(len(parts), len(shows.panels))
+
+    def draw(axes: Axes, i: int, part: pd.DataFrame) -> None:
+        _lines(axes, part, shows, in_order(cells[shows.x]), looks, across)
+        axes.set_ylabel(_wrapped(part["label"].iloc[0]))
+
     with style():
-        drawn, axes = _panel_grid(len(panels), across, 2.1)
-        for i, (_, part) in enumerate(panels):
-            _lines(axes[i], part, shows, in_order(cells[shows.x]), looks, across)
-            _tidy_ticks(axes[i])
-            axes[i].set_ylabel(_wrapped(part["label"].iloc[0]))
-        _mark(axes, [where for where, _ in panels], rows)
+        drawn = _panels(parts, across, 2.1, draw, rows)
         drawn.align_ylabels()
         handles = _handles(shows.lines, {name: look.line() for name, look in looks.items()}, cells)
         if shows.lines or len(handles) > 1:
@@ -164,44 +163,43 @@ def scatter_figure(runs: pd.DataFrame, fits: pd.DataFrame, shows: Scatter, decla
         fits: correlation of each panel, row by row.
         declared: values of the colouring axis, in order.
     """
-    panels = []
+    parts = []
     for where, part in groups(runs, shows.panels, sort=False):
         for measure, label in shows.measures:
             points = part[np.isfinite(part[shows.x]) & np.isfinite(part[measure])]
             x, y = unit_scale(shows.x_label) * points[shows.x], unit_scale(label) * points[measure]
-            panels.append((where, label, pd.DataFrame({"x": x, "y": y, "colour": points[shows.colour]})))
-    found = list(dict.fromkeys(name for _, _, points in panels for name in points["colour"]))
+            parts.append((where | {"label": label}, pd.DataFrame({"x": x, "y": y, "colour": points[shows.colour]})))
+    found = list(dict.fromkeys(name for _, points in parts for name in points["colour"]))
     if not found:
         return None
     names = [name for name in declared if name in found] if set(found) <= set(declared) else found
-    rows = len(panels) // len(shows.measures)
-    across = len(shows.measures) if rows > 1 and 1 < len(shows.measures) <= 3 else _side_by_side(len(panels))
-    looks: dict[str, dict[str, Any]]
+    scale, looks = None, {name: look.points() for name, look in styles(names).items()}
+    if len(names) > 1 and all(number(name) is not None for name in names):
+        scale = _colour_scale([float(name) for name in names])
+        colours = {name: scale.to_rgba(np.asarray(float(name))) for name in names}
+        looks = {name: {"linestyle": "none", "marker": "o", "color": colour} for name, colour in colours.items()}
+
+    def draw(axes: Axes, i: int, points: pd.DataFrame) -> None:
+        for name in names:
+            here = points[points["colour"] == name]
+            if len(here):
+                axes.plot(here["x"], here["y"], **looks[name], markeredgecolor="white", markeredgewidth=0.3)
+        axes.set_xlabel(shows.x_label)
+        axes.set_ylabel(_wrapped(parts[i][0]["label"]))
+        if len(points):
+            axes.set_ylim(_limits(points["y"], points["y"], axes.set_yscale))
+            axes.set_xlim(_with_room(points["x"], False))
+
     with style():
-        drawn, axes = _panel_grid(len(panels), across, 2.2)
-        if len(names) > 1 and all(number(name) is not None for name in names):
-            scale = _colour_scale([float(name) for name in names])
-            colours = {name: scale.to_rgba(np.asarray(float(name))) for name in names}
-            looks = {name: {"linestyle": "none", "marker": "o", "color": colour} for name, colour in colours.items()}
-            bar = drawn.colorbar(scale, ax=axes, aspect=30, pad=0.02, shrink=0.9)
+        below = [_correlation(fit) for fit in fits.to_dict("records")]
+        across = _across(len(parts), len(shows.measures))
+        drawn = _panels(parts, across, 2.2, draw, shows.panels, below)
+        if scale is not None:
+            bar = drawn.colorbar(scale, ax=drawn.axes, aspect=30, pad=0.02, shrink=0.9)
             bar.set_label(axis_title(shows.colour))
             bar.outline.set_linewidth(0.6)
         else:
-            looks = {name: look.points() for name, look in styles(names).items()}
             legend_above(drawn, _handles(shows.colour, looks, None))
-        for i, (_, label, points) in enumerate(panels):
-            for name in names:
-                here = points[points["colour"] == name]
-                if len(here):
-                    axes[i].plot(here["x"], here["y"], **looks[name], markeredgecolor="white", markeredgewidth=0.3)
-            axes[i].set_xlabel(shows.x_label)
-            axes[i].set_ylabel(_wrapped(label))
-            if len(points):
-                axes[i].set_ylim(_limits(points["y"], points["y"], axes[i].set_yscale))
-                axes[i].set_xlim(_with_room(points["x"], False))
-            _tidy_ticks(axes[i])
-        correlations = [_correlation(line) for line in fits.to_dict("records")]
-        _mark(axes, [where for where, _, _ in panels], shows.panels, correlations)
         drawn.align_ylabels()
     return drawn
 
@@ -228,38 +226,43 @@ def _colour_scale(values: Sequence[float]) -> ScalarMappable:
 # --- panels ---
 
 
-def _side_by_side(panels: int) -> int:
-    """How many panels stand in a row: all of them up to three, else as many as make full rows."""
+def _across(panels: int, together: int = 1) -> int:
+    """Panels that stand in a row: two or three that belong together, all up to three, else as many as fill rows."""
+    if panels > together and together in (2, 3):
+        return together
     return panels if panels <= 3 else next((columns for columns in (3, 2) if panels % columns == 0), 3)
 
 
-def _panel_grid(panels: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of a column's or the page's width with that many panels, row by row.
+def _panels(
+    parts: Sequence[tuple[Mapping[str, str], pd.DataFrame]],
+    across: int,
+    height: float,
+    draw: Callable[[Axes, int, pd.DataFrame], None],
+    by: Sequence[str],
+    below: Sequence[str] | None = None,
+) -> Figure:
+    """A figure of a column's or the page's width with a panel for each part, row by row.
+
+    Over the left corner of each panel are its letter, and its values of those axes in which panels differ.
 
     Args:
         height: of one row of panels, in inches; the legend's comes on top.
-    """
-    rows = -(-panels // columns)
-    drawn = figure(COLUMN if columns == 1 else PAGE, rows * height + 0.3)
-    return drawn, [drawn.add_subplot(rows, columns, i + 1) for i in range(panels)]
-
-
-def _mark(
-    axes: Sequence[Axes], wheres: Sequence[Mapping[str, str]], by: Sequence[str], below: Sequence[str] | None = None
-) -> None:
-    """Write over the left corner of each panel its letter, and its values of those axes in which panels differ.
-
-    Args:
+        by: axes that panels may differ in.
         below: a text for each panel, under these values, or behind the letter where there are none.
     """
-    differing = [axis for axis in by if len({where[axis] for where in wheres}) > 1]
-    for i, (panel, where) in enumerate(zip(axes, wheres, strict=True)):
-        letter = f"({chr(ord('a') + i % 26)}) " if len(axes) > 1 else ""
+    rows = -(-len(parts) // across)
+    drawn = figure(COLUMN if across == 1 else PAGE, rows * height + 0.3)
+    differing = [axis for axis in by if len({where[axis] for where, _ in parts}) > 1]
+    for i, (where, part) in enumerate(parts):
+        axes = drawn.add_subplot(rows, across, i + 1)
+        draw(axes, i, part)
+        _tidy_ticks(axes)
+        letter = f"({chr(ord('a') + i % 26)}) " if len(parts) > 1 else ""
         mark = letter + ", ".join(value_words(where[axis]) for axis in differing)
-        if below is not None:
-            mark += ("\n" if differing else "") + below[i]
+        mark += ("\n" if differing else "") + below[i] if below is not None else ""
         if mark:
-            panel.set_title(mark.rstrip(), loc="left")
+            axes.set_title(mark.rstrip(), loc="left")
+    return drawn
 
 
 def _handles(axis: str | None, looks: Mapping[str, dict[str, Any]], cells: pd.DataFrame | None) -> list[Artist]:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from fsbench.papers.artefact import Artefact, Lines, Scatter, Table
 from fsbench.papers.collect import read
-from fsbench.report.statistics import difference, mean_std, pearson
+from fsbench.report.statistics import NO_DIFFERENCE, difference, mean_std, pearson
 from fsbench.report.text import number, unit_scale
 
 # Cells that are named for one reason; a table that was only begun would fill pages otherwise.
@@ -65,13 +65,13 @@ def unfold(runs: pd.DataFrame, axis: str, results: Iterable[str]) -> pd.DataFram
     return pd.concat(parts).sort_index(kind="stable") if parts else runs.assign(**{axis: "-"})
 
 
-def cells(artefact: Artefact, runs: pd.DataFrame) -> pd.DataFrame:
+def cell_frame(artefact: Artefact, runs: pd.DataFrame) -> pd.DataFrame:
     """One line per result and cell, in the unit of its label: what the artefact's CSV holds.
 
     Columns: the axes, `result`, `label`, `n` runs that have the result of those `planned`, their `mean` and sample
     standard deviation `std`, `published_mean`, `published_std` and `difference`, measured less published; of a table
     also the difference to the cell of its `baseline` and the test of it. Axes and results are categories in their
-    declared order. The last one, `by_seed`, has the values, and is not in the CSV.
+    declared order. `by_seed`, the values, is not in the CSV.
     """
     shows, labels = artefact.shows, results_of(artefact.shows)
     axes = [*artefact.axes, *([shows.x] if isinstance(shows, Lines) and shows.x not in artefact.axes else [])]
@@ -94,13 +94,11 @@ def cells(artefact: Artefact, runs: pd.DataFrame) -> pd.DataFrame:
         for line in lines.values():
             base = lines.get(tuple({**line, shows.columns: shows.baseline}[axis] for axis in [*axes, "result"]))
             both = base is not None and base is not line and line["n"] and base["n"]
-            tested = difference(line["by_seed"], base["by_seed"]) if base and both else None
+            tested = difference(line["by_seed"], base["by_seed"]) if base and both else NO_DIFFERENCE
             line |= {
-                "baseline": shows.baseline if tested else "",
-                "baseline_difference": tested.value if tested else math.nan,
-                "test": tested.test if tested else "",
-                "p": tested.p if tested else math.nan,
-            }
+                "baseline": shows.baseline if both else "", "baseline_difference": tested.value, "test": tested.test,
+                "p": tested.p,
+            }  # fmt: skip
     frame = pd.DataFrame(lines.values())
     declared = {**artefact.axes, "result": tuple(labels)}
     for axis in [*axes, "result"]:

@@ -117,8 +117,9 @@ def mixed_settings(
     """
     within: Mixed = {}
     across: Mixed = {}
+    averaged = _averaged(rows, by)
     for column in columns:
-        for members in _averaged(rows, by):
+        for members in averaged:
             for key, values in _differing(_with_value(members, column, measured)).items():
                 known = within.setdefault(column, {}).setdefault(key, [])
                 known += sorted(values - set(known), key=_by_size)

@@ -30,6 +30,9 @@ class Difference:
         return self.p <= LEVEL
 
 
+NO_DIFFERENCE = Difference(math.nan, math.nan, "", "")
+
+
 @dataclass(frozen=True)
 class Correlation:
     """Pearson's correlation with its 95 % interval (Fisher's z); NaN where there are too few points."""

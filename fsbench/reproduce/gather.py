@@ -77,7 +77,7 @@ def _results(plan: Plan, run: PlannedRun) -> tuple[dict[str, float], str]:
 
 
 def derived(results: Mapping[str, float | None]) -> dict[str, float]:
-    """What follows from the results and measures of a run, by name.
+    """Results that papers print and runs do not record as such, from the results and measures of a run.
 
     `test_error` is 1 - `test_accuracy`, and so for every accuracy of a split; `top5_generalization_gap` is the gap of
     top-5 accuracies; `half_fisher_log_determinant` is gamma-hat as the code of jia2020 returns it: the sum of ln

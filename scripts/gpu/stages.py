@@ -114,7 +114,7 @@ FULL = Size(
 SMALL = ("model=mlp", "model.widths=[8]")
 TINY = Size(
     label="rehearsal",
-    tests=("tests/report/test_escape.py",),
+    tests=("tests/report/test_text.py",),
     step=("--networks", "resnet20", "--methods", "SGD,SAM,Fisher trace M=8", "--precisions", "bf16,fp32",
           "--forms", "plain,recorded", "--rounds", "1", "--batch", "2", "--pixels", "16"),
     overrides=SMALL,

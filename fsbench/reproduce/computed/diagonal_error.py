@@ -1,4 +1,4 @@
-"""How far the two published approximations of diag H are from it: Ibayashi et al. 2021, fig. 3."""
+"""Errors of the two published approximations of diag H: Ibayashi et al. 2021, fig. 3."""
 
 from __future__ import annotations
 
