@@ -113,9 +113,8 @@ def test_it_measures_as_the_command_does(capsys) -> None:
 
 
 def test_what_is_refused_and_what_fails(monkeypatch, capsys) -> None:
-    from fsbench.sharpness.refused import Refused
-
     from fsbench import sharpness
+    from fsbench.sharpness.estimate import Refused
 
     def refused(risk, **_):
         raise Refused("it has no such layers")
