@@ -19,12 +19,12 @@ from fsbench.papers import add_papers, artefacts
 from fsbench.papers.artefact import SCALES, Artefact, Computed
 from fsbench.reproduce.computed_artefact import compute, computed_cuts, is_computed, options_of
 from fsbench.reproduce.cost import Estimator
+from fsbench.reproduce.gather import write_artefact
 from fsbench.reproduce.listing import list_lines, plan_lines, summary
 from fsbench.reproduce.plan import Plan, deciding, make_plan
 from fsbench.reproduce.provenance import refuse_smaller, without_places
 from fsbench.reproduce.request import Request, read_request
 from fsbench.reproduce.run import Outcome, Task, missing_tasks
-from fsbench.reproduce.write import write_artefact
 from fsbench.runs.directory import refuse_unwritable
 from fsbench.training.stop_signal import at_once, stop_signal
 

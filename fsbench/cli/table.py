@@ -29,12 +29,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--by", default="dataset,model,optimizer", help="keys of a line (default: %(default)s)")
     parser.add_argument("--columns", default=_COLUMNS, help="results to show (default: %(default)s)")
     parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this value")
-    parser.add_argument("--format", default="markdown", choices=["markdown", "csv", "latex"])
+    parser.add_argument("--format", default="markdown", choices=["markdown", "csv", "latex", "json"])
     options = parser.parse_intermixed_args(list(arguments))
 
-    from fsbench.report.aggregate import aggregate, mixed_keys
-    from fsbench.report.formats import FORMATS
-    from fsbench.report.measured import gauss_newton, lacking, mixed_settings, refusals
+    from fsbench.report.runs_table import aggregate, formatted, lacking, mixed_keys, mixed_settings, substitutes
     from fsbench.runs.records import read_records
 
     by = _names(options.by)
@@ -44,26 +42,13 @@ def main(arguments: Sequence[str]) -> int:
             raise UsageError(option, given, "names nothing; see fsbench table --help")
     conditioned = [condition.partition("=")[0] for condition in options.where]
     records = read_records(options.runs, asked=[*by, *columns, *conditioned])
-    rows = records.rows
-    for condition in options.where:
-        key, equals, value = condition.partition("=")
-        if not equals:
-            raise UsageError("--where", condition, "must read KEY=VALUE")
-        if rows and not any(key in row for row in rows):
-            _refuse_short_name("--where", key, condition)
-            if measure_of(key) is not None:
-                raise UsageError("--where", condition, f"no run was measured; {_command(rows, [key])} does it")
-            raise UsageError("--where", condition, f"no run has such a key{did_you_mean(key, rows[0])}")
-        rows = [row for row in rows if _matches(row.get(key), value)]
+    rows = _chosen(records.rows, options.where)
     left_out = ", ".join(f"{count} {status}" for status, count in sorted(records.unfinished.items()))
+    if not rows and records.rows:
+        raise UsageError("--where", " ".join(options.where), f"none of {len(records.rows)} finished runs is like that")
     if not rows:
-        if records.rows:
-            raise UsageError(
-                "--where", " ".join(options.where), f"none of {len(records.rows)} finished runs is like that"
-            )
-        where = " ".join(map(str, options.runs))
         problem = "no finished run there" + (f" ({left_out})" if left_out else "")
-        raise UsageError("runs", where, problem + _without_runs(options.runs))
+        raise UsageError("runs", " ".join(map(str, options.runs)), problem + _without_runs(options.runs))
     for name in by:
         _refuse_short_name("--by", name, name)
         if measure_of(name) is not None:
@@ -77,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
             command = _command(rows, [name], listed=bool(options.where))
             raise UsageError("--columns", name, f"no run was measured; {command} does it")
     known = [measure.column for measure in MEASURES.values() if measure.has(measure.column)]
-    print(printable(FORMATS[options.format](aggregate(rows, by, columns, known), by, columns)), end="")
+    print(printable(formatted(aggregate(rows, by, columns, known), options.format, by, columns)), end="")
     for key, values in mixed_keys(rows, by, records.choices, records.configuration).items():
         tell(f"note: a line averages runs that differ in {key} ({', '.join(values)}); add it to --by")
     within, across = mixed_settings(rows, by, measures, records.measured)
@@ -85,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
         tell(f"note: a line averages {name} measured with different settings: {_shown(settings)}")
     for name, settings in across.items():
         tell(f"note: {name}: lines were measured with different settings: {_shown(settings)}")
-    for line in [*gauss_newton(rows, measures, records.measured), *refusals(rows, measures, records.measured)]:
+    for line in substitutes(rows, measures, records.measured):
         tell(f"note: {shortened(line)}")
     if absent:
         shown = ", ".join(f"{count} of {len(rows)} runs lack {name}" for name, count in absent.items())
@@ -100,6 +85,21 @@ def main(arguments: Sequence[str]) -> int:
     if left_out:
         tell(f"note: runs left out because they are not finished: {left_out}")
     return 0
+
+
+def _chosen(rows: list[dict[str, Any]], conditions: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows that meet all conditions `KEY=VALUE`. Raises UsageError where no run has such a key."""
+    for condition in conditions:
+        key, equals, value = condition.partition("=")
+        if not equals:
+            raise UsageError("--where", condition, "must read KEY=VALUE")
+        if rows and not any(key in row for row in rows):
+            _refuse_short_name("--where", key, condition)
+            if measure_of(key) is not None:
+                raise UsageError("--where", condition, f"no run was measured; {_command(rows, [key])} does it")
+            raise UsageError("--where", condition, f"no run has such a key{did_you_mean(key, rows[0])}")
+        rows = [row for row in rows if _matches(row.get(key), value)]
+    return rows
 
 
 def _shown(settings: dict[str, list[str]]) -> str:
@@ -125,7 +125,7 @@ def _without_runs(roots: list[Path]) -> str:
 
 
 def _command(rows: list[dict[str, Any]], columns: list[str], *, listed: bool = False) -> str:
-    """What measures the columns for all runs beside these, or, `listed`, for these alone if they are few."""
+    """The command that measures the columns for all runs beside these; `listed`: for these alone if they are few."""
     parents = sorted({str(Path(row["run"]).parent) for row in rows})
     patterns = ",".join(f"{parent}/*" for parent in parents)
     runs = f"'run=glob({patterns if len(parents) == 1 else f'[{patterns}]'})'"
@@ -149,8 +149,8 @@ def _names(text: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
-def _matches(value: object, wanted: str) -> bool:
+def _matches(value: Any, wanted: str) -> bool:
     try:
-        return float(value) == float(wanted)  # type: ignore[arg-type]
+        return float(value) == float(wanted)
     except (TypeError, ValueError):
         return str(value).lower() == wanted.lower() or (value is None and wanted == "null")

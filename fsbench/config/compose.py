@@ -84,6 +84,9 @@ class Composer:
         from hydra import initialize_config_dir
         from hydra.core.global_hydra import GlobalHydra
 
+        from fsbench.config.component import offer
+
+        offer()
         if config_dir is not None and not Path(config_dir).is_dir():
             raise UsageError("--config-dir", config_dir, "no such directory")
         # Quoted, since a path may hold characters of the override grammar.
@@ -225,6 +228,8 @@ class Composer:
         from hydra.types import RunMode
         from omegaconf import open_dict
 
+        from fsbench.config.component import components
+
         merged = self._loader.load_configuration(primary.name, list(chosen), RunMode.RUN, from_shell=False)
         choices = {
             group: choice
@@ -233,6 +238,8 @@ class Composer:
         }
         with open_dict(merged):
             merged.pop("hydra")
+            for name, measure in components("measure").items() if primary.takes_measures else ():
+                merged[name] = {key: value for key, value in measure.as_node().items() if key != "name"}
         return pickle.dumps(merged), choices
 
     def _options(self, group: str, kind: ObjectType | None, places: tuple[str, ...] = ()) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from fsbench.config.compose import Job
-from fsbench.config.executor import AnyExecutor, SerialOptions, SlurmOptions
+from fsbench.config.executor import ExecutorOptions, RayOptions, SerialOptions, SlurmOptions
 from fsbench.errors import FsbenchError, UsageError
 from fsbench.lines import tell
 from fsbench.runs.directory import RunDirectory, RunIsBusy
@@ -153,7 +153,7 @@ def wait_for_lock(directory: RunDirectory, stop: StopSignal, patience: float) ->
         time.sleep(0.2)
 
 
-def build_executor(options: AnyExecutor, *, device: str, runs_dir: Path, stop: StopSignal) -> Executor:
+def build_executor(options: ExecutorOptions, *, device: str, runs_dir: Path, stop: StopSignal) -> Executor:
     """The executor asked for; what it needs is imported here.
 
     Args:
@@ -174,5 +174,6 @@ def build_executor(options: AnyExecutor, *, device: str, runs_dir: Path, stop: S
     else:
         from fsbench.executors.ray_engine import RayEngine
 
+        assert isinstance(options, RayOptions)
         engine = RayEngine(options, device)
     return PooledExecutor(engine, options.cpus, options.retries, stop)

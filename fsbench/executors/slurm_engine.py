@@ -21,7 +21,7 @@ import fsbench
 from fsbench.config.executor import SlurmOptions
 from fsbench.errors import FsbenchError, UsageError, first_line
 from fsbench.executors.pooled import Call, Returned, WorkerLost, carry_out, needed
-from fsbench.runs.cores import available_cores
+from fsbench.runs.provenance import available_cores
 
 # SLURM's own default limit of an array.
 _ARRAY = 1000

@@ -1,7 +1,7 @@
 """A table or figure of a paper as data: what is run, what is read off, and what was published.
 
 Results go by the names that tables have for them (`test_accuracy`, `minimum_sharpness`), and by those of
-`fsbench.papers.derived` (`test_error`).
+`fsbench.reproduce.gather.derived` (`test_error`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SCALES = ("paper", "small", "tiny")
 
 @dataclass(frozen=True)
 class Scale:
-    """What is cut from the artefact as published.
+    """The cuts of an artefact against the published one.
 
     Args:
         axes: values that take the place of an axis's own (other models, fewer ratios, another data set).

@@ -1,13 +1,19 @@
-"""All artefacts: the tuples `ARTEFACTS` of the files in a directory, one file for each paper."""
+"""All artefacts, and what they print.
+
+A paper is a file with a tuple `ARTEFACTS`; what papers print lies in `numbers/*.csv` beside them, as published,
+misprints included.
+"""
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from fsbench.errors import UsageError, first_line
-from fsbench.papers.artefact import Artefact, Computed
+from fsbench.papers.artefact import Artefact, Computed, Published
 
 _OWN = Path(__file__).resolve().parent
 # The files of each directory that were read, in the order in which the directories were added.
@@ -29,11 +35,6 @@ def artefacts() -> dict[str, Artefact | Computed]:
                     raise UsageError("papers", directory, f"{one.name} is there already")
                 found[one.name] = one
     return found
-
-
-def directories() -> list[Path]:
-    """Where papers, and the numbers that they print, come from."""
-    return [_OWN, *(directory for directory in _papers if directory != _OWN)]
 
 
 def add_papers(directory: Path) -> None:
@@ -82,3 +83,39 @@ def _module(path: Path, place: Path) -> ModuleType:
         if not one.name.startswith(f"{path.stem}/"):
             raise UsageError("papers", place, f"{path.name}: {one.name} has to be called {path.stem}/...")
     return module
+
+
+def rows(file: str) -> list[dict[str, str]]:
+    """The rows of a file as they stand there.
+
+    Raises:
+        UsageError: no paper brings such a file.
+    """
+    for directory in [_OWN, *(directory for directory in _papers if directory != _OWN)]:
+        if (path := directory / "numbers" / file).is_file():
+            with path.open(encoding="utf-8", newline="") as text:
+                return list(csv.DictReader(text))
+    raise UsageError("numbers", file, "no paper brings such a file")
+
+
+def read(published: Published) -> list[dict[str, Any]]:
+    """The published numbers that are meant, by the axis values of their cells.
+
+    Returns a row for each: the axes of `published.columns` with values as on the command line, `mean` and `std` (None
+    where none was published) in the file's unit, and `unit`.
+
+    Raises:
+        UsageError: there is no such file, or it lacks a column.
+    """
+    by_file = {name: value for value, name in published.names.items()}
+    found: list[dict[str, Any]] = []
+    for row in rows(published.file):
+        for column in (*published.columns.values(), *published.where, "mean"):
+            if column not in row:
+                raise UsageError("numbers", published.file, f"has no column {column}")
+        if any(row[column] != wanted for column, wanted in published.where.items()):
+            continue
+        where = {axis: by_file.get(row[column], row[column]) for axis, column in published.columns.items()}
+        std = float(row["std"]) if row.get("std") else None
+        found.append({**where, "mean": float(row["mean"]), "std": std, "unit": published.unit})
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fsbench.papers.artefact import Artefact, Computed, Scale, Scatter
 
 # "Labels are partially shuffled with ratios {0.0, 0.1, ..., 1.0}"
@@ -17,17 +19,29 @@ NOTES = (
 )
 
 
-def sharpness_against_gap() -> Scatter:
-    """Both measures of every run against its generalization gap."""
-    return Scatter(
-        x="generalization_gap",
-        x_label="Generalization gap, train - test accuracy (%)",
-        measures=(
-            ("minimum_sharpness", "Minimum sharpness"),
-            ("normalized_sharpness", "Normalized sharpness"),
+def sharpness_against_gap(name: str, title: str, small: Scale, tiny: Scale) -> Artefact:
+    """Both measures of every run against its generalization gap; some shares of random labels below full scale."""
+    return Artefact(
+        name=f"ibayashi2021/{name}",
+        title=f"Minimum and normalized sharpness against the generalization gap, {title} on MNIST with random labels",
+        source=f"Ibayashi et al. 2021, figure {name[-1]}",
+        shows=Scatter(
+            x="generalization_gap",
+            x_label="Generalization gap, train - test accuracy (%)",
+            measures=(("minimum_sharpness", "Minimum sharpness"), ("normalized_sharpness", "Normalized sharpness")),
+            panels=(),
+            colour="dataset.random_labels",
         ),
-        panels=(),
-        colour="dataset.random_labels",
+        experiment=f"ibayashi2021/{name}",
+        axes={"dataset.random_labels": RATIOS},
+        seeds=TRIALS,
+        measures=("minimum", "normalized"),
+        measure=("samples=null",),
+        scales={
+            "small": replace(small, axes={"dataset.random_labels": FEWER_RATIOS}, seeds=3, measure=("samples=1000",)),
+            "tiny": replace(tiny, axes={"dataset.random_labels": ("0.0", "0.5", "1.0")}, seeds=2),
+        },
+        notes=NOTES,
     )
 
 
@@ -47,38 +61,20 @@ FIGURE_1 = Computed(
 
 # Appendix D: FCNN ("three FC layers with 128 or 512 hidden dimensions": here hidden layers of 512, 128 and 512), SGD
 # with momentum 0.9, weight decay 1e-5, batch 1024, learning rate 0.1, 3000 epochs; last epoch.
-FIGURE_2 = Artefact(
-    name="ibayashi2021/fig2",
-    title="Minimum and normalized sharpness against the generalization gap, FCNN on MNIST with random labels",
-    source="Ibayashi et al. 2021, figure 2",
-    shows=sharpness_against_gap(),
-    experiment="ibayashi2021/fig2",
-    axes={"dataset.random_labels": RATIOS},
-    seeds=TRIALS,
-    measures=("minimum", "normalized"),
-    measure=("samples=null",),
-    scales={
-        "small": Scale(
-            axes={"dataset.random_labels": FEWER_RATIOS},
-            # At 0.1 some of the runs on few images diverge, and others don't fit.
-            overrides=(
-                "dataset.subset=2000",
-                "trainer.batch_size=256",
-                "optimizer.lr=0.05",
-                "trainer.epochs=250",
-                "trainer.eval_every=50",
-            ),
-            seeds=3,
-            measure=("samples=1000",),
-        ),
-        "tiny": Scale(
-            axes={"dataset.random_labels": ("0.0", "0.5", "1.0")},
-            overrides=("dataset=digits", "trainer.batch_size=128", "trainer.epochs=10", "trainer.eval_every=10"),
-            seeds=2,
-            measure=("samples=100",),
-        ),
-    },
-    notes=NOTES,
+FIGURE_2 = sharpness_against_gap(
+    "fig2",
+    "FCNN",
+    # At 0.1 some of the runs on few images diverge, and others don't fit.
+    small=Scale(
+        overrides=(
+            *("dataset.subset=2000", "trainer.batch_size=256", "optimizer.lr=0.05"),
+            *("trainer.epochs=250", "trainer.eval_every=50"),
+        )
+    ),
+    tiny=Scale(
+        overrides=("dataset=digits", "trainer.batch_size=128", "trainer.epochs=10", "trainer.eval_every=10"),
+        measure=("samples=100",),
+    ),
 )
 
 # Appendix G: errors of the two published approximations of diag H, settings of appendix F.
@@ -96,41 +92,16 @@ FIGURE_3 = Computed(
 )
 
 # Appendix D: LeNet with convolutions of 6, 16, 120 channels and a hidden layer of 84; learning rate 0.01, 1000 epochs.
-FIGURE_4 = Artefact(
-    name="ibayashi2021/fig4",
-    title="Minimum and normalized sharpness against the generalization gap, LeNet on MNIST with random labels",
-    source="Ibayashi et al. 2021, figure 4",
-    shows=sharpness_against_gap(),
-    experiment="ibayashi2021/fig4",
-    axes={"dataset.random_labels": RATIOS},
-    seeds=TRIALS,
-    measures=("minimum", "normalized"),
-    measure=("samples=null",),
-    scales={
-        "small": Scale(
-            axes={"dataset.random_labels": FEWER_RATIOS},
-            overrides=(
-                "dataset.subset=2000",
-                "trainer.batch_size=128",
-                "trainer.epochs=300",
-                "trainer.eval_every=50",
-            ),
-            seeds=3,
-            measure=("samples=1000",),
-        ),
-        "tiny": Scale(
-            axes={"dataset.random_labels": ("0.0", "0.5", "1.0")},
-            overrides=(
-                "dataset=digits",
-                "dataset.image_size=28",
-                "trainer.batch_size=128",
-                "trainer.epochs=3",
-            ),
-            seeds=2,
-            measure=("samples=50",),
-        ),
-    },
-    notes=NOTES,
+FIGURE_4 = sharpness_against_gap(
+    "fig4",
+    "LeNet",
+    small=Scale(
+        overrides=("dataset.subset=2000", "trainer.batch_size=128", "trainer.epochs=300", "trainer.eval_every=50")
+    ),
+    tiny=Scale(
+        overrides=("dataset=digits", "dataset.image_size=28", "trainer.batch_size=128", "trainer.epochs=3"),
+        measure=("samples=50",),
+    ),
 )
 
 ARTEFACTS = (FIGURE_1, FIGURE_2, FIGURE_3, FIGURE_4)

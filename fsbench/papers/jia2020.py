@@ -6,7 +6,9 @@ rate on.
 
 from __future__ import annotations
 
-from fsbench.papers.artefact import Artefact, Choice, Computed, Lines, Published, Scale, Table
+from dataclasses import replace
+
+from fsbench.papers.artefact import Artefact, Choice, Computed, Lines, Published, Scale, Table, Values
 
 MODELS = 5  # "5 models" for CIFAR; 3 for ImageNet
 REGULARISER = ("sgd", "fisher_trace")
@@ -27,82 +29,78 @@ METRIC_NOTES = (
     "The Frobenius norm is the mean fourth power of the norm of an example's gradient (appendix D), over all images "
     "instead of sampled entries",
 )
-QUICK = ("trainer.epochs=60", "dataset.subset=10000")
-ON_DIGITS = ("dataset=digits", "augment=none", "trainer.batch_size=64")
-QUICK_METRICS = ("samples=1000",)
-TINY_METRICS = ("samples=100", "subset_size=20", "subsets=5")
-
-FIGURE_2 = Artefact(
-    name="jia2020/fig2",
-    title="Scenario I: four metrics and the test error against the size of the confusion set, ResNet-20 on CIFAR-10",
-    source="Jia & Su 2020, figure 2",
-    shows=Lines(x="dataset.confusion", x_label="Confusion set (images)", panels=PANELS),
-    # 10,000 training images, drawn anew for every run, as is the confusion set.
-    experiment="jia2020/fig2",
-    axes={"dataset.confusion": ("0", "1000", "2000", "3000", "4000", "5000")},
-    seeds=MODELS,
-    measures=METRICS,
-    # "We calculate all metrics based on the sampled 10000 training images"
-    measure=("split=subset", *EXACT),
-    scales={
-        "small": Scale(overrides=("trainer.epochs=60",), seeds=3, measure=QUICK_METRICS),
-        "tiny": Scale(
-            axes={"dataset.confusion": ("0", "200", "400")},
-            overrides=("trainer.epochs=2", "dataset.subset=400", *ON_DIGITS),
-            seeds=2,
-            measure=TINY_METRICS,
-        ),
-    },
-    notes=METRIC_NOTES,
-)
-
 ALL_IMAGES = (
     "All 50,000 training images: the paper names the subset of 10,000 for figure 2 only (dataset.subset=10000 takes it)"
 )
+QUICK = ("trainer.epochs=60", "dataset.subset=10000")
+ON_DIGITS = ("dataset=digits", "augment=none", "trainer.batch_size=64")
 
-FIGURE_3 = Artefact(
-    name="jia2020/fig3",
-    title="Scenario II: four metrics and the test error for four augmentation schemes, ResNet-20 on CIFAR-10",
-    source="Jia & Su 2020, figure 3",
-    shows=Lines(x="augment", x_label="Augmentation", panels=PANELS),
-    experiment="jia2020/fig3",
-    # In the paper: no-aug, flip-only, 1-crop-f, 4-crop-f.
-    axes={"augment": ("none", "flip", "crop1_flip", "crop4_flip")},
-    seeds=MODELS,
-    measures=METRICS,
-    measure=EXACT,
-    scales={
-        "small": Scale(overrides=QUICK, seeds=3, measure=QUICK_METRICS),
-        "tiny": Scale(
-            axes={"augment": ("none", "flip", "crop1_flip")},
-            overrides=("trainer.epochs=2", "dataset=digits", "trainer.batch_size=64"),
-            seeds=2,
-            measure=TINY_METRICS,
-        ),
-    },
-    notes=(ALL_IMAGES, *METRIC_NOTES),
+
+def scenario(
+    figure: int,
+    against: str,
+    shows: Lines,
+    values: Values,
+    tiny: tuple[Values, Values],
+    small: Values = QUICK,
+    measure: Values = EXACT,
+    notes: Values = (ALL_IMAGES,),
+) -> Artefact:
+    """Four metrics and the test error of ResNet-20 on CIFAR-10 over an axis.
+
+    Args:
+        tiny: values and overrides at that scale.
+        small: overrides at that one.
+    """
+    return Artefact(
+        name=f"jia2020/fig{figure}",
+        title=f"Scenario {'I' * (figure - 1)}: four metrics and the test error {against}, ResNet-20 on CIFAR-10",
+        source=f"Jia & Su 2020, figure {figure}",
+        shows=shows,
+        experiment=f"jia2020/fig{figure}",
+        axes={shows.x: values},
+        seeds=MODELS,
+        measures=METRICS,
+        measure=measure,
+        scales={
+            "small": Scale(overrides=small, seeds=3, measure=("samples=1000",)),
+            "tiny": Scale(
+                axes={shows.x: tiny[0]},
+                overrides=("trainer.epochs=2", *tiny[1]),
+                seeds=2,
+                measure=("samples=100", "subset_size=20", "subsets=5"),
+            ),
+        },
+        notes=(*notes, *METRIC_NOTES),
+    )
+
+
+FIGURE_2 = scenario(
+    2,
+    "against the size of the confusion set",
+    Lines(x="dataset.confusion", x_label="Confusion set (images)", panels=PANELS),
+    # 10,000 training images, drawn anew for every run, as is the confusion set.
+    ("0", "1000", "2000", "3000", "4000", "5000"),
+    tiny=(("0", "200", "400"), ("dataset.subset=400", *ON_DIGITS)),
+    small=("trainer.epochs=60",),
+    # "We calculate all metrics based on the sampled 10000 training images"
+    measure=("split=subset", *EXACT),
+    notes=(),
 )
-
-FIGURE_4 = Artefact(
-    name="jia2020/fig4",
-    title="Scenario III: four metrics and the test error against the batch size, ResNet-20 on CIFAR-10",
-    source="Jia & Su 2020, figure 4",
-    shows=Lines(x="trainer.batch_size", x_label="Batch size (images)", panels=PANELS, log_x=True),
-    experiment="jia2020/fig4",
-    axes={"trainer.batch_size": ("128", "256", "512", "1024")},
-    seeds=MODELS,
-    measures=METRICS,
-    measure=EXACT,
-    scales={
-        "small": Scale(overrides=QUICK, seeds=3, measure=QUICK_METRICS),
-        "tiny": Scale(
-            axes={"trainer.batch_size": ("32", "64", "128")},
-            overrides=("trainer.epochs=2", "dataset=digits", "augment=none"),
-            seeds=2,
-            measure=TINY_METRICS,
-        ),
-    },
-    notes=(ALL_IMAGES, *METRIC_NOTES),
+FIGURE_3 = scenario(
+    3,
+    "for four augmentation schemes",
+    Lines(x="augment", x_label="Augmentation", panels=PANELS),
+    # In the paper: no-aug, flip-only, 1-crop-f, 4-crop-f.
+    ("none", "flip", "crop1_flip", "crop4_flip"),
+    tiny=(("none", "flip", "crop1_flip"), ("dataset=digits", "trainer.batch_size=64")),
+)
+FIGURE_4 = scenario(
+    4,
+    "against the batch size",
+    Lines(x="trainer.batch_size", x_label="Batch size (images)", panels=PANELS, log_x=True),
+    ("128", "256", "512", "1024"),
+    tiny=(("32", "64", "128"), ("dataset=digits", "augment=none")),
 )
 
 # Section 7.2 and appendix E. CNN: weight decay 0.0001, Nesterov momentum 0.9, batch 128, 200 epochs, learning rate
@@ -117,7 +115,6 @@ BETA = Choice(
     held_out=5000,
     where=(("optimizer", "fisher_trace"),),
 )
-FEWER_BETAS = ("1", "10", "50")
 RECIPES = (
     "At full length ResNet-20's 64,000 steps are 164 epochs, its drops after 32,000 and 48,000 steps epochs 82 and 123"
 )
@@ -125,20 +122,24 @@ RECIPES = (
 
 def error_table(rows: tuple[str, ...], more: tuple[tuple[str, str], ...] = (), label: str = "Test error (%)") -> Table:
     """Errors of networks without and with the regulariser."""
-    return Table(
-        value="test_error",
-        label=label,
-        more=more,
-        rows=rows,
-        columns="optimizer",
-        baseline="sgd",
-        higher_is_better=False,
-    )
+    return Table("test_error", rows, "optimizer", "sgd", higher_is_better=False, label=label, more=more)
+
+
+def printed(file: str, metric: str, value: str | None = None, factor: float = 100.0, unit: str = "%") -> Published:
+    """Numbers of a metric, by data set, network and regulariser."""
+    columns = {"dataset": "dataset", "model": "model", "optimizer": "regularizer"}
+    return Published(file, columns, NAMES, {"metric": metric}, factor, unit, value)
 
 
 # The drops of the schedules at the same fractions of fewer epochs.
 HALVES = "schedule.milestones=[0.5,0.75]"
-WRN_DROPS = ({"model": "wrn28_2_b33"}, ("schedule.milestones=[0.3,0.6,0.8]",))
+SMALL = Scale(
+    axes={"dataset": ("cifar10",), "model": ("cnn", "resnet20")},
+    overrides=("trainer.epochs=30", HALVES),
+    also=(({"model": "wrn28_2_b33"}, ("schedule.milestones=[0.3,0.6,0.8]",)),),
+    seeds=3,
+    candidates=("1", "10", "50"),
+)
 TINY = Scale(
     axes={"dataset": ("digits",), "model": ("wrn28_2_b33", "resnet20")},
     overrides=("trainer.epochs=2", HALVES, *ON_DIGITS[1:]),
@@ -148,7 +149,6 @@ TINY = Scale(
     candidates=("1", "10"),
     held_out=200,
 )
-COLUMNS = {"dataset": "dataset", "model": "model", "optimizer": "regularizer"}
 NAMES = {"sgd": "none", "wrn28_2_b33": "wrn28_2"}
 
 TABLE_1 = Artefact(
@@ -166,24 +166,9 @@ TABLE_1 = Artefact(
     without=({"dataset": "cifar100", "model": "resnet20"},),
     seeds=MODELS,
     choice=BETA,
-    published=(
-        Published(
-            file="jia2020_table1.csv",
-            columns=COLUMNS,
-            names=NAMES,
-            where={"metric": "test_error_percent"},
-            factor=100.0,
-            unit="%",
-        ),
-    ),
+    published=(printed("jia2020_table1.csv", "test_error_percent"),),
     scales={
-        "small": Scale(
-            axes={"dataset": ("cifar10",), "model": ("cnn", "resnet20")},
-            overrides=("trainer.epochs=30", HALVES),
-            also=(WRN_DROPS,),
-            seeds=3,
-            candidates=FEWER_BETAS,
-        ),
+        "small": SMALL,
         "tiny": TINY,
     },
     notes=(RECIPES,),
@@ -209,24 +194,13 @@ TABLE_2 = Artefact(
     experiment="jia2020/table2",
     axes={"dataset": ("imagenet128",), "model": ("wrn18_1.5",), "optimizer": REGULARISER},
     seeds=3,
-    published=tuple(
-        Published(
-            file="jia2020_table2.csv",
-            columns=COLUMNS,
-            names=NAMES,
-            where={"metric": metric},
-            factor=100.0,
-            unit="%",
-            value=value,
-        )
-        for value, metric in (
-            ("test_error", "top1_test_error_percent"),
-            ("train_error", "top1_train_error_percent"),
-            ("generalization_gap", "top1_gap"),
-            ("test_top5_error", "top5_test_error_percent"),
-            ("train_top5_error", "top5_train_error_percent"),
-            ("top5_generalization_gap", "top5_gap"),
-        )
+    published=(
+        printed("jia2020_table2.csv", "top1_test_error_percent", "test_error"),
+        printed("jia2020_table2.csv", "top1_train_error_percent", "train_error"),
+        printed("jia2020_table2.csv", "top1_gap", "generalization_gap"),
+        printed("jia2020_table2.csv", "top5_test_error_percent", "test_top5_error"),
+        printed("jia2020_table2.csv", "top5_train_error_percent", "train_top5_error"),
+        printed("jia2020_table2.csv", "top5_gap", "top5_generalization_gap"),
     ),
     scales={
         "small": Scale(
@@ -278,26 +252,13 @@ TABLE_3 = Artefact(
     measures=("fisher_determinant",),
     measure=("logit_norm=25", "subset_size=100", "subsets=100"),
     # Which of the two conventions is printed can't be told: eq. 6 is twice what the authors' code returns.
-    published=tuple(
-        Published(
-            file="jia2020_table3.csv",
-            columns=COLUMNS,
-            names=NAMES,
-            where={"metric": "gamma_hat"},
-            unit="nats",
-            value=value,
-        )
-        for value in ("half_fisher_log_determinant", "fisher_log_determinant")
+    published=(
+        printed("jia2020_table3.csv", "gamma_hat", "half_fisher_log_determinant", factor=1.0, unit="nats"),
+        printed("jia2020_table3.csv", "gamma_hat", "fisher_log_determinant", factor=1.0, unit="nats"),
     ),
     scales={
         # The cuts of table 1, whose runs these are.
-        "small": Scale(
-            axes={"model": ("resnet20",)},
-            overrides=("trainer.epochs=30", HALVES),
-            also=(WRN_DROPS,),
-            seeds=3,
-            candidates=FEWER_BETAS,
-        ),
+        "small": replace(SMALL, axes={"model": ("resnet20",)}),
         "tiny": TINY,
     },
     notes=(

@@ -5,11 +5,14 @@ The paper's gamma is `optimizer.rho` here. It gives means ± deviations, but not
 
 from __future__ import annotations
 
-from fsbench.papers.artefact import Artefact, Computed, Extra, Lines, Published, Scale, Table
+from collections.abc import Mapping
+
+from fsbench.papers.artefact import Artefact, Computed, Extra, Lines, Published, Scale, Table, Values
 
 METHODS = ("sgd", "sam", "asam", "fsam")
 RUNS = 3
 NOT_SAID = "The paper does not say over how many runs it averages: three here"
+CELL = {"dataset": "dataset", "model": "model", "optimizer": "optimizer"}
 # Momentum, weight decay, schedule and batch size of each section are the setup's: conf/setup, conf/recipe.
 ON_DIGITS = ("dataset=digits", "augment=none", "trainer.batch_size=64")
 
@@ -22,33 +25,48 @@ def trained(epochs: int, *overrides: str) -> dict:
     }
 
 
-FIGURE_1 = Computed(
-    name="kim2022/fig1",
-    title="Toy problem: contours of the loss and its two minima",
-    source="Kim et al. 2022, figure 1",
-    function="fsbench.reproduce.computed.gaussian_toy:figure1",
-    # Exact, and done in seconds at every scale.
-    options={"paper": {}, "small": {}, "tiny": {}},
-    notes=("The printed minima follow from eq. 15 if the Gaussian KL divergence is taken without its constant -1/2",),
-)
+def accuracy(*more: tuple[str, str], rows: Values = ("dataset", "model"), label: str = "Test accuracy (%)") -> Table:
+    """Accuracies of the methods, compared with SGD's."""
+    return Table("test_accuracy", rows, "optimizer", "sgd", higher_is_better=True, label=label, more=more)
 
-FIGURE_2 = Computed(
-    name="kim2022/fig2",
-    title="Toy problem: SAM ends in the sharp minimum, FSAM in the flat one",
-    source="Kim et al. 2022, figure 2",
-    function="fsbench.reproduce.computed.gaussian_toy:figure2",
-    options={"paper": {}, "small": {}, "tiny": {}},
-    notes=("The paper gives no start, radius or step",),
-)
 
-FIGURE_3 = Computed(
-    name="kim2022/fig3",
-    title="Toy problem: ASAM ends in the sharp minimum, FSAM in the flat one",
-    source="Kim et al. 2022, figure 3",
-    function="fsbench.reproduce.computed.gaussian_toy:figure3",
-    options={"paper": {}, "small": {}, "tiny": {}},
-    notes=("The paper gives no start, radius or step",),
+def printed(file: str, metric: str = "test_accuracy_percent", value: str | None = None, **more: Mapping) -> Published:
+    """Accuracies in percent."""
+    options = {"columns": CELL, **more}
+    return Published(file, where={"metric": metric}, factor=100.0, unit="%", value=value, **options)
+
+
+def toy(figure: int, title: str, note: str) -> Computed:
+    """Exact, and done in seconds at every scale."""
+    return Computed(
+        name=f"kim2022/fig{figure}",
+        title=f"Toy problem: {title}",
+        source=f"Kim et al. 2022, figure {figure}",
+        function=f"fsbench.reproduce.computed.gaussian_toy:figure{figure}",
+        options={"paper": {}, "small": {}, "tiny": {}},
+        notes=(note,),
+    )
+
+
+FIGURE_1 = toy(
+    1,
+    "contours of the loss and its two minima",
+    "The printed minima follow from eq. 15 if the Gaussian KL divergence is taken without its constant -1/2",
 )
+LEFT_OPEN = "The paper gives no start, radius or step"
+FIGURE_2 = toy(2, "SAM ends in the sharp minimum, FSAM in the flat one", LEFT_OPEN)
+FIGURE_3 = toy(3, "ASAM ends in the sharp minimum, FSAM in the flat one", LEFT_OPEN)
+
+NAMES = {
+    "densenet121": "DenseNet-121",
+    "resnet20": "ResNet-20",
+    "resnet56": "ResNet-56",
+    "vgg19_bn": "VGG-19-BN",
+    "resnext29_32x4d": "ResNeXt-29-32x4d",
+    "wrn28_2": "WRN-28-2",
+    "wrn28_10": "WRN-28-10",
+    "pyramidnet272": "PyramidNet-272",
+}
 
 # Section 5.1. SGD with momentum 0.9, weight decay 0.0005, initial learning rate 0.1, cosine, 200 epochs (SGD 400),
 # batch 128; PyramidNet: batch 256, learning rate 0.05, 900 epochs (SGD 1800). AutoAugment, Cutout, label smoothing 0.1.
@@ -60,29 +78,9 @@ TABLE_1 = Artefact(
     name="kim2022/table1",
     title="Test accuracy on CIFAR-10 and CIFAR-100",
     source="Kim et al. 2022, table 1",
-    shows=Table(
-        value="test_accuracy",
-        label="Test accuracy (%)",
-        rows=("dataset", "model"),
-        columns="optimizer",
-        baseline="sgd",
-        higher_is_better=True,
-    ),
+    shows=accuracy(),
     experiment="kim2022/table1",
-    axes={
-        "dataset": ("cifar10", "cifar100"),
-        "model": (
-            "densenet121",
-            "resnet20",
-            "resnet56",
-            "vgg19_bn",
-            "resnext29_32x4d",
-            "wrn28_2",
-            "wrn28_10",
-            "pyramidnet272",
-        ),
-        "optimizer": METHODS,
-    },
+    axes={"dataset": ("cifar10", "cifar100"), "model": tuple(NAMES), "optimizer": METHODS},
     # FSAM is nearly SAM at the same radius unless eta g^2 is of order 1, and on CIFAR-10 the radii differ. On CIFAR-100
     # they are the same but for PyramidNet: there the line is SAM's own run.
     extras=(
@@ -102,25 +100,7 @@ TABLE_1 = Artefact(
         ),
     ),
     seeds=RUNS,
-    published=(
-        Published(
-            file="kim2022_table1.csv",
-            columns={"dataset": "dataset", "model": "model", "optimizer": "optimizer"},
-            names={
-                "densenet121": "DenseNet-121",
-                "resnet20": "ResNet-20",
-                "resnet56": "ResNet-56",
-                "vgg19_bn": "VGG-19-BN",
-                "resnext29_32x4d": "ResNeXt-29-32x4d",
-                "wrn28_2": "WRN-28-2",
-                "wrn28_10": "WRN-28-10",
-                "pyramidnet272": "PyramidNet-272",
-            },
-            where={"metric": "test_accuracy_percent"},
-            factor=100.0,
-            unit="%",
-        ),
-    ),
+    published=(printed("kim2022_table1.csv", names=NAMES),),
     scales={
         "small": Scale(axes={"dataset": ("cifar10",), "model": ("resnet20",)}, **trained(15)),
         "tiny": Scale(axes={"dataset": ("digits",), "model": ("resnet20",)}, seeds=2, **trained(2, *ON_DIGITS[1:])),
@@ -133,21 +113,23 @@ TABLE_1 = Artefact(
     ),
 )
 
+BEFORE = {"before extra training": "none (before extra training)"}
+# What stands for a pretrained ViT on the embedded digits.
+TINY_VIT = (
+    "model.name=test_vit",
+    "model.pretrained=false",
+    "dataset.image_size=32",
+    "augment=none",
+    "trainer.batch_size=64",
+)
+
 # Section 5.2. SGD, batch 256, weight decay 0.0001, initial learning rate 1e-5, cosine, three epochs.
 # SAM 0.05, ASAM (1.0, 0.01), FSAM (0.5, 0.1). Momentum is not given: 0.9 as in section 5.1.
 TABLE_2 = Artefact(
     name="kim2022/table2",
     title="Three more epochs of a pretrained DeiT-B on ImageNet",
     source="Kim et al. 2022, table 2",
-    shows=Table(
-        value="test_accuracy",
-        label="Top-1 accuracy (%)",
-        more=(("test_top5_accuracy", "Top-5 accuracy (%)"),),
-        rows=("dataset", "model"),
-        columns="optimizer",
-        baseline="sgd",
-        higher_is_better=True,
-    ),
+    shows=accuracy(("test_top5_accuracy", "Top-5 accuracy (%)"), label="Top-1 accuracy (%)"),
     experiment="kim2022/table2",
     axes={"dataset": ("imagenet",), "model": ("deit_base",), "optimizer": METHODS},
     extras=(
@@ -160,20 +142,9 @@ TABLE_2 = Artefact(
         ),
     ),
     seeds=RUNS,
-    published=tuple(
-        Published(
-            file="kim2022_table2.csv",
-            columns={"dataset": "dataset", "model": "model", "optimizer": "optimizer"},
-            names={"before extra training": "none (before extra training)"},
-            where={"metric": metric},
-            factor=100.0,
-            unit="%",
-            value=value,
-        )
-        for value, metric in (
-            ("test_accuracy", "top1_accuracy_percent"),
-            ("test_top5_accuracy", "top5_accuracy_percent"),
-        )
+    published=(
+        printed("kim2022_table2.csv", "top1_accuracy_percent", "test_accuracy", names=BEFORE),
+        printed("kim2022_table2.csv", "top5_accuracy_percent", "test_top5_accuracy", names=BEFORE),
     ),
     scales={
         "small": Scale(
@@ -182,13 +153,7 @@ TABLE_2 = Artefact(
         ),
         "tiny": Scale(
             axes={"dataset": ("digits",), "model": ("timm",)},
-            overrides=(
-                "model.name=test_vit",
-                "model.pretrained=false",
-                "dataset.image_size=32",
-                "augment=none",
-                "trainer.batch_size=64",
-            ),
+            overrides=TINY_VIT,
             seeds=2,
         ),
     },
@@ -205,14 +170,7 @@ TABLE_3 = Artefact(
     name="kim2022/table3",
     title="Test accuracy of a pretrained ViT-B/16 after fine-tuning",
     source="Kim et al. 2022, table 3",
-    shows=Table(
-        value="test_accuracy",
-        label="Test accuracy (%)",
-        rows=("dataset", "model"),
-        columns="optimizer",
-        baseline="sgd",
-        higher_is_better=True,
-    ),
+    shows=accuracy(),
     experiment="kim2022/table3",
     # "CIFAR" in the table is CIFAR-100 in the text.
     axes={
@@ -221,15 +179,7 @@ TABLE_3 = Artefact(
         "optimizer": METHODS,
     },
     seeds=RUNS,
-    published=(
-        Published(
-            file="kim2022_table3.csv",
-            columns={"dataset": "dataset", "model": "model", "optimizer": "optimizer"},
-            where={"metric": "test_accuracy_percent"},
-            factor=100.0,
-            unit="%",
-        ),
-    ),
+    published=(printed("kim2022_table3.csv"),),
     scales={
         "small": Scale(
             axes={"dataset": ("flowers102",)},
@@ -238,14 +188,7 @@ TABLE_3 = Artefact(
         ),
         "tiny": Scale(
             axes={"dataset": ("digits",), "model": ("timm",)},
-            overrides=(
-                "model.name=test_vit",
-                "model.pretrained=false",
-                "dataset.image_size=32",
-                "augment=none",
-                "trainer.batch_size=64",
-                "trainer.epochs=2",
-            ),
+            overrides=(*TINY_VIT, "trainer.epochs=2"),
             seeds=2,
         ),
     },
@@ -290,14 +233,7 @@ TABLE_4 = Artefact(
     name="kim2022/table4",
     title="Test accuracy after training with symmetric label noise, ResNet-32 on CIFAR-10",
     source="Kim et al. 2022, table 4",
-    shows=Table(
-        value="test_accuracy",
-        label="Test accuracy (%)",
-        rows=("dataset", "model", "dataset.noise"),
-        columns="optimizer",
-        baseline="sgd",
-        higher_is_better=True,
-    ),
+    shows=accuracy(rows=("dataset", "model", "dataset.noise")),
     experiment="kim2022/table4",
     axes={
         "dataset": ("cifar10",),
@@ -306,20 +242,7 @@ TABLE_4 = Artefact(
         "optimizer": METHODS,
     },
     seeds=RUNS,
-    published=(
-        Published(
-            file="kim2022_table4.csv",
-            columns={
-                "dataset": "dataset",
-                "model": "model",
-                "dataset.noise": "noise_rate",
-                "optimizer": "optimizer",
-            },
-            where={"metric": "test_accuracy_percent"},
-            factor=100.0,
-            unit="%",
-        ),
-    ),
+    published=(printed("kim2022_table4.csv", columns={**CELL, "dataset.noise": "noise_rate"}),),
     scales={
         "small": Scale(axes={"dataset.noise": ("0.2", "0.6")}, seeds=2, **trained(10)),
         "tiny": Scale(
@@ -386,15 +309,4 @@ SECTION_5_7 = Computed(
     },
 )
 
-ARTEFACTS = (
-    FIGURE_1,
-    FIGURE_2,
-    FIGURE_3,
-    TABLE_1,
-    TABLE_2,
-    TABLE_3,
-    FIGURE_4,
-    TABLE_4,
-    FIGURE_5,
-    SECTION_5_7,
-)
+ARTEFACTS = (FIGURE_1, FIGURE_2, FIGURE_3, TABLE_1, TABLE_2, TABLE_3, FIGURE_4, TABLE_4, FIGURE_5, SECTION_5_7)

@@ -4,9 +4,7 @@ Networks using PAC-Bayesian Analysis. 2019, the arXiv version.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from fsbench.papers.artefact import Artefact, Computed, Published, Scale, Scatter, Values
+from fsbench.papers.artefact import Artefact, Computed, Published, Scale, Scatter
 
 # Section 6.1 and appendix E: Adam at its defaults (learning rate 0.001), batch 128, no augmentation, no regularisation;
 # 50 epochs on MNIST, on CIFAR-10 100 for LeNet and 200 for WRN-16-4. The share of random labels is drawn from
@@ -21,10 +19,6 @@ MLP = "The MLP has three hidden layers of 512 units: the paper does not give the
 TRACE = ("hessian_trace", "Tr H")
 NORMALIZED = ("normalized_sharpness", "Normalized sharpness")
 
-# What is on MNIST and what is on CIFAR-10.
-PANELS = ("dataset", "model")
-NO_SUCH_PANEL = ({"dataset": "mnist", "model": "wrn16_4"}, {"dataset": "cifar10", "model": "mlp"})
-
 
 def against_the_accuracy_gap(*measures: tuple[str, str]) -> Scatter:
     """Measures of every run against train minus test accuracy."""
@@ -32,18 +26,31 @@ def against_the_accuracy_gap(*measures: tuple[str, str]) -> Scatter:
         x="generalization_gap",
         x_label="Accuracy gap, train - test (%)",
         measures=measures,
-        panels=PANELS,
+        panels=("dataset", "model"),
         colour="dataset.random_labels",
     )
 
 
-def four_panels() -> Mapping[str, Values]:
-    """MLP and LeNet on MNIST, LeNet and WRN-16-4 on CIFAR-10."""
-    return {
-        "dataset": ("mnist", "cifar10"),
-        "model": ("mlp", "lenet", "wrn16_4"),
-        "dataset.random_labels": RATIOS,
-    }
+def four_panels(figure: int, title: str, measure: str, shown: tuple[str, str]) -> Artefact:
+    """A measure of MLP and LeNet on MNIST, LeNet and WRN-16-4 on CIFAR-10: "the same trained models" in all figures."""
+    return Artefact(
+        name=f"tsuzuku2019/fig{figure}",
+        title=f"{title} against the accuracy gap, networks trained on partly random labels",
+        source=f"Tsuzuku et al. 2019, figure {figure}",
+        shows=against_the_accuracy_gap(shown),
+        experiment="tsuzuku2019/fig3",
+        axes={
+            "dataset": ("mnist", "cifar10"),
+            "model": ("mlp", "lenet", "wrn16_4"),
+            "dataset.random_labels": RATIOS,
+        },
+        without=({"dataset": "mnist", "model": "wrn16_4"}, {"dataset": "cifar10", "model": "mlp"}),
+        seeds=RUNS_A_RATIO,
+        measures=(measure,),
+        measure=("samples=null",),
+        scales={"small": SMALL, "tiny": TINY},
+        notes=(SHARES, NOT_RESCALED, MLP),
+    )
 
 
 SMALL = Scale(
@@ -99,36 +106,9 @@ FIGURE_1 = Artefact(
 )
 
 # Figure 3: normalized sharpness (17) of the surrogate loss (20).
-FIGURE_3 = Artefact(
-    name="tsuzuku2019/fig3",
-    title="Normalized sharpness against the accuracy gap, networks trained on partly random labels",
-    source="Tsuzuku et al. 2019, figure 3",
-    shows=against_the_accuracy_gap(NORMALIZED),
-    experiment="tsuzuku2019/fig3",
-    axes=four_panels(),
-    without=NO_SUCH_PANEL,
-    seeds=RUNS_A_RATIO,
-    measures=("normalized",),
-    measure=("samples=null",),
-    scales={"small": SMALL, "tiny": TINY},
-    notes=(SHARES, NOT_RESCALED, MLP),
-)
-
-# Figure 4: trace of the Hessian (5) of plain cross-entropy, "the same trained models".
-FIGURE_4 = Artefact(
-    name="tsuzuku2019/fig4",
-    title="Trace of the Hessian against the accuracy gap, networks trained on partly random labels",
-    source="Tsuzuku et al. 2019, figure 4",
-    shows=against_the_accuracy_gap(TRACE),
-    experiment="tsuzuku2019/fig3",
-    axes=four_panels(),
-    without=NO_SUCH_PANEL,
-    seeds=RUNS_A_RATIO,
-    measures=("trace",),
-    measure=("samples=null",),
-    scales={"small": SMALL, "tiny": TINY},
-    notes=(SHARES, NOT_RESCALED, MLP),
-)
+FIGURE_3 = four_panels(3, "Normalized sharpness", "normalized", NORMALIZED)
+# Figure 4: trace of the Hessian (5) of plain cross-entropy.
+FIGURE_4 = four_panels(4, "Trace of the Hessian", "trace", TRACE)
 
 APPENDIX_A = Computed(
     name="tsuzuku2019/appA",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fsbench.papers.artefact import Computed
-from fsbench.reproduce.context import Context
+from fsbench.reproduce.computed import Context
 from fsbench.reproduce.plan import scale_of
 from fsbench.reproduce.provenance import FILE, command_provenance, write_provenance
 from fsbench.reproduce.request import Request
@@ -20,7 +20,7 @@ from fsbench.runs.read import Unreadable, read_json
 
 
 def options_of(artefact: Computed, request: Request) -> dict[str, Any]:
-    """What its function is handed. Raises UsageError where the scale is not declared."""
+    """The options that its function is handed. Raises UsageError where the scale is not declared."""
     scale_of(artefact, request.config.scale)
     options = dict(artefact.options[request.config.scale])
     if "seeds" in options and request.config.seeds is not None:
@@ -29,7 +29,7 @@ def options_of(artefact: Computed, request: Request) -> dict[str, Any]:
 
 
 def computed_cuts(artefact: Computed, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """What differs from the options as published, a sentence each."""
+    """The options that are not as published, a sentence each."""
     published = artefact.options.get("paper", {})
     return tuple(
         f"{key[0].upper()}{key[1:]}: {_shown(value)} instead of {_shown(published[key])}."
@@ -39,7 +39,7 @@ def computed_cuts(artefact: Computed, options: Mapping[str, Any]) -> tuple[str, 
 
 
 def is_computed(artefact: Computed, options: Mapping[str, Any], directory: Path) -> bool:
-    """Whether the directory holds it, computed with these options."""
+    """The directory holds it, computed with these options."""
     try:
         found = read_json(directory / FILE)
         return found["function"] == artefact.function and found["options"] == json.loads(json.dumps(options))

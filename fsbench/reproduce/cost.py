@@ -11,40 +11,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fsbench.config.component import components
 from fsbench.config.dataset import DatasetOptions
+from fsbench.config.optimizer import OptimizerOptions
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.measuring.measures import chosen_measures
 from fsbench.runs.read import Unreadable, read_json
 from fsbench.runs.records import run_directories
 
-# Forward-backward passes over the batch in a step.
-_PASSES = {"sam": 2, "asam": 2, "fsam": 2, "fisher_trace": 3}
 # Operations (two for a multiply-add) a second that are assumed of a CPU thread and of a GPU, whatever they are.
 _CPU_THREAD, _GPU = 50e9, 10e12
-
-
-@dataclass(frozen=True)
-class Images:
-    """The training images of a data set as it comes: how many, of how many classes, and (C, H, W)."""
-
-    count: int
-    classes: int
-    shape: tuple[int, int, int]
-
-
-# Those of a folder are not known before it is read.
-IMAGES = {
-    "digits": Images(1437, 10, (1, 8, 8)),
-    "mnist": Images(60_000, 10, (1, 28, 28)),
-    "fashion_mnist": Images(60_000, 10, (1, 28, 28)),
-    "cifar10": Images(50_000, 10, (3, 32, 32)),
-    "cifar100": Images(50_000, 100, (3, 32, 32)),
-    "svhn": Images(73_257, 10, (3, 32, 32)),
-    "imagenet": Images(1_281_167, 1000, (3, 224, 224)),
-    "stanford_cars": Images(8144, 196, (3, 224, 224)),
-    "flowers102": Images(2040, 102, (3, 224, 224)),
-}
 
 
 @dataclass(frozen=True)
@@ -86,14 +63,15 @@ class Estimator:
     def measuring(self, config: TrainConfig, sharpness: SharpnessConfig) -> float:
         """Seconds of all measures: a gradient for each image and class, or what the measure is told."""
         images = _images_of_an_epoch(config.dataset)
-        if images is None:
+        if images is None or config.dataset.counts is None:
             return math.nan
+        classes = config.dataset.counts.classes
         told = {
             "trace_hutchinson": 2 * sharpness.probes,
             "eigenvalues": 100 * sharpness.eigenvalues,
             "worst_case": sharpness.ascent_steps + 1,
         }
-        each = [told.get(one.name, IMAGES[config.dataset.name].classes) for one in chosen_measures(sharpness.measures)]
+        each = [told.get(one.name, classes) for one in chosen_measures(sharpness.measures)]
         drawn = min(sharpness.samples or images, images)
         return sum(each) * drawn * self._pass(config)[0] / config.trainer.batch_size
 
@@ -130,10 +108,11 @@ class Estimator:
         return found
 
 
-def passes(optimizer: Mapping[str, Any]) -> int:
+def passes(optimizer: Mapping[str, Any]) -> float:
     """Forward-backward passes over the batch that a step takes."""
     # Gradients of single examples, or of sampled labels, are a pass of their own.
-    return _PASSES.get(optimizer["name"], 1) + (optimizer.get("fisher", "batch") != "batch")
+    method: Any = components("optimizer").get(optimizer["name"], OptimizerOptions)
+    return method.passes + (optimizer.get("fisher", "batch") != "batch")
 
 
 def operations(config: TrainConfig) -> float:
@@ -143,7 +122,8 @@ def operations(config: TrainConfig) -> float:
 
     from fsbench.models import build_model
 
-    images, plain = IMAGES[config.dataset.name], {"checkpoint": None, "pretrained": False}
+    images, plain = config.dataset.counts, {"checkpoint": None, "pretrained": False}
+    assert images is not None
     side = config.augment.image_size(config.dataset.image_size)
     shape = images.shape if side is None else (images.shape[0], side, side)
     fields = type(config.model).model_fields
@@ -165,15 +145,16 @@ def duration(seconds: float) -> str:
 
 
 def _images_of_an_epoch(options: DatasetOptions) -> int | None:
-    if options.name not in IMAGES:
+    if options.counts is None:
         return None
-    rest = IMAGES[options.name].count - options.validation
+    rest = options.counts.train - options.validation
     return (rest if options.subset is None else min(options.subset, rest)) + options.confusion
 
 
 def _kind(config: Mapping[str, Any]) -> str:
     """Of runs whose passes take the same time."""
     model = {key: value for key, value in config["model"].items() if key not in ("checkpoint", "pretrained")}
-    images = IMAGES.get(config["dataset"]["name"])
-    others = [images and images.shape, config["dataset"]["image_size"], config["augment"].get("size")]
+    data = components("dataset").get(config["dataset"]["name"])
+    counts = getattr(data, "counts", None)
+    others = [counts and counts.shape, config["dataset"]["image_size"], config["augment"].get("size")]
     return json.dumps([model, *others, config["trainer"]["batch_size"], config["trainer"]["precision"]], sort_keys=True)

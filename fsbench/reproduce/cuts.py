@@ -12,7 +12,6 @@ from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.papers.artefact import Artefact, Values
 from fsbench.reproduce.cells import Cell
-from fsbench.reproduce.cost import IMAGES
 from fsbench.runs.identity import essential, flatten
 
 # What is said of a group whose choice differs; the keys below it then go without saying.
@@ -143,8 +142,8 @@ def _value(key: str, value: Any, config: TrainConfig) -> str:
     if key == "dataset.subset":
         if value is not None:
             return f"{value:,}"
-        known = IMAGES.get(config.dataset.name)
-        return "all" if known is None else f"{known.count - config.dataset.validation:,}"
+        known = config.dataset.counts
+        return "all" if known is None else f"{known.train - config.dataset.validation:,}"
     if key == "trainer.max_steps" and value is None:
         return "all"
     return _shown(value)

@@ -27,7 +27,7 @@ def lacking(job: Job[SharpnessConfig]) -> tuple[Source, Record, list[Measure]]:
 
 
 def answered(directory: RunDirectory, config: SharpnessConfig) -> list[tuple[Measure, dict[str, Entry] | None]]:
-    """What a run's record says to what is asked: each measure's entries by column, None where it was not measured."""
+    """The answers of a run's record: each measure's entries by column, None where it was not measured as asked."""
     kept = kept_in(read_measures(directory.sharpness))
     return [(one, answers(one, config, kept, __version__)) for one in chosen_measures(config.measures)]
 

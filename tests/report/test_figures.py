@@ -24,10 +24,8 @@ from declared import (
 from matplotlib.colors import to_rgb
 
 from fsbench.papers.artefact import Scatter
-from fsbench.report import figure_style
-from fsbench.report.artefact import write
-from fsbench.report.forms import parts_of
-from fsbench.report.perturbed import unfold
+from fsbench.report.artefact import render, write
+from fsbench.report.style import style, styles
 
 MANY = dataclasses.replace(
     TABLE,
@@ -50,7 +48,10 @@ BATCHES = dataclasses.replace(
     axes={"trainer.batch_size": ("128", "256", "512", "1024")},
     shows=dataclasses.replace(PANELS.shows, x="trainer.batch_size", x_label="batch size (images)", log_x=True),
 )
-KINDS_OF_THREE = dataclasses.replace(KINDS, shows=dataclasses.replace(KINDS.shows, panels=KINDS.shows.panels * 3))
+THREE = ("test_error", "train_error", "validation_error")
+KINDS_OF_THREE = dataclasses.replace(
+    KINDS, shows=dataclasses.replace(KINDS.shows, panels=tuple((result, "error (%)") for result in THREE))
+)
 ONE_MEASURE = dataclasses.replace(
     SCATTER,
     axes={**SCATTER.axes, "model": ("lenet", "wrn16_4")},
@@ -65,12 +66,15 @@ def batch_results(where, seed):
 DRAWN = {
     "table": (TABLE, runs(TABLE, table_results)),
     "table of models and data sets": (MANY, runs(MANY, table_results)),
-    "lines": (PERTURBED, unfold(runs(PERTURBED, perturbed_results), "alpha", ["adversarial_accuracy"])),
+    "lines": (PERTURBED, runs(PERTURBED, perturbed_results)),
     "panels": (PANELS, runs(PANELS, panel_results)),
     "kinds": (KINDS, runs(KINDS, kind_results)),
     "scatter": (SCATTER, runs(SCATTER, scatter_results)),
     "batch sizes": (BATCHES, runs(BATCHES, batch_results)),
-    "kinds in three panels": (KINDS_OF_THREE, runs(KINDS_OF_THREE, kind_results)),
+    "kinds in three panels": (
+        KINDS_OF_THREE,
+        runs(KINDS_OF_THREE, lambda where, seed: dict.fromkeys(THREE, kind_results(where, seed)["test_error"])),
+    ),
     "scatter of one measure": (ONE_MEASURE, runs(ONE_MEASURE, scatter_results)),
     "scatter by method": (BY_METHOD, runs(BY_METHOD, scatter_results)),
 }
@@ -79,8 +83,8 @@ DRAWN = {
 @pytest.fixture(scope="module", params=DRAWN.values(), ids=list(DRAWN))
 def drawn(request):
     artefact, frame = request.param
-    figure = parts_of(artefact, frame).figure
-    with figure_style.style():
+    _, figure = render(artefact, frame, [])
+    with style():
         figure.canvas.draw()
     return artefact, figure
 
@@ -133,6 +137,10 @@ def test_axes_are_named_and_there_is_no_title(drawn) -> None:
     assert figure.get_figwidth() in (3.3, 6.9)
 
 
+def figure_of(name: str):
+    return render(*DRAWN[name], [])[1]
+
+
 LABELS = {
     "table": ([("test accuracy (%)", "Label noise")], ["SGD", "SAM", "ASAM", "FSAM", "published"]),
     "lines": ([("perturbation strength α", "test accuracy (%)")], ["SGD", "SAM", "FSAM"]),
@@ -146,32 +154,32 @@ LABELS = {
 
 @pytest.mark.parametrize("name", LABELS)
 def test_labels_and_legend(name) -> None:
-    figure = parts_of(*DRAWN[name]).figure
+    figure = figure_of(name)
     labels, legend = LABELS[name]
     assert [(axes.get_xlabel(), axes.get_ylabel()) for axes in figure.axes] == labels
     assert [text.get_text() for legend in figure.legends for text in legend.get_texts()] == legend
 
 
 def test_lines_have_their_means_and_bands() -> None:
-    artefact, frame = DRAWN["lines"]
-    (axes,) = parts_of(artefact, frame).figure.axes
+    _, frame = DRAWN["lines"]
+    (axes,) = figure_of("lines").axes
     assert (len(axes.lines), len(axes.collections)) == (3, 3)
-    sgd = frame[frame["optimizer"] == "sgd"].groupby(frame["alpha"].astype(float))["adversarial_accuracy"]
+    sgd = frame[frame["optimizer"] == "sgd"].filter(like="adversarial_accuracy_")
     assert axes.lines[0].get_xdata() == pytest.approx([0.1, 0.5, 1, 2, 5])
     assert axes.lines[0].get_ydata() == pytest.approx(100 * sgd.mean().to_numpy())
     band = axes.collections[0].get_paths()[0].vertices
     at_one = sorted(band[band[:, 0] == 1.0][:, 1])
-    mean, std = 100 * sgd.mean()[1.0], 100 * sgd.std(ddof=1)[1.0]
+    mean, std = 100 * sgd.mean()["adversarial_accuracy_1"], 100 * sgd.std(ddof=1)["adversarial_accuracy_1"]
     assert (at_one[0], at_one[-1]) == pytest.approx((mean - std, mean + std))
 
 
 def test_values_over_decades_have_a_logarithmic_axis() -> None:
-    scales = [axes.get_yscale() for axes in parts_of(*DRAWN["panels"]).figure.axes]
+    scales = [axes.get_yscale() for axes in figure_of("panels").axes]
     assert scales == ["linear", "linear", "log", "linear"]
 
 
 def test_dots_of_a_table_are_the_cells_and_the_paper() -> None:
-    (axes,) = parts_of(*DRAWN["table"]).figure.axes
+    (axes,) = figure_of("table").axes
     points = {
         (round(line.get_xdata()[0], 6), line.get_markerfacecolor())
         for line in axes.lines
@@ -184,7 +192,7 @@ def test_dots_of_a_table_are_the_cells_and_the_paper() -> None:
 
 def test_points_and_correlation_of_a_scatter() -> None:
     artefact, frame = DRAWN["scatter"]
-    figure = parts_of(artefact, frame).figure
+    _, figure = render(artefact, frame, [])
     panels = figure.axes[:4]
     assert [sum(len(line.get_xdata()) for line in axes.lines) for axes in panels] == [20] * 4
     r = frame[frame["dataset"] == "mnist"][["generalization_gap", "normalized_sharpness"]].corr().iloc[0, 1]
@@ -195,7 +203,7 @@ def test_points_and_correlation_of_a_scatter() -> None:
 
 def test_a_missing_cell_breaks_the_line() -> None:
     frame = runs(PANELS, panel_results, lambda where, seed: "not run" if where["dataset.confusion"] == "2000" else "")
-    axes = parts_of(PANELS, frame).figure.axes[0]
+    axes = render(PANELS, frame, [])[1].axes[0]
     drawn = axes.lines[0].get_ydata()
     assert [value != value for value in drawn] == [False, False, True, False, False, False]
 
@@ -203,14 +211,14 @@ def test_a_missing_cell_breaks_the_line() -> None:
 @pytest.mark.parametrize("count", [2, 4, 7, 12])
 def test_styles_differ_in_more_than_colour(count) -> None:
     for names in ([f"method {i}" for i in range(count)], [str(i) for i in range(count)]):
-        looks = list(figure_style.styles(names).values())
+        looks = list(styles(names).values())
         assert len({(look.colour, look.marker) for look in looks}) == count
         assert len({look.marker for look in looks[:8]}) == min(count, 8)
         assert len({str(look.dashes) for look in looks[:7]}) == min(count, 7)
 
 
 def test_ordered_values_darken_in_order() -> None:
-    looks = figure_style.styles(["0.5", "0.01", "0.1"])
+    looks = styles(["0.5", "0.01", "0.1"])
     light = [
         sum(w * c for w, c in zip((0.3, 0.59, 0.11), to_rgb(looks[v].colour), strict=True))
         for v in ("0.01", "0.1", "0.5")
@@ -228,7 +236,7 @@ def test_the_same_runs_give_the_same_bytes(name, tmp_path) -> None:
 
 
 def test_files_hold_no_date_and_svg_text_is_text(tmp_path) -> None:
-    paths = {path.suffix: path for path in write(*DRAWN["lines"][:1], runs(PERTURBED, perturbed_results), tmp_path, [])}
+    paths = {path.suffix: path for path in write(*DRAWN["lines"], tmp_path, [])}
     root = ElementTree.parse(paths[".svg"]).getroot()
     words = {"".join(element.itertext()).strip() for element in root.iter("{http://www.w3.org/2000/svg}text")}
     assert {"perturbation strength α", "test accuracy (%)", "FSAM"} <= words

@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fsbench.reproduce.computed import diagonal_error, mnist_networks, rescaling_example, step_time, trace_time
-from fsbench.reproduce.context import Context
+from fsbench.reproduce.computed import Context, diagonal_error, mnist_networks, rescaling_example, step_time, trace_time
 from fsbench.sharpness import Risk, hessian_diagonal
 
 

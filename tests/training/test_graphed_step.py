@@ -43,9 +43,7 @@ METHODS: dict[str, Callable[..., Descent]] = {
     "asam": lambda p, **o: ASAM(p, torch.optim.SGD, rho=0.5, eta=0.01, **SGD, **o),
     "fsam": lambda p, **o: FSAM(p, torch.optim.SGD, rho=0.1, eta=1.0, **SGD, **o),
     "natural": lambda p, **o: FSAM(p, torch.optim.SGD, rho=0.1, eta=1.0, natural=True, **SGD, **o),
-    "fisher-trace": lambda p, **o: FisherTrace(
-        p, alpha=1e-2, sub_batches=4, start="immediately", **SGD, **o
-    ),
+    "fisher-trace": lambda p, **o: FisherTrace(p, alpha=1e-2, sub_batches=4, start="immediately", **SGD, **o),
     "late": lambda p, **o: FisherTrace(p, alpha=1e-2, sub_batches=4, start="first_drop", **SGD, **o),
 }
 

@@ -1,4 +1,4 @@
-"""How far the two published approximations of diag H are from it: Ibayashi et al. 2021, fig. 3."""
+"""Errors of the two published approximations of diag H: Ibayashi et al. 2021, fig. 3."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from fsbench.report.frames import write_frame
+from fsbench.report.table import write_frame
+from fsbench.reproduce.computed import Context
 from fsbench.reproduce.computed.mnist_networks import NETWORKS, risk_of
-from fsbench.reproduce.context import Context
 from fsbench.sharpness import difference_diagonals, hessian_diagonal
+from fsbench.sharpness.diagonal_approximations import Form
 
-FORMS = {"2019": "arXiv version, 2019", "2020": "ICML version, 2020"}
+FORMS: dict[Form, str] = {"2019": "arXiv version, 2019", "2020": "ICML version, 2020"}
 
 
 def errors(network: str, n: int, seed: int, probes: int, context: Context) -> list[dict[str, Any]]:
@@ -58,7 +59,7 @@ def compute(scale: str, options: Mapping[str, Any], directory: Path, context: Co
 
 
 def _figure(frame: pd.DataFrame, directory: Path) -> list[Path]:
-    from fsbench.report.figure_style import PAGE, figure, legend_above, save, style, styles
+    from fsbench.report.style import PAGE, figure, legend_above, save, style, styles
 
     with style():
         drawn = figure(PAGE, 2.8)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from fsbench.papers.published import rows as published_rows
-from fsbench.report.figure_style import COLUMN, PAGE, PALETTE, figure, panel_mark, save, style
-from fsbench.report.frames import write_frame
-from fsbench.reproduce.computed import toy_problem
-from fsbench.reproduce.computed.toy_problem import Step
-from fsbench.reproduce.context import Context
+from fsbench.papers.collect import rows as published_rows
+from fsbench.report.style import COLUMN, PAGE, PALETTE, figure, save, style
+from fsbench.report.table import write_frame
+from fsbench.reproduce.computed import Context, toy_problem
+from fsbench.reproduce.computed.toy_problem import Minimum, Step
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # The paper gives no start, radius or step; these show what it describes (start, rho of the left panel, of the right).
 FIGURES = {
@@ -25,37 +27,32 @@ FIGURES = {
 STEPS = 100
 MU, SIGMA = (-78.0, 48.0), (4.0, 62.0)
 NAMES = {"sam": "SAM", "asam": "ASAM", "fsam": "FSAM"}
-COLUMNS = {"mu": "minimum mu", "sigma": "minimum sigma", "loss": "loss", "Hessian trace": "hessian trace"}
+# As the table has them, and as the published numbers do.
+QUANTITIES = {"mu": "minimum mu", "sigma": "minimum sigma", "loss": "loss", "Hessian trace": "hessian trace"}
 
 
 def figure1(scale: str, options: Mapping[str, Any], directory: Path, context: Context) -> list[Path]:
     """The contours of the loss and its two minima."""
-    published = {row["quantity"]: float(row["value"]) for row in published_rows("misc.csv")
-                 if row["artefact"] == "kim2022_fig1"}  # fmt: skip
+    printed = {row["quantity"]: row["value"] for row in published_rows("misc.csv") if row["artefact"] == "kim2022_fig1"}
     literal = toy_problem.minima(literal=True)
-    rows = []
-    for name, found in toy_problem.minima().items():
-        values = _values(found)
-        for quantity, key in COLUMNS.items():
-            rows.append(
-                (name, quantity, published[f"{name} {key}"], values[quantity], _values(literal[name])[quantity])
-            )
+    rows = [
+        (name, quantity, float(printed[f"{name} {key}"]), value, other)
+        for name, found in toy_problem.minima().items()
+        for (quantity, key), value, other in zip(
+            QUANTITIES.items(), _values(found), _values(literal[name]), strict=True
+        )
+    ]
     frame = pd.DataFrame(rows, columns=["minimum", "quantity", "published", "found", "KL taken literally"])
     caption = [
         "The two minima of the toy problem, eq. 15 (Kim et al. 2022, figure 1).",
         "The printed minima follow if the KL divergence is taken without its constant -1/2, as in all columns but the "
         "last.",
     ]
-    written = write_frame(frame, directory, "fig1", caption)
-    with style():
-        drawn, axes = _panels(1)
-        _landscape(axes[0])
-        return [*written, *_saved(drawn, axes, directory / "fig1")]
+    return [*write_frame(frame, directory, "fig1", caption), *_draw([], directory / "fig1")]
 
 
-def _values(found: toy_problem.Minimum) -> dict[str, float]:
-    mu, sigma = found.theta.tolist()
-    return {"mu": mu, "sigma": sigma, "loss": found.loss, "Hessian trace": found.trace}
+def _values(found: Minimum) -> list[float]:
+    return [*found.theta.tolist(), found.loss, found.trace]
 
 
 def figure2(scale: str, options: Mapping[str, Any], directory: Path, context: Context) -> list[Path]:
@@ -74,10 +71,11 @@ def figure3(scale: str, options: Mapping[str, Any], directory: Path, context: Co
 
 def _comparison(name: str, directory: Path, notes: list[str]) -> list[Path]:
     other, start, *radii = FIGURES[name]
-    paths = {method: toy_problem.trajectory(method, start, rho, STEPS)
-             for method, rho in zip((other, "fsam"), radii, strict=True)}  # fmt: skip
+    rhos = dict(zip((other, "fsam"), radii, strict=True))
+    paths = {method: toy_problem.trajectory(method, start, rho, STEPS) for method, rho in rhos.items()}
     rows = []
-    for (method, path), rho in zip(paths.items(), radii, strict=True):
+    for method, rho in rhos.items():
+        path = paths[method]
         last = path[-1].theta + path[-1].update
         rows.append((NAMES[method], *start, rho, len(path), *last.tolist(), toy_problem.basin(last)))
     columns = ["method", "start mu", "start sigma", "rho", "steps", "last mu", "last sigma", "basin"]
@@ -88,23 +86,26 @@ def _comparison(name: str, directory: Path, notes: list[str]) -> list[Path]:
         *notes,
     ]
     written = write_frame(pd.DataFrame(rows, columns=columns), directory, name, caption)
+    return [*written, *_draw([(method, paths[method], rho) for method, rho in rhos.items()], directory / name)]
+
+
+def _draw(panels: Sequence[tuple[str, list[Step], float]], path: Path) -> list[Path]:
+    """The landscape, alone or in a panel for each method, its trajectory and its radius."""
     with style():
-        drawn, axes = _panels(2)
-        for axis, (method, path), rho in zip(axes, paths.items(), radii, strict=True):
+        drawn = figure(PAGE if panels else COLUMN, 2.9)
+        axes: list[Axes] = list(np.atleast_1d(drawn.subplots(1, max(1, len(panels)), sharey=True)))
+        for axis in axes:
             _landscape(axis)
-            _trajectory(axis, path, method, rho)
-            panel_mark(axis, rf"{NAMES[method]}, $\rho$ = {rho:g}")
-        return [*written, *_saved(drawn, axes, directory / name)]
+        for axis, (method, steps, rho) in zip(axes, panels, strict=False):
+            _trajectory(axis, steps, method, rho)
+            axis.set_title(rf"{NAMES[method]}, $\rho$ = {rho:g}", loc="left")
+        axes[0].set_ylabel(r"standard deviation $\sigma$")
+        handles = dict(reversed(pair) for axis in axes for pair in zip(*axis.get_legend_handles_labels(), strict=True))
+        drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
+        return save(drawn, path)
 
 
-def _panels(count: int):
-
-    drawn = figure(COLUMN if count == 1 else PAGE, 2.9)
-    return drawn, list(np.atleast_1d(drawn.subplots(1, count, sharey=True)))
-
-
-def _landscape(axis) -> None:
-
+def _landscape(axis: Axes) -> None:
     mu, sigma = np.meshgrid(np.linspace(*MU, 253), np.linspace(*SIGMA, 175))
     loss = toy_problem.loss(torch.from_numpy(np.stack([mu, sigma], axis=-1))).numpy()
     levels = np.quantile(loss, np.linspace(0.002, 0.95, 16))
@@ -116,7 +117,7 @@ def _landscape(axis) -> None:
     axis.set(xlim=MU, ylim=SIGMA, xlabel=r"mean $\mu$")
 
 
-def _trajectory(axis, path: list[Step], method: str, rho: float) -> None:
+def _trajectory(axis: Axes, path: list[Step], method: str, rho: float) -> None:
     """Iterates, and at the first ones the neighbourhood, the probe to its worst point and the update."""
     from matplotlib.patches import Ellipse
 
@@ -127,21 +128,12 @@ def _trajectory(axis, path: list[Step], method: str, rho: float) -> None:
         axes = toy_problem.inverse_metric(method, step.theta)
         half = np.full(2, rho) if axes is None else rho * axes[0].sqrt().numpy()
         place, eps, update = step.theta.numpy(), step.eps.numpy(), step.update.numpy()
-        ellipse = Ellipse(place, *(2 * half), fill=False, edgecolor=PALETTE[3], linestyle="--", linewidth=0.9)
+        ellipse = Ellipse(tuple(place), *(2 * half), fill=False, edgecolor=PALETTE[3], linestyle="--", linewidth=0.9)
         axis.add_patch(ellipse)
         if k == 0:
             ellipse.set_label("neighbourhood")
         for vector, colour, label in ((eps, PALETTE[4], "probe"), (update, PALETTE[5], "update")):
-            axis.annotate(
-                "", place + vector, place, arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.0, "shrinkA": 0}
-            )
+            arrow = {"arrowstyle": "->", "color": colour, "lw": 1.0, "shrinkA": 0}
+            axis.annotate("", tuple(place + vector), tuple(place), arrowprops=arrow)
             if k == 0:
                 axis.plot([], [], color=colour, label=label)
-
-
-def _saved(drawn, axes: list, path: Path) -> list[Path]:
-
-    axes[0].set_ylabel(r"standard deviation $\sigma$")
-    handles = dict(reversed(pair) for axis in axes for pair in zip(*axis.get_legend_handles_labels(), strict=True))
-    drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
-    return save(drawn, path)

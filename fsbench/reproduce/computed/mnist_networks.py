@@ -9,8 +9,9 @@ from torch.nn import functional
 
 from fsbench.config.compose import compose_jobs
 from fsbench.data import load_data
+from fsbench.data.splits import MemorySplit
 from fsbench.models import build_model
-from fsbench.reproduce.context import Context
+from fsbench.reproduce.computed import Context
 from fsbench.sharpness import Risk
 
 
@@ -29,6 +30,7 @@ def risk_of(network: str, n: int, seed: int, context: Context, dtype: torch.dtyp
     overrides = [f"model={NETWORKS[network].model}", "dataset=mnist", "setup=ibayashi2021"]
     (job,) = compose_jobs(overrides, multirun=False)
     data = load_data(job.config.dataset, context.data_dir)
+    assert isinstance(data.train, MemorySplit)  # as MNIST's images are
     torch.manual_seed(seed)
     model = build_model(job.config.model, data.shape, data.classes).to(context.device, dtype).eval()
     chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:n]

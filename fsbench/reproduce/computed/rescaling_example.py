@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fsbench.report.frames import write_frame
-from fsbench.reproduce.context import Context
+from fsbench.report.table import write_frame
+from fsbench.reproduce.computed import Context
 
 # Row i of the first matrix divided by alpha, column i of the second multiplied with it: eq. 38 to 41.
 STEPS = ((0, 10.0), (1, 0.1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from torch import nn
 
 from fsbench.config.compose import compose_jobs
 from fsbench.models import build_model, parameter_count
-from fsbench.papers.published import rows as published_rows
-from fsbench.report.frames import write_frame
-from fsbench.reproduce.context import Context
+from fsbench.papers.collect import rows as published_rows
+from fsbench.report.table import write_frame
+from fsbench.reproduce.computed import Context
 from fsbench.training.batch_closure import BatchClosure
 from fsbench.training.build import build_optimizer
 from fsbench.training.precision import Precision
@@ -56,38 +56,37 @@ def side_by_side(steppers: Mapping[str, Stepper], rounds: int, context: Context)
     for done in range(rounds + 2):
         context.say(f"step {done + 1} of {rounds + 2}")
         for name, stepper in steppers.items():
-            seconds = stepper.seconds()
-            if done >= 2:
-                times[name].append(seconds)
-    return times
+            times[name].append(stepper.seconds())
+    return {name: seconds[2:] for name, seconds in times.items()}
 
 
 def fsam_against_sam(scale: str, options: Mapping[str, Any], directory: Path, context: Context) -> list[Path]:
     """Seconds per batch of SAM and FSAM. options: `model` (a list of overrides), `batch`, `rounds`."""
-    published = _published("kim2022_sec5.7")
     common = ["experiment=kim2022/table1", *options["model"], f"trainer.batch_size={options['batch']}"]
-    return _compared(
-        "sec5.7", {"SAM": [*common, "optimizer=sam"], "FSAM": [*common, "optimizer=fsam"]}, (3, 32, 32), 10,
-        {"SAM": published[0], "FSAM": published[1]}, options, directory, context,
+    commands = {"SAM": [*common, "optimizer=sam"], "FSAM": [*common, "optimizer=fsam"]}
+    steppers = {name: Stepper(line, (3, 32, 32), 10, context) for name, line in commands.items()}
+    title = (
         "Time of a training step with SAM and with FSAM (Kim et al. 2022, section 5.7: WRN-28-10, batch 128, "
-        "RTX 2080 Ti).",
-    )  # fmt: skip
+        "RTX 2080 Ti)."
+    )
+    return _compared("sec5.7", title, steppers, _published("kim2022_sec5.7"), options, directory, context)
 
 
 def regulariser_against_sgd(scale: str, options: Mapping[str, Any], directory: Path, context: Context) -> list[Path]:
     """Seconds per batch with and without the regulariser. options: `model`, `batch`, `rounds`, `side` (pixels)."""
-    published = [milliseconds / 1000 for milliseconds in _published("jia2020_sec7.2.1")]
     common = ["experiment=jia2020/table2", *options["model"], f"trainer.batch_size={options['batch']}"]
-    without, regularised = (
-        [*common, "optimizer=sgd"],
-        [*common, "optimizer=fisher_trace", "optimizer.start=immediately"],
-    )
-    return _compared(
-        "sec7.2.1", {"SGD": without, "SGD + regulariser": regularised}, (3, options["side"], options["side"]), 1000,
-        {"SGD": published[0], "SGD + regulariser": published[1]}, options, directory, context,
+    commands = {
+        "SGD": [*common, "optimizer=sgd"],
+        "SGD + regulariser": [*common, "optimizer=fisher_trace", "optimizer.start=immediately"],
+    }
+    shape = (3, options["side"], options["side"])
+    steppers = {name: Stepper(line, shape, 1000, context) for name, line in commands.items()}
+    published = [milliseconds / 1000 for milliseconds in _published("jia2020_sec7.2.1")]
+    title = (
         "Time of a training step without and with the Fisher-trace regulariser (Jia & Su 2020, section 7.2.1: "
-        "WRN-18-1.5, batch 128 of 128 x 128 pixels, two RTX 2080 Ti).",
-    )  # fmt: skip
+        "WRN-18-1.5, batch 128 of 128 x 128 pixels, two RTX 2080 Ti)."
+    )
+    return _compared("sec7.2.1", title, steppers, published, options, directory, context)
 
 
 def _published(artefact: str) -> list[float]:
@@ -96,32 +95,24 @@ def _published(artefact: str) -> list[float]:
 
 def _compared(
     name: str,
-    commands: Mapping[str, list[str]],
-    shape: tuple[int, int, int],
-    classes: int,
-    published: Mapping[str, float],
+    title: str,
+    steppers: Mapping[str, Stepper],
+    published: Sequence[float],
     options: Mapping[str, Any],
     directory: Path,
     context: Context,
-    title: str,
 ) -> list[Path]:
-    steppers = {label: Stepper(overrides, shape, classes, context) for label, overrides in commands.items()}
     times = side_by_side(steppers, options["rounds"], context)
-    first = next(iter(times))
-    medians = {label: statistics.median(values) for label, values in times.items()}
-    rows = [
-        {
-            "method": label, "s per batch": medians[label], "least": min(values), "most": max(values),
-            "published s": published[label], f"relative to {first}": medians[label] / medians[first],
-            "published, relative": published[label] / published[first],
-        }
-        for label, values in times.items()
-    ]  # fmt: skip
-    parameters = steppers[first].parameters
+    frame = pd.DataFrame({"method": list(times), "s per batch": list(map(statistics.median, times.values()))})
+    frame["least"], frame["most"] = list(map(min, times.values())), list(map(max, times.values()))
+    frame["published s"] = published
+    frame[f"relative to {frame['method'][0]}"] = frame["s per batch"] / frame["s per batch"][0]
+    frame["published, relative"] = frame["published s"] / frame["published s"][0]
+    parameters = next(iter(steppers.values())).parameters
     caption = [
         title,
         f"Medians, least and most of {options['rounds']} steps each, one after the other in turn, on random images: "
         f"{' '.join(options['model'])}, {parameters:,} parameters, batch {options['batch']}.",
         *context.cuts,
     ]
-    return write_frame(pd.DataFrame(rows), directory, name, caption)
+    return write_frame(frame, directory, name, caption)

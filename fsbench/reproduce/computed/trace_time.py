@@ -13,12 +13,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fsbench.papers.published import rows as published_rows
-from fsbench.report.frames import write_frame
+from fsbench.papers.collect import rows as published_rows
+from fsbench.report.table import write_frame
+from fsbench.reproduce.computed import Context
 from fsbench.reproduce.computed.mnist_networks import NETWORKS, risk_of
-from fsbench.reproduce.context import Context
 from fsbench.sharpness import Risk, hessian_diagonal, hessian_trace
-from fsbench.sharpness.hessian_operator import summed_gradient, twice_differentiable
+from fsbench.sharpness.derivatives.hessian_operator import summed_gradient, twice_differentiable
 
 
 def naive_entries(risk: Risk, entries: list[tuple[str, int]]) -> list[float]:
@@ -114,7 +114,7 @@ def _one(network: str, n: int, seed: int, options: Mapping[str, Any], context: C
 
 
 def _figure(frame: pd.DataFrame, directory: Path) -> list[Path]:
-    from fsbench.report.figure_style import PAGE, figure, legend_above, save, style, styles
+    from fsbench.report.style import PAGE, figure, legend_above, save, style, styles
 
     labels = [f"{network}, {method}" for network in NETWORKS for method in ("exact", "naive")]
     looks = styles(labels)

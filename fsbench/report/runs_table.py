@@ -1,0 +1,217 @@
+"""The table of `fsbench table`: means over runs that differ only in their seed, and notes on what they mix."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from fsbench.errors import UsageError, did_you_mean
+from fsbench.report.table import Grid, markdown, tabular
+from fsbench.report.text import csv_text, number
+
+if TYPE_CHECKING:
+    from fsbench.runs.records import Measured
+
+# Differences that are the replication itself, or incidental, not the experiment.
+_NO_EXPERIMENT = {
+    "seed", "dataset.seed", "run", "run_name", "runs_dir", "data_dir", "overwrite", "trainer.device", "trainer.workers",
+    "trainer.progress", "trainer.checkpoint_every", "trainer.compare_every", "dataset.label",
+}  # fmt: skip
+
+Row = Mapping[str, Any]
+# By run and column, how the number came about.
+Measurements = Mapping[str, Mapping[str, "Measured"]]
+# By column and setting, the values that differ.
+Mixed = dict[str, dict[str, list[str]]]
+
+
+def aggregate(
+    rows: Sequence[Row], by: Sequence[str], columns: Sequence[str], known: Iterable[str] = ()
+) -> pd.DataFrame:
+    """One line per combination of `by`: n, then `<column>_mean` and `<column>_std` (n - 1; NaN where n = 1).
+
+    Runs that have nothing under a column count in n, but not in that column's mean and deviation. Shares are in [0, 1].
+
+    Args:
+        known: names that a misspelt one may stand for, beside those that runs have.
+
+    Raises:
+        UsageError: no run has such a key or a number under such a column.
+    """
+    # Of some hundred keys those that are shown.
+    frame = pd.DataFrame([{name: row[name] for name in (*by, *columns) if name in row} for row in rows])
+    for option, names in (("--by", by), ("--columns", columns)):
+        for name in names:
+            if name not in frame:
+                keys = dict.fromkeys(key for row in rows for key in row)
+                raise UsageError(option, name, f"no run has such a key{did_you_mean(name, [*keys, *known])}")
+    for name in columns:
+        try:
+            frame[name] = pd.to_numeric(frame[name])
+        except (ValueError, TypeError):
+            raise UsageError("--columns", name, "is not a number; use it with --by") from None
+    frame[list(by)] = frame[list(by)].map(_text)
+    groups = frame.groupby(list(by), sort=False)
+    table = groups.size().to_frame("n")
+    # ln det of a singular matrix is -inf: so is then the mean, and there is no deviation.
+    with np.errstate(invalid="ignore"):
+        for name in columns:
+            table[f"{name}_mean"], table[f"{name}_std"] = groups[name].mean(), groups[name].std()
+    return table.reset_index().sort_values(list(by), key=lambda c: c.map(_by_size), ignore_index=True)
+
+
+def formatted(table: pd.DataFrame, form: str, by: Sequence[str], columns: Sequence[str]) -> str:
+    """The aggregated table as `markdown`, `latex`, `csv` or `json` (records with the columns of the CSV)."""
+    if form == "csv":
+        return csv_text(table)
+    if form == "json":
+        return json.dumps([{key: _json(value) for key, value in line.items()} for line in table.to_dict("records")],
+                          indent=2, ensure_ascii=False) + "\n"  # fmt: skip
+    lines = [
+        [
+            *(line[name] for name in by),
+            str(line["n"]),
+            *(_cell(c, line[f"{c}_mean"], line[f"{c}_std"]) for c in columns),
+        ]
+        for line in table.to_dict("records")
+    ]
+    heads = [column.replace("_", " ") + (" %" if _is_share(column) else "") for column in columns]
+    grid = Grid([*by, "n", *heads], lines, left=len(by))
+    return tabular(grid) if form == "latex" else markdown(grid)
+
+
+def mixed_keys(
+    rows: Sequence[Row], by: Sequence[str], choices: Sequence[str], configuration: Sequence[str]
+) -> dict[str, list[str]]:
+    """Choices and configuration keys, other than the seed, in which runs of one line of the table differ.
+
+    Where a choice (`model`) differs, the keys below it (`model.depth`) are not named too.
+    """
+    keys = [key for key in [*choices, *configuration] if key not in {*by, *_NO_EXPERIMENT}]
+    found: dict[str, set[str]] = {key: set() for key in keys}
+    for members in _averaged(rows, by):
+        # Row by row into columns: a row is in the processor's cache while all of its keys are looked up.
+        for key, values in zip(keys, zip(*(map(row.get, keys) for row in members), strict=True), strict=True):
+            texts = _texts(values)
+            found[key] |= texts if len(texts) > 1 else set()
+    mixed: dict[str, list[str]] = {}
+    for key, texts in found.items():
+        if texts and key.partition(".")[0] not in {"logger", *mixed} - {key}:
+            mixed[key] = sorted(texts, key=_by_size)
+    return mixed
+
+
+def mixed_settings(
+    rows: Sequence[Row], by: Sequence[str], columns: Sequence[str], measured: Measurements
+) -> tuple[Mixed, Mixed]:
+    """The settings in which the measures of runs on one line of the table differ, and those of its lines.
+
+    The second holds what the first does not say already. How a value was computed (`method`) is one of the settings;
+    it goes without saying where others differ, which it may follow from.
+    """
+    within: Mixed = {}
+    across: Mixed = {}
+    averaged = _averaged(rows, by)
+    for column in columns:
+        for members in averaged:
+            for key, values in _differing(_with_value(members, column, measured)).items():
+                known = within.setdefault(column, {}).setdefault(key, [])
+                known += sorted(values - set(known), key=_by_size)
+        for key, values in _differing(_with_value(rows, column, measured)).items():
+            if values != set(within.get(column, {}).get(key, ())):
+                across.setdefault(column, {})[key] = sorted(values, key=_by_size)
+    return within, across
+
+
+def lacking(rows: Sequence[Row], columns: Sequence[str], measured: Measurements) -> dict[str, int]:
+    """By column, how many of the runs were never measured (a refusal is a measurement), where any were not."""
+    return dict(Counter(column for column in columns for row in rows if column not in measured[row["run"]]))
+
+
+def substitutes(rows: Sequence[Row], columns: Sequence[str], measured: Measurements) -> Iterator[str]:
+    """A line for each column under which values of the Gauss-Newton matrix stand, then for each that was refused."""
+    for column in columns:
+        if count := sum(one.gauss_newton for one in _with_value(rows, column, measured)):
+            yield f"{column} is the Gauss-Newton value for {count} of {len(rows)} runs"
+    asked = ((column, measured[row["run"]].get(column)) for row in rows for column in columns)
+    refused = Counter((column, one.refused) for column, one in asked if one is not None and one.refused is not None)
+    for (column, reason), count in refused.items():
+        yield f"{column} was refused for {count} of {len(rows)} runs: {reason}"
+
+
+def _is_share(column: str) -> bool:
+    """The column lies in [0, 1] and is shown in percent."""
+    # adversarial_accuracy_0.5: the accuracy at alpha = 0.5
+    return column.endswith(("accuracy", "error", "generalization_gap")) or column.startswith("adversarial_accuracy_")
+
+
+def _cell(column: str, mean: float, std: float) -> str:
+    """`97.22 ± 0.13`, or the mean alone where there is no deviation."""
+    if math.isnan(mean):
+        return "-"
+    scale, digits, fewer = (100, ".2f", ".2f") if _is_share(column) else (1, ".4g", ".2g")
+    return f"{mean * scale:{digits}}" + ("" if math.isnan(std) else f" ± {std * scale:{fewer}}")
+
+
+def _json(value: Any) -> Any:
+    """A value that JSON can hold: null for NaN, a text for an infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def _averaged(rows: Sequence[Row], by: Sequence[str]) -> list[list[Row]]:
+    """The runs of each line of the table that has several."""
+    lines: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        lines.setdefault(tuple(_text(row.get(name)) for name in by), []).append(row)
+    return [members for members in lines.values() if len(members) > 1]
+
+
+def _with_value(rows: Sequence[Row], column: str, measured: Measurements) -> list[Measured]:
+    found = (measured[row["run"]].get(column) for row in rows)
+    return [one for one in found if one is not None and one.refused is None]
+
+
+def _differing(measurements: Sequence[Measured]) -> dict[str, set[str]]:
+    settings = [one.settings for one in measurements]
+    keys = dict.fromkeys(key for one in settings for key in one)
+    # Where all images were taken there is no number of samples, nor a seed that drew them.
+    found = {
+        key: {
+            "all" if key in ("samples", "classes") and one.get(key) is None else _text(one.get(key)) for one in settings
+        }
+        for key in keys
+    }
+    methods = {one.method or "-" for one in measurements}
+    differing = {key: values for key, values in found.items() if len(values) > 1}
+    return differing or ({"method": methods} if len(methods) > 1 else {})
+
+
+def _texts(values: Sequence[Any]) -> set[str]:
+    """The different ones as text; thousands of runs have few different values, and only those are put into words."""
+    try:
+        different: Iterable[Any] = {(type(value), value): value for value in values}.values()
+    except TypeError:  # lists
+        different = values
+    return set(map(_text, different))
+
+
+def _text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _by_size(text: str) -> tuple[bool, float, str]:
+    """Numbers in their order, before words in theirs."""
+    found = number(text)
+    return (True, 0.0, text) if found is None else (False, found, "")
