@@ -88,7 +88,7 @@ def _dispatch(arguments: list[str]) -> int:
 
         load_plugins()
         return complete(arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         lines = (f"  {name:{width}}  {line}" for name, (_, line) in COMMANDS.items())
         print(HELP.format(commands="\n".join(lines)), end="")
