@@ -270,6 +270,19 @@ def test_several_results_are_several_tables() -> None:
     assert text.index("**test error (%)**") < text.index("**top-5 error (%)**") < text.index("## Order")
     assert "| **1.50 ± 0.71 (2)** | 3.50 ± 0.71 (2) |" in text
     assert list(pd.read_csv(StringIO(texts["table4.csv"]))["result"]) == ["a", "a", "b", "b"]
+    frame.loc[1, "b"] = math.nan
+    texts, _ = render(artefact, frame, [])
+    assert texts["table4.md"].endswith("## Missing\n\n- optimizer=sgd, seed 1: has no b\n")
+
+
+def test_the_published_number_that_names_most_axes_is_meant() -> None:
+    (exact,) = TABLE.published
+    for_all = dataclasses.replace(exact, columns={"optimizer": "optimizer"}, where={**exact.where, "noise_rate": "0.2"})
+    for published in ((for_all, exact), (exact, for_all), (for_all,)):
+        texts, _ = render(dataclasses.replace(TABLE, published=published), plain_runs(), [])
+        table = pd.read_csv(StringIO(texts["table4.csv"]), dtype={"dataset.noise": str}).set_index("optimizer")
+        found = table[table["dataset.noise"] == "0.4"].loc["sgd", "published_mean"]
+        assert found == pytest.approx(87.97 if published == (for_all,) else 83.6)
 
 
 def test_strengths_of_a_perturbation_become_an_axis() -> None:
