@@ -216,6 +216,15 @@ def test_a_tie_in_the_paper_is_no_order() -> None:
     assert cells_of(best)[:2] == ["best: asam, then sgd", "agrees"]
 
 
+def test_a_single_comparison_is_counted() -> None:
+    artefact = dataclasses.replace(TABLE, axes={"dataset.noise": ("0.2",), "optimizer": ("sgd", "sam")})
+    texts, _ = render(artefact, runs(artefact, table_results), [])
+    assert (
+        "Of 1 comparisons that the paper has too, 1 have the paper's sign. "
+        "With p ≤ 0.05: agrees: 1, disagrees: 0, not decided: 0.\n"
+    ) in texts["table4.md"]
+
+
 def test_an_added_line_and_an_unplanned_cell() -> None:
     extra = Extra("optimizer", "fsam, rho = 0.5", {"optimizer": "fsam"}, ("optimizer.rho=0.5",), "as in the text")
     artefact = dataclasses.replace(TABLE, extras=(extra,))
