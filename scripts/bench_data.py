@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from fsbench.config.augment import AugmentOptions
+from fsbench.config.augment import StandardAugment
 from fsbench.config.compose import compose_jobs
 from fsbench.data import TrainBatches
 from fsbench.data.augment import batch_augment
@@ -34,13 +34,13 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 # name: options of fsbench, AutoAugment's policy of torchvision, how many times as fast fsbench should be
 PIPELINES = {
-    "crop + flip + Cutout": (AugmentOptions(flip=True, crop=CROP, cutout=CUTOUT), False, 8.0),
+    "crop + flip + Cutout": (StandardAugment(flip=True, crop=CROP, cutout=CUTOUT), False, 8.0),
     "crop + flip + AutoAugment + Cutout": (
-        AugmentOptions(flip=True, crop=CROP, autoaugment="cifar10", cutout=CUTOUT), True, 6.0,
+        StandardAugment(flip=True, crop=CROP, autoaugment="cifar10", cutout=CUTOUT), True, 6.0,
     ),
 }  # fmt: skip
 # What is compared with a step of SGD.
-BATCHES = {"none": AugmentOptions(), **{name: options for name, (options, _, _) in PIPELINES.items()}}
+BATCHES = {"none": StandardAugment(), **{name: options for name, (options, _, _) in PIPELINES.items()}}
 NETWORKS = {"lenet": "LeNet", "resnet20": "ResNet-20"}
 
 FSBENCH = "fsbench, batched tensors"

@@ -340,8 +340,8 @@ def update_ways(network: str, setting: Setting) -> Ways:
         @torch.no_grad()
         def move() -> None:
             trained = mover.trained()
-            direction, norm = mover._beside.direction(trained, None)
-            with mover._beside.displaced(trained, direction, [0.05] * len(trained), norm):
+            direction, norm = mover._perturbed.direction(trained, None)
+            with mover._perturbed.at(trained, direction, [0.05] * len(trained), norm):
                 pass
 
         return move

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 import torch
 
-from fsbench import geometries
 from fsbench.geometries import FORMS, GEOMETRIES, SCALES, Geometry
 from fsbench.optim.stacked_base import by_member
 
@@ -58,7 +55,3 @@ def test_fast_serves_stacks(name) -> None:
     for d, stack, gradients, label in zip(found, w, g, NAMES, strict=True):
         for i in range(3):
             torch.testing.assert_close(d[i], definition(stack[i], gradients[i], label, eta[i]), rtol=1e-14, atol=0)
-
-
-def test_the_example_of_the_docstring() -> None:
-    assert doctest.testmod(geometries).failed == 0

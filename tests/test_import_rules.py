@@ -17,19 +17,33 @@ ROOT = Path(fsbench.__file__).parent
 ALLOWED = {
     "errors": set(),
     "lines": set(),
-    "config": {"errors", "lines"},
     "geometries": set(),
+    "plugins": {"errors"},
+    "declare": {"config", "data", "errors", "geometries", "losses", "measuring", "optim", "plugins"},
+    "config": {"errors", "geometries", "lines", "plugins"},
     "optim": {"geometries"},
     "image_folder": {"errors"},
     "data": {"config", "errors", "image_folder"},
     "models": {"config", "errors"},
-    "runs": {"errors"},
+    "runs": {"config", "errors", "plugins"},
+    "losses": {"config"},
     "papers": {"errors"},
-    "report": {"errors", "papers", "runs"},
-    "training": {"config", "data", "errors", "image_folder", "lines", "models", "optim", "runs"},
+    "report": {"config", "errors", "papers", "runs"},
+    "training": {"config", "data", "errors", "image_folder", "lines", "losses", "models", "optim", "runs"},
     "sharpness": {"errors", "geometries", "optim"},
     "executors": {"config", "errors", "lines", "runs", "training"},
-    "measuring": {"config", "data", "errors", "geometries", "models", "runs", "sharpness", "training"},
+    "measuring": {
+        "config",
+        "data",
+        "errors",
+        "geometries",
+        "losses",
+        "models",
+        "runs",
+        "sharpness",
+        "training",
+        "plugins",
+    },
     "reproduce": {
         "config",
         "data",
@@ -46,7 +60,20 @@ ALLOWED = {
         "sharpness",
         "training",
     },
-    "cli": {"config", "errors", "executors", "lines", "measuring", "papers", "report", "reproduce", "runs", "training"},
+    "notebook": {"cli", "config", "errors", "measuring", "runs", "training", "declare"},
+    "cli": {
+        "config",
+        "errors",
+        "executors",
+        "lines",
+        "measuring",
+        "papers",
+        "report",
+        "reproduce",
+        "runs",
+        "training",
+        "plugins",
+    },
 }
 
 
@@ -69,6 +96,8 @@ def test_arrows_never_point_back(package) -> None:
 
 
 FREE_OF = [
+    ("fsbench", {"hydra", "omegaconf", "pydantic", "torch", "pandas", "numpy", "fsbench.notebook", "fsbench.errors"}),
+    ("fsbench.notebook", {"hydra", "torch", "matplotlib", "fsbench.sharpness"}),
     ("fsbench.optim", {"hydra", "omegaconf", "pydantic", "fsbench.training"}),
     ("fsbench.geometries", {"torch"}),
     ("fsbench.sharpness", {"hydra", "omegaconf", "pydantic", "fsbench.training"}),
@@ -83,7 +112,7 @@ FREE_OF = [
     ("fsbench.reproduce.plan", {"hydra", "omegaconf", "torch", "pandas"}),
     ("fsbench.cli.reproduce", {"torch", "pandas", "matplotlib"}),
     ("fsbench.config.load", {"hydra", "torch"}),
-    ("fsbench.executors.worker", {"hydra", "torch", "ray", "submitit"}),
+    ("fsbench.executors.pooled", {"hydra", "torch", "ray", "submitit"}),
     ("fsbench.cli.main", {"hydra", "omegaconf", "torch", "pandas", "pydantic"}),
 ]
 

@@ -11,14 +11,15 @@ from io import StringIO
 from fsbench.cli.commands import COMMANDS
 from fsbench.cli.list import ALL, described
 from fsbench.config.paths import conf_dir
-from fsbench.config.primary import REPRODUCE, SHARPNESS, TRAIN, Primary
+from fsbench.config.primary import EVALUATE, REPRODUCE, SHARPNESS, TRAIN, Primary
 from fsbench.errors import UsageError
 from fsbench.measuring import measures
 from fsbench.papers import artefacts
 from fsbench.papers.artefact import SCALES
 
 # Commands whose arguments are Hydra overrides.
-_HYDRA = {primary.name: primary for primary in (TRAIN, SHARPNESS)}
+_HYDRA = {primary.name: primary for primary in (TRAIN, SHARPNESS, EVALUATE)}
+_OF_DIRECTORIES = ("runs", "table", "plot", "rerun")
 # Values of the keys of `fsbench reproduce`.
 _CHOICES = {
     "scale": SCALES,
@@ -76,7 +77,7 @@ def _answer(request: str) -> None:
             print(" ".join(name for name in names if name.startswith(current)))
             return
         key, equals, value = current.partition("=")
-        if equals and command == SHARPNESS.name and key in ("run", "measures"):
+        if equals and ((key == "run" and "run" in primary.directories) or (key == "measures" and key in primary.lists)):
             found = _directories(value) if key == "run" else _names(value)
             print(" ".join(f"{key}={one}" for one in found))
             return
@@ -88,6 +89,8 @@ def _answer(request: str) -> None:
         os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
         hydra_main(["-sc", request], primary)
         return
+    if command in _OF_DIRECTORIES:
+        print(" ".join(_directories(current)))
     if command == "list":
         print(" ".join(kind for kind in ALL if kind.startswith(current)))
 

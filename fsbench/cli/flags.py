@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from fsbench.config.compose import compose_text
+from fsbench.config.primary import TRAIN, Primary
 from fsbench.errors import UsageError
 
 
@@ -42,3 +44,16 @@ def parse_composed(program: str, arguments: Sequence[str]) -> argparse.Namespace
     if (options.resolve or options.package) and not options.cfg:
         raise UsageError("", "", "--resolve and --package go with --cfg job")
     return options
+
+
+def show_instead(options: argparse.Namespace, text: str, primary: Primary = TRAIN) -> bool:
+    """Show what `--help` (`text`, then the configuration), `--cfg`, `--info` or `--hydra-help` asks for, if any."""
+    if options.help:
+        print(text + compose_text(options.overrides, config_dir=options.config_dir, primary=primary), end="")
+    elif options.hydra_help or options.cfg or options.info is not None:
+        from fsbench.cli.show import show
+
+        show(options, primary)
+    else:
+        return False
+    return True

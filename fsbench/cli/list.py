@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from fsbench.cli.flags import Parser
+from fsbench.config.component import offered
 from fsbench.config.paths import conf_dir
 from fsbench.errors import UsageError, did_you_mean
 from fsbench.measuring import measures
@@ -17,6 +19,7 @@ KINDS = {
     "datasets": "dataset",
     "optimizers": "optimizer",
     "bases": "base",
+    "losses": "loss",
     "experiments": "experiment",
     "setups": "setup",
     "augmentations": "augment",
@@ -33,48 +36,50 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(prog="fsbench list", description="What there is to choose from, a line each.")
     parser.add_argument("kind", nargs="?", metavar="KIND", help=", ".join(ALL))
     parser.add_argument("-cd", "--config-dir", type=Path, help="config groups of your own, listed too")
+    parser.add_argument("--format", default="text", choices=["text", "json"], help="(default: %(default)s)")
     options = parser.parse_args(list(arguments))
-    if options.kind is None:
-        for kind, group in KINDS.items():
-            print(f"{kind:14} {group}=")
-        print(f"{MEASURES:14} measures=[...] of fsbench sharpness")
-        print(f"{ARTEFACTS:14} of fsbench reproduce")
+    entries = _entries(options.kind, options.config_dir)
+    if options.format == "json":
+        print(json.dumps(entries, indent=1))
         return 0
+    name, column = (max((len(str(entry.get(key, ""))) for entry in entries), default=0) for key in ("name", "column"))
+    for entry in entries:
+        star = "*" if entry.get("default") else " "
+        measure = f" {star} {entry['column']:{column}}" if "column" in entry else ""
+        source = f" ({entry['source']})" if "source" in entry else ""
+        print(f"{entry['name']:{name}}{measure}  {entry['line']}{source}")
     if options.kind == MEASURES:
-        _print_measures()
-        return 0
-    if options.kind == ARTEFACTS:
-        _print_artefacts()
-        return 0
-    group = KINDS.get(options.kind, options.kind)
-    if group not in KINDS.values():
-        problem = f"no such kind{did_you_mean(options.kind, ALL)}; allowed: {', '.join(ALL)}"
-        raise UsageError("list", options.kind, problem)
-    if options.config_dir and not options.config_dir.is_dir():
-        raise UsageError("--config-dir", options.config_dir, "no such directory")
-    roots = [conf_dir()] + ([options.config_dir] if options.config_dir else [])
-    entries = {name: line for root in roots for name, line in described(root / group).items()}
-    width = max(map(len, entries), default=0)
-    for name, line in sorted(entries.items()):
-        print(f"{name:{width}}  {line}")
+        print("* measured where measures= is not given; tables have the second column")
     return 0
 
 
-def _print_measures() -> None:
-    """Name on the command line, column of tables, what it is and where from; those of the default set starred."""
-    known = measures.MEASURES.values()
-    name, column = (max(len(getattr(one, key)) for one in known) for key in ("name", "column"))
-    for one in known:
-        star = "*" if one.name in measures.DEFAULT else " "
-        print(f"{one.name:{name}} {star} {one.column:{column}}  {one.line} ({one.source})")
-    print("* measured where measures= is not given; tables have the second column")
+def _entries(kind: str | None, config_dir: Path | None) -> list[dict[str, str | bool]]:
+    """Name and line of each, with the source of measures and artefacts; the kinds themselves for None.
 
-
-def _print_artefacts() -> None:
-    known = artefacts()
-    width = max(map(len, known), default=0)
-    for one in known.values():
-        print(f"{one.name:{width}}  {one.title} ({one.source})")
+    Raises:
+        UsageError: there is no such kind, or no such directory.
+    """
+    if kind is None:
+        lines = {kind: f"{group}=" for kind, group in KINDS.items()}
+        lines |= {MEASURES: "measures=[...] of fsbench sharpness", ARTEFACTS: "of fsbench reproduce"}
+        return [{"name": name, "line": line} for name, line in lines.items()]
+    if kind == MEASURES:
+        return [
+            {"name": one.name, "column": one.column, "line": one.line, "source": one.source,
+             "default": one.name in measures.DEFAULT}
+            for one in measures.MEASURES.values()
+        ]  # fmt: skip
+    if kind == ARTEFACTS:
+        return [{"name": one.name, "line": one.title, "source": one.source} for one in artefacts().values()]
+    group = KINDS.get(kind, kind)
+    if group not in KINDS.values():
+        problem = f"no such kind{did_you_mean(kind, ALL)}; allowed: {', '.join(ALL)}"
+        raise UsageError("list", kind, problem)
+    if config_dir and not config_dir.is_dir():
+        raise UsageError("--config-dir", config_dir, "no such directory")
+    roots = [conf_dir(), *([config_dir] if config_dir else [])]
+    found = {name: line for root in roots for name, line in described(root / group).items()}
+    return [{"name": name, "line": line} for name, line in sorted((found | offered(group)).items())]
 
 
 def described(group: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from fsbench.cli.commands import COMMANDS
 from fsbench.errors import FsbenchError, Interrupted, UsageError, bad_input, did_you_mean, one_line
 from fsbench.lines import flushed, steady_streams, tell
+from fsbench.plugins import load_plugins, name_plugins
 from fsbench.training.stop_signal import AtOnce, at_once, too_late
 
 HELP = """fsbench: train with sharpness-aware optimizers and compare what comes out.
@@ -65,7 +66,7 @@ def _ended(arguments: list[str]) -> int:
 
 
 def _explained(met: BaseException, signals: AtOnce) -> FsbenchError | None:
-    """What is said of an exception that ends a command; None where it explains nothing and its traceback is needed."""
+    """The words for an exception that ends a command; None where it explains nothing and its traceback is needed."""
     if isinstance(met, Interrupted):
         return met
     # A signal may come out as another exception: where it came, some libraries take it for their own failure.
@@ -80,9 +81,12 @@ def _explained(met: BaseException, signals: AtOnce) -> FsbenchError | None:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    named, arguments = _plugins(arguments)
+    name_plugins(named)
     if "-sc" in arguments or "--shell-completion" in arguments:
         from fsbench.cli.completion import complete
 
+        load_plugins()
         return complete(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
@@ -95,7 +99,23 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if command not in COMMANDS:
         raise UsageError("", "", f"no command '{command}'{did_you_mean(command, COMMANDS)}; see fsbench --help")
+    load_plugins()
     return importlib.import_module(COMMANDS[command][0]).main(rest)
+
+
+def _plugins(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What `--plugin` names, wherever on the line it stands, and the rest of the line."""
+    named, rest = [], []
+    words = iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option != "--plugin":
+            rest.append(word)
+            continue
+        if not equals and (value := next(words, "")) == "":
+            raise UsageError("--plugin", "(missing)", "needs a file, mine.py, or a module")
+        named.append(value)
+    return named, rest
 
 
 def _versions() -> str:

@@ -10,48 +10,73 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fsbench.cli.flags import Parser
-from fsbench.cli.reproduce_help import HELP
-from fsbench.config.compose import compose_text
+from fsbench.config.compose import Composer
 from fsbench.config.primary import REPRODUCE
 from fsbench.errors import Diverged, Interrupted, UsageError, one_line
-from fsbench.executors.build import build_executor
-from fsbench.executors.executor import Executor
+from fsbench.executors.executor import Executor, build_executor
 from fsbench.lines import say, tell
 from fsbench.papers import add_papers, artefacts
 from fsbench.papers.artefact import SCALES, Artefact, Computed
-from fsbench.reproduce.compositions import Compositions
 from fsbench.reproduce.computed_artefact import compute, computed_cuts, is_computed, options_of
 from fsbench.reproduce.cost import Estimator
-from fsbench.reproduce.executor import Outcome, Task
 from fsbench.reproduce.gather import write_artefact
 from fsbench.reproduce.listing import list_lines, plan_lines, summary
 from fsbench.reproduce.plan import Plan, deciding, make_plan
 from fsbench.reproduce.provenance import refuse_smaller, without_places
 from fsbench.reproduce.request import Request, read_request
-from fsbench.reproduce.tasks import missing_tasks
+from fsbench.reproduce.run import Outcome, Task, missing_tasks
 from fsbench.runs.directory import refuse_unwritable
 from fsbench.training.stop_signal import at_once, stop_signal
+
+_HELP = """\
+fsbench reproduce ARTEFACT ... [KEY=VALUE ...]: the papers' tables and figures, published numbers beside measured ones.
+
+  fsbench reproduce list                                        # what there is, and how many runs it takes
+  fsbench reproduce kim2022/table1 scale=paper plan=true          # every run, its steps and hours; nothing is started
+  fsbench reproduce kim2022/table1 scale=small model=resnet20,wrn28_2 seeds=3
+  fsbench reproduce jia2020/table3 ibayashi2021/fig1 'tsuzuku2019/*' kim2022
+  fsbench reproduce kim2022/table1 scale=tiny render=true         # draws again from the runs on disk, trains nothing
+  fsbench reproduce kim2022/table4 dataset=folder dataset.root=DIR stands_for=cifar10     # a copy of CIFAR-10
+
+Beside the options below:
+  AXIS=A,B           restricts an axis of the artefact, such as model=, optimizer=, dataset.noise=
+  dataset=NAME       other images; stands_for=NAME keeps the paper's numbers beside them, and its tuned settings
+  GROUP=NAME, GROUP.KEY=VALUE (trainer.epochs=3)  change every run
+  sharpness.KEY=VALUE (sharpness.samples=100)     change how it is measured
+  executor=ray|slurm, executor.KEY=VALUE         runs side by side; fsbench train executor=ray --help shows the keys
+  --papers DIR       tables and figures of your own: DIR/<paper>.py with a tuple ARTEFACTS; the files are run as Python
+  --config-dir DIR   config groups of your own, such as DIR/experiment/mine.yaml for what such a paper runs
+
+Runs are those of `fsbench train`, in runs_dir; what is finished and measured is not done again, and the same command
+goes on where it was interrupted. A run that fails leaves a gap with its reason. Whatever was cut (epochs, images,
+seeds, cells, data set) is said in the caption. Files go to results_dir/<paper>/<artefact>/.
+Exit codes: 0 done, 2 bad input, 3 some runs failed, 130 interrupted.
+Also: --cfg job (show the options), --version.
+
+Options:
+
+"""
 
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_intermixed_args(list(arguments))
     own = [word for word in options.words if "=" in word]
+    composer = Composer(options.config_dir)
     if options.help:
-        print(HELP + compose_text([], primary=REPRODUCE), end="")
+        print(_HELP + composer.text([], primary=REPRODUCE), end="")
         return 0
     if options.cfg:
-        print(compose_text(own, primary=REPRODUCE), end="")
+        print(composer.text(own, primary=REPRODUCE), end="")
         return 0
     for directory in options.papers:
         add_papers(Path(directory))
     known = artefacts()
     if "list" in options.words:
-        return _list(known, [word for word in options.words if word != "list"])
-    request = read_request(options.words, known)
-    compositions = Compositions()
+        return _list(known, [word for word in options.words if word != "list"], composer)
+    request = read_request(options.words, known, composer)
 
     def plan() -> list[Plan]:
-        return [make_plan(one, request, compositions) for one in request.artefacts if isinstance(one, Artefact)]
+        return [make_plan(one, request, composer) for one in request.artefacts if isinstance(one, Artefact)]
 
     command = shlex.join(["fsbench", "reproduce", *without_places(options.words)])
     if request.config.plan:
@@ -70,14 +95,15 @@ def _parser() -> Parser:
     parser = Parser(prog="fsbench reproduce", add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("-c", "--cfg", choices=["job"])
+    parser.add_argument("-cd", "--config-dir")
     parser.add_argument("--papers", action="append", default=[], metavar="DIR")
     parser.add_argument("words", nargs="*")
     return parser
 
 
-def _list(known: dict[str, Artefact | Computed], words: Sequence[str]) -> int:
+def _list(known: dict[str, Artefact | Computed], words: Sequence[str], composer: Composer) -> int:
     named = [word for word in words if "=" not in word]
-    request = read_request(words if named else [*words, *known], known)
+    request = read_request(words if named else [*words, *known], known, composer)
     config = request.config
     scales = (config.scale,) if any(word.startswith("scale=") for word in words) else SCALES
     for line in list_lines(request.artefacts, scales, Path(config.results_dir)):
@@ -98,7 +124,7 @@ def _show(plans: Sequence[Plan], request: Request) -> int:
 
 @dataclass
 class _Work:
-    """What was asked for, and what became of it.
+    """A request and what became of it.
 
     Args:
         plan: makes the plans, anew once the runs that decide on values of others have ended.
@@ -152,7 +178,7 @@ class _Work:
         return 3
 
     def _tell_waiting(self) -> None:
-        """What could not be chosen after all."""
+        """Say which values could not be chosen after all."""
         for plan in self.plans:
             for reason in dict.fromkeys(run.waits for run in plan.runs if run.waits):
                 self.failed += 1

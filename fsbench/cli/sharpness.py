@@ -6,14 +6,13 @@ import os
 import traceback
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsbench import __version__
-from fsbench.cli.flags import parse_composed
-from fsbench.cli.sharpness_help import HELP
-from fsbench.config.compose import Job, compose_jobs, compose_text
+from fsbench.cli.flags import parse_composed, show_instead
+from fsbench.config.compose import Job, compose_jobs
 from fsbench.config.primary import SHARPNESS
 from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line
 from fsbench.lines import say, tell
@@ -24,16 +23,53 @@ if TYPE_CHECKING:
     from fsbench.measuring.record import Entry, Record
     from fsbench.measuring.source import Source
 
+HELP = """\
+fsbench sharpness [-m] [KEY=VALUE ...]: how sharp the minimum of a trained network is, by the papers' measures.
+
+What to measure: a finished run, or any network on any data set
+  run=runs/<id>
+  model= dataset=            with model.checkpoint=FILE, or model=timm model.name=NAME model.pretrained=true
+Keys people reach for (`fsbench list measures` shows the measures with a line each):
+  measures=[...]  samples=N|null  split=train|subset|test  seed=  dtype=float32|float64  device=auto|cpu|cuda
+  memory=GIB  data_dir=  dataset.root=  out=DIR  overwrite=true
+Options of single measures
+  classes=N (trace: so many sampled classes an image, with a standard error)  probes= tolerance= (trace_hutchinson)
+  subset_size= subsets= (fisher_determinant, spectral, frobenius_fisher)  logit_norm= (fisher_determinant)
+  neighbourhood=sam|asam|fsam rho= eta= ascent_steps= (worst_case)  alphas=[...] (adversarial)
+  eigenvalues=K eigenvalue_tolerance= (eigenvalues)
+
+  fsbench sharpness run=runs/<id>
+  fsbench sharpness run=runs/<id> measures=[minimum,normalized,fisher_determinant] samples=null
+  fsbench sharpness -m 'run=glob(runs/*)' measures=[default,adversarial]
+  fsbench sharpness model=timm model.name=resnet18 model.pretrained=true dataset=folder dataset.root=DIR
+  fsbench sharpness model=resnet20 model.checkpoint=FILE dataset=cifar10
+  fsbench table runs --by optimizer --columns test_accuracy,minimum_sharpness
+
+± is one standard error; `Estimate.interval` of the library gives the interval by Student's t.
+Images are not augmented, networks are in eval mode, the loss is cross-entropy. Results go into sharpness.json in the
+run's directory; what is there is not measured again unless a setting that matters to it differs. Values of several
+settings are kept beside each other; tables take those that were asked for last. A measure that is not defined for a
+network is refused, says why, and leaves a gap in tables.
+Exit codes: 0 done, 1 all refused or a measure failed, 2 bad input, 3 a sweep with failures, 130 interrupted.
+Also: --cfg job (show the configuration), --config-dir DIR (groups of your own), --version.
+
+With these choices:
+
+"""
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it went with one network, and its lines for a reader.
+    """The measures of one network as they came out, and the lines for a reader.
 
     Status: `measured` (any of it), `already measured`, `refused` (all of it), `failed` (any of it), `not finished`.
     """
 
     status: str
     lines: list[str]
+    # By column, and by measure the reason.
+    entries: dict[str, Entry] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 _STATUSES = ("measured", "already measured", "refused", "failed", "not finished")
@@ -41,35 +77,33 @@ _STATUSES = ("measured", "already measured", "refused", "failed", "not finished"
 
 def main(arguments: Sequence[str]) -> int:
     options = parse_composed("fsbench sharpness", arguments)
-    if options.help:
-        print(HELP + compose_text(options.overrides, config_dir=options.config_dir, primary=SHARPNESS), end="")
+    if show_instead(options, HELP, SHARPNESS):
         return 0
-    if options.hydra_help or options.cfg or options.info is not None:
-        from fsbench.cli.show import show
-
-        return show(options, SHARPNESS)
     jobs = compose_jobs(
         options.overrides, multirun=options.multirun, config_dir=options.config_dir, primary=SHARPNESS
     )  # fmt: skip
     for job in jobs:
         chosen_measures(job.config.measures)
-    return _sweep(jobs) if options.multirun else _single(jobs[0])
+    if options.multirun:
+        return _sweep(jobs)
+    outcome = single(jobs[0])
+    say("\n".join(outcome.lines))
+    return 1 if outcome.status in ("refused", "failed") else 0
 
 
-def _single(job: Job[SharpnessConfig]) -> int:
+def single(job: Job[SharpnessConfig]) -> Outcome:
+    """Measure one network; raises FsbenchError where it can't be."""
     from fsbench.measuring.source import find_source
 
     source = find_source(job)
     try:
-        outcome = _measured(source, job.config)
+        return _measured(source, job.config)
     except FsbenchError:
         raise
     except Exception as failure:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         raise FsbenchError(f"{source.title}: failed, {one_line(failure)}") from failure
-    say("\n".join(outcome.lines))
-    return 1 if outcome.status in ("refused", "failed") else 0
 
 
 def _sweep(jobs: list[Job[SharpnessConfig]]) -> int:
@@ -110,8 +144,9 @@ def _found(jobs: list[Job[SharpnessConfig]]) -> list[Source | UsageError]:
             if job.config.run is None or not Path(job.config.run).expanduser().is_dir():
                 raise
             found.append(failure)
-    if all(isinstance(one, Unfinished) for one in found):
-        states = Counter(one.status for one in found)
+    unfinished = [one for one in found if isinstance(one, Unfinished)]
+    if len(unfinished) == len(found):
+        states = Counter(one.status for one in unfinished)
         shown = ", ".join(f"{count} {status}" for status, count in sorted(states.items()))
         raise UsageError("run", jobs[0].config.run if len(jobs) == 1 else "...", f"no run is finished ({shown})")
     places: dict[Path, Source] = {}
@@ -161,7 +196,7 @@ def _measured(source: Source, config: SharpnessConfig) -> Outcome:
     if revived:
         record.add(revived)
     missing = [one for one in chosen if found[one.name] is None]
-    failed: set[str] = set()
+    failed: dict[str, str] = {}
     if missing:
         fresh, failed = _computed(source, config, missing, record)
         entries |= fresh
@@ -173,13 +208,13 @@ def _measured(source: Source, config: SharpnessConfig) -> Outcome:
     lines = _lines(source, asked, len(chosen), len(missing))
     if record.unreadable is not None:
         lines.append(f"  note: {record.unreadable}; written anew")
-    return Outcome(status, lines + shown.changes(asked, before, record.read()))
+    return Outcome(status, lines + shown.changes(asked, before, record.read()), asked, failed)
 
 
 def _computed(
     source: Source, config: SharpnessConfig, missing: list[Measure], record: Record
-) -> tuple[dict[str, Entry], set[str]]:
-    """New entries by column, and the measures that failed, why being said on stderr.
+) -> tuple[dict[str, Entry], dict[str, str]]:
+    """New entries by column, and by measure that failed the reason, which is said on stderr.
 
     Raises Interrupted where a signal came.
     """
@@ -187,12 +222,12 @@ def _computed(
     from fsbench.measuring.measure import measure
 
     entries: dict[str, Entry] = {}
-    failed: dict[str, list[str]] = {}
+    failed: dict[str, str] = {}
     done = 0
     try:
         for found in measure(source, config, missing, record):
             if isinstance(found, Failed):
-                failed.setdefault(found.reason, []).append(found.measure.name)
+                failed[found.measure.name] = found.reason
             else:
                 done += 1
                 entries |= found
@@ -200,9 +235,10 @@ def _computed(
         kept = f"{done} of {len(missing)} measures are recorded"
         raise Interrupted(f"{source.title}: interrupted; {kept}, the same command goes on from here") from None
     finally:
-        for reason, names in failed.items():
-            tell(f"fsbench: {source.title}: {', '.join(names)} failed, {reason}")
-    return entries, {name for names in failed.values() for name in names}
+        for reason in dict.fromkeys(failed.values()):
+            names = ", ".join(name for name, why in failed.items() if why == reason)
+            tell(f"fsbench: {source.title}: {names} failed, {reason}")
+    return entries, failed
 
 
 def _lines(source: Source, entries: dict[str, Entry], chosen: int, missing: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""What Hydra prints itself: --cfg, --info, --hydra-help and shell completion, without torch."""
+"""The flags that Hydra answers itself: --cfg, --info, --hydra-help and shell completion, without torch."""
 
 from __future__ import annotations
 
@@ -37,6 +37,9 @@ def show(options: argparse.Namespace, primary: Primary = TRAIN) -> int:
 
 def hydra_main(line: list[str], primary: Primary = TRAIN) -> int:
     """Run Hydra's own main on a command line that only shows something."""
+    from fsbench.config.component import offer
+
+    offer()
 
     @hydra.main(config_path=str(conf_dir()), config_name=primary.name, version_base="1.3")
     def nothing(_: object) -> None:

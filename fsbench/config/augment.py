@@ -6,10 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from fsbench.config.options import Options, Pixels
+from fsbench.config.component import Component
+from fsbench.config.options import Pixels
 
 
-class AugmentOptions(Options):
+class AugmentOptions(Component, group="augment"):
     """Random changes of a training image, in the order in which they are applied unless `autoaugment_first`; sizes in
     pixels.
 
@@ -21,6 +22,7 @@ class AugmentOptions(Options):
         neither                 `size` x `size` | the same
     """
 
+    name: str = "standard"  # records of older runs do not say it
     flip: bool = False
     """Mirror left and right with probability 1/2."""
     crop: int = Field(default=0, ge=0, le=10_000)
@@ -43,3 +45,7 @@ class AugmentOptions(Options):
     def image_size(self, dataset_size: int | None) -> int | None:
         """The side of the image a network sees; None where every image keeps its own."""
         return self.size or dataset_size
+
+
+class StandardAugment(AugmentOptions, name="standard"):
+    """These changes and no other."""

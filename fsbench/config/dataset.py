@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import Field, model_validator
 
-from fsbench.config.options import AbsolutePath, Options, Pixels
+from fsbench.config.component import Component
+from fsbench.config.options import AbsolutePath, Pixels
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Mean = float
 Std = Annotated[float, Field(gt=0)]
 
-STREAMED = ("imagenet", "stanford_cars", "flowers102")
+
+class ImageCounts(NamedTuple):
+    """Images of the training and test splits as a data set comes, classes, and (C, H, W)."""
+
+    train: int
+    test: int
+    classes: int
+    shape: tuple[int, int, int]
 
 
-class DatasetOptions(Options):
-    """One data set and what is done to its training split, in this order:
+class DatasetOptions(Component, group="dataset"):
+    """A data set and what is done to its training split, in this order:
 
     the validation split is set aside, the subset is drawn, labels are changed (noise or random_labels),
     the confusion set joins. Validation and test labels are never changed. Definitions: kim2022 (noise),
     ibayashi2021 and tsuzuku2019 (random_labels), jia2020 (validation, subset, confusion).
+
+    Attributes:
+        counts: where they are known beforehand.
+        streamed: whether its images, which differ in size, are decoded in every epoch; None: that depends on them.
     """
 
-    name: Literal[
-        "digits",
-        "mnist",
-        "fashion_mnist",
-        "cifar10",
-        "cifar100",
-        "svhn",
-        "imagenet",
-        "stanford_cars",
-        "flowers102",
-        "folder",
-    ]
+    node: ClassVar = {"defaults": [{"override /setup@_global_.setup": "standard"}, "_self_"], "seed": "${seed}"}
+    counts: ClassVar[ImageCounts | None] = None
+    streamed: ClassVar[bool | None] = False
+    name: str
     # What tables and captions call it; null: the folder's name, or `name`.
     label: Annotated[str, Field(min_length=1)] | None = None
     # Per channel, of pixels in [0, 1]; null: those of the training images (ImageNet's where images are streamed).
@@ -68,20 +72,16 @@ class DatasetOptions(Options):
                 f"dataset.confusion={self.confusion}: needs dataset.subset, because the confusion set is drawn from "
                 "the training images outside the subset"
             )
-        if self.name == "folder" and self.root is None:
-            raise ValueError(
-                "dataset.root=null: dataset=folder needs the directory that holds train/<class>/ and test/<class>/"
-            )
-        if self.name != "folder" and self.root is not None:
+        if self.root is not None and not isinstance(self, Folder) and "root" not in (self.own or ()):
             raise ValueError(
                 f"dataset.root={self.root}: only dataset=folder has a root; dataset={self.name} lies under data_dir"
             )
-        if self.name != "folder" and self.in_memory is not None:
+        if self.in_memory is not None and not isinstance(self, Folder):
             raise ValueError(
                 f"dataset.in_memory={str(self.in_memory).lower()}: must be null with dataset={self.name}; "
                 "only dataset=folder can choose"
             )
-        if self.name in STREAMED and self.image_size is None:
+        if self.streamed and self.image_size is None:
             raise ValueError(
                 f"dataset.image_size=null: must be a number of pixels, such as 224, because the images of "
                 f"{self.name} differ in size"
@@ -89,9 +89,103 @@ class DatasetOptions(Options):
         if (self.mean is None) != (self.std is None):
             key, other = ("mean", "std") if self.mean is None else ("std", "mean")
             raise ValueError(f"dataset.{key}=null: give both dataset.mean and dataset.std, or neither ({other} is set)")
-        if self.mean is not None and len(self.mean) != len(self.std):
+        if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
             raise ValueError(
                 f"dataset.std={self.std}: has {len(self.std)} numbers but dataset.mean has {len(self.mean)}; "
                 "both need one per channel"
+            )
+        return self
+
+    @property
+    def in_files(self) -> bool:
+        """Whether images may be decoded in every epoch."""
+        return self.streamed is True or (self.streamed is None and not self.in_memory)
+
+
+class Digits(DatasetOptions, name="digits"):
+    """scikit-learn's digits."""
+
+    builder: ClassVar = "fsbench.data.digits:load_digits"
+    counts: ClassVar = ImageCounts(1437, 360, 10, (1, 8, 8))
+
+
+class Mnist(DatasetOptions, name="mnist"):
+    """MNIST."""
+
+    title: ClassVar = "MNIST"
+    builder: ClassVar = "fsbench.data.torchvision_sets:mnist"
+    counts: ClassVar = ImageCounts(60_000, 10_000, 10, (1, 28, 28))
+
+
+class FashionMnist(DatasetOptions, name="fashion_mnist"):
+    """Fashion-MNIST."""
+
+    title: ClassVar = "Fashion-MNIST"
+    builder: ClassVar = "fsbench.data.torchvision_sets:fashion_mnist"
+    counts: ClassVar = ImageCounts(60_000, 10_000, 10, (1, 28, 28))
+
+
+class Cifar10(DatasetOptions, name="cifar10"):
+    """CIFAR-10."""
+
+    title: ClassVar = "CIFAR-10"
+    builder: ClassVar = "fsbench.data.torchvision_sets:cifar10"
+    counts: ClassVar = ImageCounts(50_000, 10_000, 10, (3, 32, 32))
+
+
+class Cifar100(DatasetOptions, name="cifar100"):
+    """CIFAR-100."""
+
+    title: ClassVar = "CIFAR-100"
+    builder: ClassVar = "fsbench.data.torchvision_sets:cifar100"
+    counts: ClassVar = ImageCounts(50_000, 10_000, 100, (3, 32, 32))
+
+
+class Svhn(DatasetOptions, name="svhn"):
+    """SVHN."""
+
+    title: ClassVar = "SVHN"
+    builder: ClassVar = "fsbench.data.torchvision_sets:svhn"
+    counts: ClassVar = ImageCounts(73_257, 26_032, 10, (3, 32, 32))
+
+
+class ImageNet(DatasetOptions, name="imagenet"):
+    """ImageNet (ILSVRC 2012)."""
+
+    title: ClassVar = "ImageNet"
+    builder: ClassVar = "fsbench.data.torchvision_sets:imagenet"
+    streamed: ClassVar = True
+    counts: ClassVar = ImageCounts(1_281_167, 50_000, 1000, (3, 224, 224))
+
+
+class StanfordCars(DatasetOptions, name="stanford_cars"):
+    """Stanford Cars."""
+
+    title: ClassVar = "Stanford Cars"
+    builder: ClassVar = "fsbench.data.torchvision_sets:stanford_cars"
+    streamed: ClassVar = True
+    counts: ClassVar = ImageCounts(8144, 8041, 196, (3, 224, 224))
+
+
+class Flowers102(DatasetOptions, name="flowers102"):
+    """Oxford Flowers-102."""
+
+    title: ClassVar = "Flowers-102"
+    builder: ClassVar = "fsbench.data.torchvision_sets:flowers102"
+    streamed: ClassVar = True
+    counts: ClassVar = ImageCounts(2040, 6149, 102, (3, 224, 224))
+
+
+class Folder(DatasetOptions, name="folder"):
+    """Anyone's images: root/train/<class>/ and root/test/<class>/."""
+
+    builder: ClassVar = "fsbench.data.folder:load_folder"
+    streamed: ClassVar = None
+
+    @model_validator(mode="after")
+    def _lies_somewhere(self) -> Folder:
+        if self.root is None:
+            raise ValueError(
+                "dataset.root=null: dataset=folder needs the directory that holds train/<class>/ and test/<class>/"
             )
         return self

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from fsbench.config.options import Options, Processes
+from fsbench.config.component import Component
+from fsbench.config.options import Processes
 
 
 def _made_of(pattern: str, allowed: str) -> AfterValidator:
@@ -30,27 +31,38 @@ _Value = Annotated[
 ]
 
 
-class SerialOptions(Options):
+class ExecutorOptions(Component, group="executor"):
+    """Where the runs of a sweep or a reproduction are carried out."""
+
+    name: str
+
+
+class SerialOptions(ExecutorOptions, name="serial"):
     """One run after the other, in this process."""
 
-    name: Literal["serial"] = "serial"
+    name: str = "serial"
 
 
-class PooledOptions(Options):
-    """What each run is given, and how often one that lost its worker is tried again."""
+class PooledOptions(ExecutorOptions):
+    """Runs side by side, each with its share of the machine."""
 
-    workers: Processes | None
-    cpus: Annotated[int, Field(ge=1)]
-    gpus: Annotated[float, Field(ge=0)] | None
-    memory: Annotated[float, Field(gt=0)] | None
-    retries: Annotated[int, Field(ge=0)]
+    workers: Processes | None = None
+    """Runs at once; null: as many as there is room for (slurm: as many as it starts)."""
+    cpus: Annotated[int, Field(ge=1)] = 1
+    """Of each run, which computes with as many threads."""
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    """Of each run; null: 1 if there are any, 0 with device=cpu."""
+    memory: Annotated[float, Field(gt=0)] | None = None
+    """GiB that each run needs."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    """Of a run whose worker was lost; it goes on from its checkpoint."""
 
 
-class RayOptions(PooledOptions):
-    """Workers of Ray; `address=null` starts it on this machine."""
+class RayOptions(PooledOptions, name="ray"):
+    """Runs side by side through Ray, on this machine or a cluster; needs pip install 'fsbench[ray]'."""
 
-    name: Literal["ray"]
-    address: _Address | None
+    address: _Address | None = None
+    """Null starts Ray on this machine; auto: the cluster this machine is part of; or HOST:PORT."""
 
     @model_validator(mode="after")
     def _whole_cards_above_one(self) -> RayOptions:
@@ -59,14 +71,16 @@ class RayOptions(PooledOptions):
         return self
 
 
-class SlurmOptions(PooledOptions):
-    """Jobs of SLURM, or processes of this machine, through submitit."""
+class SlurmOptions(PooledOptions, name="slurm"):
+    """Runs as jobs of SLURM through submitit; needs pip install 'fsbench[slurm]'."""
 
-    name: Literal["slurm"]
-    cluster: Literal["slurm", "local"]
-    partition: _Name | None
-    time_limit: Annotated[int, Field(ge=1)]
-    sbatch: dict[_Option, _Value] | None
+    cluster: Literal["slurm", "local"] = "slurm"
+    """SLURM, or processes on this machine, by submitit's local executor."""
+    partition: _Name | None = None
+    time_limit: Annotated[int, Field(ge=1)] = 1440
+    """Minutes of a job; a run that needs more goes on in another."""
+    sbatch: dict[_Option, _Value] | None = None
+    """More of sbatch's parameters, such as {account: NAME, constraint: a100}."""
 
     @model_validator(mode="after")
     def _whole_cards(self) -> SlurmOptions:
@@ -76,5 +90,3 @@ class SlurmOptions(PooledOptions):
             )
         return self
 
-
-AnyExecutor = Annotated[SerialOptions | RayOptions | SlurmOptions, Field(discriminator="name")]

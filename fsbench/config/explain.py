@@ -2,57 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fsbench.config.primary import Primary
 from fsbench.errors import UsageError, did_you_mean, first_line
 
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
-def explained(failure: Exception, overrides: list[str], primary: Primary) -> UsageError:
-    """Name the override that can't be composed; fall back to Hydra's own first line. Needs Hydra initialised."""
-    from hydra import compose
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.object_type import ObjectType
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf import OmegaConf
+# The choices of a group, and the folders of choices in it.
+Options = Callable[[str], list[str]]
 
-    loader = GlobalHydra.instance().config_loader()
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
-    # Groups and the search path first: which keys there are depends on them.
-    chosen = [o.input_line or "" for o in parsed if o.key_or_group == "hydra.searchpath"]
+
+def bad_choice(failure: Exception, parsed: Sequence[Override], primary: Primary, options: Options) -> UsageError:
+    """Name the choice for which there is no file; fall back to Hydra's own first line."""
     for override in parsed:
         key, value = override.key_or_group, override.value()
-        groups = loader.get_group_options(key, None)
-        if not groups:
-            continue
-        options = [option for group in groups for option in _options(loader, key, group)]
-        if value not in options and not (key in primary.nullable and value is None):
-            message = f"no such {key}{did_you_mean(str(value), options)}; allowed: {', '.join(options)}"
+        names = [] if isinstance(value, dict) else options(key)
+        # Of a folder of choices each of them: kim2022/table1.
+        allowed = [one for name in names for one in ([f"{name}/{i}" for i in options(f"{key}/{name}")] or [name])]
+        if allowed and value not in allowed and not (key in primary.nullable and value is None):
+            message = f"no such {key}{did_you_mean(str(value), allowed)}; allowed: {', '.join(allowed)}"
             return UsageError(key, value, message)
-        chosen.append(override.input_line or "")
-    plain = OmegaConf.to_container(compose(primary.name, overrides=chosen))
-    known = _keys(plain) + list(primary.groups or loader.get_group_options("", ObjectType.GROUP))
-    named = {override.key_or_group for override in parsed}
-    for override in parsed:
-        key = override.key_or_group
-        group, dot, _ = key.partition(".")
-        if dot and group in (primary.groups or ()) and key not in known and group not in named:
-            choices = ", ".join(loader.get_group_options(group, ObjectType.CONFIG))
-            return UsageError(key, override.value(), f"choose a {group} first: {group}=NAME, one of {choices}")
-        if not override.is_add() and key not in known and not key.startswith("hydra."):
-            near = did_you_mean(key, known)
-            return UsageError(
-                key, override.value(), f"no such key{near or f'; to add one use +{key}={override.value()}'}"
-            )
     return UsageError("", "", first_line(failure))
 
 
-def _options(loader: Any, group: str, name: str) -> list[str]:
-    """The choice `name` of a group, or the choices in the folder of that name (`kim2022/table1`)."""
-    from hydra.core.object_type import ObjectType
-
-    inside = loader.get_group_options(f"{group}/{name}", ObjectType.CONFIG)
-    return [f"{name}/{choice}" for choice in inside] or [name]
+def bad_key(
+    failure: Exception, parsed: Sequence[Override], primary: Primary, options: Options, merged: Any
+) -> UsageError:
+    """Name the key that is not in the merged files; fall back to Hydra's own first line."""
+    known = [*_keys(merged), *(primary.groups or options(""))]
+    named = {override.key_or_group for override in parsed}
+    for override in parsed:
+        key, value = override.key_or_group, override.value()
+        group, dot, _ = key.partition(".")
+        if dot and group in (primary.groups or ()) and key not in known and group not in named:
+            problem = f"choose a {group} first: {group}=NAME, one of {', '.join(options(group))}"
+            return UsageError(key, value, problem)
+        if not override.is_add() and key not in known and not key.startswith("hydra."):
+            near = did_you_mean(key, known)
+            return UsageError(key, value, f"no such key{near or f'; to add one use +{key}={value}'}")
+    return UsageError("", "", first_line(failure))
 
 
 def _keys(node: Any, prefix: str = "") -> list[str]:

@@ -28,7 +28,7 @@ def _usage_error(error: dict[str, Any], values: dict[str, Any]) -> UsageError:
     path, node = [], values
     absent = error["loc"][-1] if error["type"] in ("missing", "extra_forbidden") else None
     for part in error["loc"]:
-        # pydantic adds the tag of a union's member ("fsam") and of optional types to the location.
+        # pydantic adds the tag of optional types to the location.
         if not isinstance(node, (dict, list)) or (isinstance(node, dict) and part not in node and part != absent):
             continue
         path.append(str(part))
@@ -49,10 +49,10 @@ def _usage_error(error: dict[str, Any], values: dict[str, Any]) -> UsageError:
         return UsageError(key, _shown(node), f"no such key{did_you_mean(path[-1], siblings)}")
     if kind == "missing":
         return UsageError(key, "(missing)", "has to be given")
-    if kind == "union_tag_invalid":
-        allowed = context["expected_tags"].replace("'", "")
-        field = context["discriminator"].strip("'")
-        return UsageError(f"{key}.{field}", context["tag"], f"must be one of {allowed}")
+    if kind == "unknown":
+        return UsageError(f"{key}.{context['key']}", context["name"], context["allowed"])
+    if kind == "unnamed":
+        return UsageError(f"{key}.{context['key']}", "(missing)", "has to be given")
     if kind == "literal_error":
         expected = context["expected"].replace("'", "").replace(" or ", ", ")
         context = {"expected": expected.replace("True", "true").replace("False", "false")}

@@ -1,35 +1,75 @@
-"""Options of the methods (`optimizer=`) and of the optimizers below them (`base=`)."""
+"""The methods (`optimizer=`) and the optimizers below them (`base=`), with their options."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fsbench.config.options import Options
+from fsbench.config.component import Component
+from fsbench.geometries import EUCLIDEAN, FORMS, SCALES
 
-LearningRate = Annotated[float, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
+_ADAPTIVE, _INVERSE_FISHER = SCALES["weights"].defaults, FORMS["multiplicative"].defaults
 
-class PlainOptions(Options):
+
+class OptimizerOptions(Component, group="optimizer"):
+    """A method; the base brings its learning rate.
+
+    Attributes:
+        passes: forward-backward passes over the mini-batch that a step takes.
+        stackable: whether a population can train it; each method says so for itself.
+        not_stackable: else why not.
+        recordable: whether its step makes no decision on the host, so that a CUDA graph can hold it.
+    """
+
+    passes: ClassVar[float] = 1
+    stackable: ClassVar[bool] = False
+    recordable: ClassVar[bool] = True
+    not_stackable: ClassVar[str] = "it does not say that it can be stacked"
+    name: str
+    lr: NonNegative
+
+
+class PlainOptions(OptimizerOptions):
     """The base optimizer alone."""
 
-    # Whether a population can train it: said by each method for itself.
+    builder: ClassVar = "fsbench.optim:Descent"
     stackable: ClassVar = True
-    name: Literal["sgd", "adam", "adamw"]
-    lr: LearningRate
 
 
-class SharpnessAwareOptions(Options):
-    """What SAM, ASAM and FSAM share: radius, natural-gradient descent, m-sharpness."""
+class PlainSGD(PlainOptions, name="sgd"):
+    """SGD alone."""
 
-    lr: LearningRate
-    rho: NonNegative
-    natural: bool
-    m: Annotated[int, Field(ge=1)] | None
+    title: ClassVar = "SGD"
+
+
+class PlainAdam(PlainOptions, name="adam"):
+    """Adam alone."""
+
+    node: ClassVar = {"defaults": [{"override /base@_global_.base": "adam"}, "_self_"]}
+
+
+class PlainAdamW(PlainOptions, name="adamw"):
+    """AdamW alone."""
+
+    node: ClassVar = {"defaults": [{"override /base@_global_.base": "adamw"}, "_self_"]}
+
+
+class SharpnessAwareOptions(OptimizerOptions):
+    """The options that all methods have which perturb the weights before a second pass."""
+
+    passes: ClassVar[float] = 2
+    rho: NonNegative = EUCLIDEAN.defaults["rho"]
+    """Radius of the neighbourhood (kim2022: gamma)."""
+    natural: bool = False
+    """Descend along D g instead of g."""
+    m: Annotated[int, Field(ge=1)] | None = None
+    """m-sharpness: sub-batches of this size, each with its own perturbation."""
     perturbation: Literal["global", "local"] = "global"
+    """With several devices the whole batch's gradient perturbs, or (local) on each device its own rows'."""
 
     @model_validator(mode="after")
     def _local_stands_alone(self) -> SharpnessAwareOptions:
@@ -40,24 +80,40 @@ class SharpnessAwareOptions(Options):
         return self
 
 
-class SAMOptions(SharpnessAwareOptions):
+class SAMOptions(SharpnessAwareOptions, name="sam"):
+    """SAM: sharpness-aware minimisation (Foret et al. 2021)."""
+
+    title: ClassVar = "SAM"
+    builder: ClassVar = "fsbench.optim:SAM"
     stackable: ClassVar = True
-    name: Literal["sam"]
 
 
-class ASAMOptions(SharpnessAwareOptions):
+class ASAMOptions(SharpnessAwareOptions, name="asam"):
+    """ASAM: adaptive SAM, T^2 g / ||T g|| (Kwon et al. 2021)."""
+
+    title: ClassVar = "ASAM"
+    builder: ClassVar = "fsbench.optim:ASAM"
     stackable: ClassVar = True
-    name: Literal["asam"]
-    eta: NonNegative
-    scale: Literal["weights", "all"]
+    rho: NonNegative = _ADAPTIVE["rho"]
+    eta: NonNegative = _ADAPTIVE["eta"]
+    """T = |w| + eta."""
+    scale: Literal["weights", "all"] = "weights"
+    """Tensors that are scaled: those whose name contains "weight", or every one."""
 
 
-class FSAMOptions(SharpnessAwareOptions):
+class FSAMOptions(SharpnessAwareOptions, name="fsam"):
+    """FSAM: Fisher SAM (Kim et al. 2022); not Friendly SAM, which shares the letters."""
+
+    title: ClassVar = "FSAM"
+    builder: ClassVar = "fsbench.optim:FSAM"
     stackable: ClassVar = True
-    name: Literal["fsam"]
-    eta: NonNegative
-    form: Literal["multiplicative", "additive"]
-    fisher: Literal["batch", "per_example", "true"]
+    rho: NonNegative = _INVERSE_FISHER["rho"]
+    eta: NonNegative = _INVERSE_FISHER["eta"]
+    """D = 1 / (1 + eta f)."""
+    form: Literal["multiplicative", "additive"] = "multiplicative"
+    """Additive: D = 1 / (f + eta)."""
+    fisher: Literal["batch", "per_example", "true"] = "batch"
+    """f: g*g of the mini-batch (eq. 12), of each example (eq. 11), or of labels drawn from the model."""
 
     @field_validator("fisher", mode="before")
     @classmethod
@@ -72,28 +128,41 @@ class FSAMOptions(SharpnessAwareOptions):
         return self
 
 
-class FisherTraceOptions(Options):
+class FisherTraceOptions(OptimizerOptions, name="fisher_trace"):
+    """Fisher-trace regulariser (Jia & Su 2020, algorithm 1)."""
+
+    title: ClassVar = "Fisher trace"
+    builder: ClassVar = "fsbench.optim:FisherTrace"
+    passes: ClassVar[float] = 3
     not_stackable: ClassVar = "gradients of several sub-batches"
-    name: Literal["fisher_trace"]
-    lr: LearningRate
-    alpha: Positive
-    beta: NonNegative
-    sub_batches: Annotated[int, Field(ge=1)]
-    start: Literal["first_drop", "immediately"]
-    # Records of runs from before it load without it.
+    alpha: Positive = 1e-4
+    """Finite-difference step."""
+    beta: NonNegative = 10.0
+    """Strength."""
+    sub_batches: Annotated[int, Field(ge=1)] = 8
+    """M."""
+    start: Literal["first_drop", "immediately"] = "first_drop"
+    """Active once the rate is below its peak (cosine: from step 2 on), or always."""
     full_batch: Literal["own", "mean"] = "own"
+    """Gradient of the whole batch with its own BatchNorm statistics, or the mean of the sub-batches', a pass less."""
 
 
-OptimizerOptions = Annotated[
-    PlainOptions | SAMOptions | ASAMOptions | FSAMOptions | FisherTraceOptions, Field(discriminator="name")
-]
+class BaseOptions(Component, group="base"):
+    """An optimizer of torch.optim."""
+
+    name: str
+    weight_decay: NonNegative
+
+    def arguments(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"name"})
 
 
-class SGDOptions(Options):
-    name: Literal["sgd"]
+class SGDOptions(BaseOptions, name="sgd"):
+    """SGD."""
+
+    builder: ClassVar = "torch.optim:SGD"
     momentum: Annotated[float, Field(ge=0, lt=1)]
     nesterov: bool
-    weight_decay: NonNegative
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> SGDOptions:
@@ -102,11 +171,18 @@ class SGDOptions(Options):
         return self
 
 
-class AdamOptions(Options):
-    name: Literal["adam", "adamw"]
+class AdamOptions(BaseOptions, name="adam"):
+    """Adam (Kingma & Ba 2015)."""
+
+    builder: ClassVar = "torch.optim:Adam"
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
     eps: Positive
-    weight_decay: NonNegative
+
+    def arguments(self) -> dict[str, Any]:
+        return {**super().arguments(), "betas": tuple(self.betas)}
 
 
-BaseOptions = Annotated[SGDOptions | AdamOptions, Field(discriminator="name")]
+class AdamWOptions(AdamOptions, name="adamw"):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+
+    builder: ClassVar = "torch.optim:AdamW"

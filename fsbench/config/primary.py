@@ -21,6 +21,7 @@ class Primary:
         nullable: groups of which none need be chosen.
         directories: keys that name directories, and a file that these hold; their `glob()` is over the file system.
         lists: keys that take a list of names.
+        takes_measures: the options of users' measures are nodes by the measures' names.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Primary:
     nullable: tuple[str, ...] = ()
     directories: Mapping[str, str] = field(default_factory=dict)
     lists: tuple[str, ...] = ()
+    takes_measures: bool = False
 
     def kind(self) -> type[Options]:
         """The record's class. Imported late: pydantic takes its time."""
@@ -40,9 +42,17 @@ TRAIN = Primary("train", ("fsbench.config.train", "TrainConfig"), nullable=("exp
 SHARPNESS = Primary(
     "sharpness",
     ("fsbench.config.sharpness", "SharpnessConfig"),
-    groups=("model", "dataset", "augment"),
-    nullable=("model", "dataset", "augment"),
+    groups=("model", "dataset", "augment", "loss"),
+    nullable=("model", "dataset", "augment", "loss"),
     directories={"run": "config.yaml"},
     lists=("measures", "alphas"),
+    takes_measures=True,
+)
+EVALUATE = Primary(
+    "evaluate",
+    ("fsbench.config.evaluate", "EvaluateConfig"),
+    groups=("dataset",),
+    nullable=("dataset",),
+    directories={"run": "config.yaml"},
 )
 REPRODUCE = Primary("reproduce", ("fsbench.config.reproduce", "ReproduceConfig"), groups=("executor",))

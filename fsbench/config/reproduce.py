@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
-from fsbench.config.executor import AnyExecutor
+from fsbench.config.executor import ExecutorOptions
 from fsbench.config.options import Options, PathText
 
 
@@ -22,7 +22,7 @@ class ReproduceConfig(Options):
     results_dir: PathText
     runs_dir: PathText
     data_dir: PathText
-    executor: AnyExecutor
+    executor: SerializeAsAny[ExecutorOptions]
     device: Literal["auto", "cpu", "cuda"]
     progress: bool
 

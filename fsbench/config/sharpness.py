@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, SerializeAsAny, Tag, field_validator, model_validator
 
 from fsbench.config.augment import AugmentOptions
+from fsbench.config.component import components
 from fsbench.config.dataset import DatasetOptions
+from fsbench.config.loss import LossOptions
+from fsbench.config.measure import MeasureOptions
 from fsbench.config.model import ModelOptions
 from fsbench.config.options import AbsolutePath, Options, PathText, Processes
 
@@ -26,15 +29,20 @@ def _chosen(value: Any) -> str:
     return "chosen" if named else "moved"
 
 
+AnyDataset = Annotated[
+    Annotated[SerializeAsAny[DatasetOptions], Tag("chosen")] | Annotated[MovedDataset, Tag("moved")],
+    Discriminator(_chosen),
+]
+
+
 class SharpnessConfig(Options):
     """What `conf/sharpness.yaml` composes to: a network, the images, the measures and their options."""
 
     run: PathText | None
-    model: ModelOptions | None = None
-    dataset: Annotated[
-        Annotated[DatasetOptions, Tag("chosen")] | Annotated[MovedDataset, Tag("moved")], Discriminator(_chosen)
-    ]
-    augment: AugmentOptions | None = None
+    model: SerializeAsAny[ModelOptions] | None = None
+    dataset: AnyDataset
+    augment: SerializeAsAny[AugmentOptions] | None = None
+    loss: SerializeAsAny[LossOptions] | None = None
     measures: list[str] | None
     samples: Count | None
     split: Literal["train", "subset", "test"]
@@ -64,6 +72,18 @@ class SharpnessConfig(Options):
     eigenvalues: Annotated[int, Field(ge=1, le=1000)]
     eigenvalue_tolerance: Annotated[float, Field(gt=0)]
 
+    # Options of users' measures, by measure.
+    own: dict[str, SerializeAsAny[MeasureOptions]] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_of_users_measures(cls, values: Any) -> Any:
+        theirs = [name for name in components("measure") if isinstance(values, dict) and name in values]
+        if not theirs:
+            return values
+        own = {name: {"name": name, **values[name]} for name in theirs}
+        return {**{key: value for key, value in values.items() if key not in theirs}, "own": own}
+
     @field_validator("measures", "alphas", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
@@ -80,7 +100,8 @@ class SharpnessConfig(Options):
         chosen = isinstance(self.dataset, DatasetOptions)
         either = "give a run (run=runs/<id>), or both model= and dataset="
         if self.run is not None:
-            for group, given in (("model", self.model is not None), ("dataset", chosen), ("augment", self.augment)):
+            for group, given in (("model", self.model is not None), ("dataset", chosen), ("augment", self.augment),
+                                 ("loss", self.loss)):  # fmt: skip
                 if given:
                     raise ValueError(f"run={self.run}: can't be combined with {group}=, which the run brings; {either}")
             if self.out is not None:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from fsbench.config.augment import AugmentOptions
+from fsbench.config.component import Component
 from fsbench.config.dataset import DatasetOptions
-from fsbench.config.executor import AnyExecutor, SerialOptions
+from fsbench.config.executor import ExecutorOptions, SerialOptions
+from fsbench.config.loss import CrossEntropyOptions, LossOptions
 from fsbench.config.model import ModelOptions
 from fsbench.config.optimizer import BaseOptions, FisherTraceOptions, OptimizerOptions, PlainOptions
 from fsbench.config.options import Options, PathText, Processes
-from fsbench.config.schedule import AnySchedule
-
-
-class LossOptions(Options):
-    """Cross-entropy with PyTorch's label smoothing (eps/K on every class)."""
-
-    label_smoothing: Annotated[float, Field(ge=0, le=1)]
+from fsbench.config.schedule import ScheduleOptions
 
 
 class TrainerOptions(Options):
@@ -46,10 +42,32 @@ class TrainerOptions(Options):
     population: bool = False
 
 
-class LoggerOptions(Options):
-    name: Literal["none", "tensorboard", "wandb"]
+class LoggerOptions(Component, group="logger"):
+    """A service that gets the rows of metrics.jsonl."""
+
+    name: str
     project: str | None = None
     mode: Literal["online", "offline"] | None = None
+
+
+class NoLogger(LoggerOptions, name="none"):
+    """Files in the run directory only."""
+
+    builder: ClassVar = "fsbench.training.loggers:none"
+
+
+class TensorBoard(LoggerOptions, name="tensorboard"):
+    """TensorBoard event files in the run directory (pip install "fsbench[tensorboard]")."""
+
+    builder: ClassVar = "fsbench.training.loggers:tensorboard"
+
+
+class WandB(LoggerOptions, name="wandb"):
+    """Weights & Biases (pip install "fsbench[wandb]")."""
+
+    builder: ClassVar = "fsbench.training.loggers:wandb"
+    project: str | None = "fsbench"
+    mode: Literal["online", "offline"] | None = "online"
 
 
 class TrainConfig(Options):
@@ -60,17 +78,17 @@ class TrainConfig(Options):
     data_dir: PathText
     run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._=,+-]*$", max_length=200)] | None
     overwrite: bool
-    dataset: DatasetOptions
-    augment: AugmentOptions
-    model: ModelOptions
-    loss: LossOptions
-    base: BaseOptions
-    optimizer: OptimizerOptions
-    schedule: AnySchedule
+    dataset: SerializeAsAny[DatasetOptions]
+    augment: SerializeAsAny[AugmentOptions]
+    model: SerializeAsAny[ModelOptions]
+    loss: SerializeAsAny[LossOptions]
+    base: SerializeAsAny[BaseOptions]
+    optimizer: SerializeAsAny[OptimizerOptions]
+    schedule: SerializeAsAny[ScheduleOptions]
     trainer: TrainerOptions
-    logger: LoggerOptions
+    logger: SerializeAsAny[LoggerOptions]
     # Where a run is carried out is no part of its record, nor of its identity.
-    executor: AnyExecutor = Field(default_factory=SerialOptions, exclude=True)
+    executor: SerializeAsAny[ExecutorOptions] = Field(default_factory=SerialOptions, exclude=True)
 
     @model_validator(mode="after")
     def _compiled_keeps_batchnorm(self) -> TrainConfig:
@@ -109,6 +127,16 @@ class TrainConfig(Options):
         return self
 
     @model_validator(mode="after")
+    def _fisher_information_is_of_a_likelihood(self) -> TrainConfig:
+        fisher = getattr(self.optimizer, "fisher", "batch")
+        if fisher != "batch" and not isinstance(self.loss, CrossEntropyOptions):
+            raise ValueError(
+                f"optimizer.fisher={fisher}: is of the classes' likelihood, whose loss is cross-entropy; with "
+                f"loss={self.loss.name} use optimizer.fisher=batch"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _regulariser_can_act(self) -> TrainConfig:
         if not isinstance(self.optimizer, FisherTraceOptions):
             return self
@@ -117,9 +145,9 @@ class TrainConfig(Options):
                 f"trainer.precision={self.trainer.precision}: optimizer=fisher_trace needs fp32, "
                 f"because the difference of gradients it adds is below the rounding of {self.trainer.precision}"
             )
-        if self.optimizer.start == "first_drop" and self.schedule.name == "constant":
+        if self.optimizer.start == "first_drop" and not self.schedule.drops:
             raise ValueError(
-                "optimizer.start=first_drop: the learning rate never drops with schedule=constant; "
+                f"optimizer.start=first_drop: the learning rate never drops with schedule={self.schedule.name}; "
                 "use optimizer.start=immediately"
             )
         return self

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
+from fsbench.config.dataset import DatasetOptions
 from fsbench.data.raw import RawData
 from fsbench.data.splits import MemorySplit
 from fsbench.data.stratified import stratified_split
@@ -11,7 +14,7 @@ from fsbench.data.stratified import stratified_split
 TEST_IMAGES = 360  # 20 % of 1797
 
 
-def load_digits() -> RawData:
+def load_digits(options: DatasetOptions, data_dir: Path) -> RawData:
     """1437 + 360 grey images of 8 x 8; the stratified test split is the same at every seed.
 
     The grey values 0 .. 16 become round(255 v / 16).

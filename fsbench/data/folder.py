@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fsbench.config.dataset import DatasetOptions
 from fsbench.data.decode import UndecodableImage, decoded, opened
 from fsbench.data.raw import RawData
 from fsbench.data.splits import MemorySplit, StreamingSplit
@@ -21,8 +22,8 @@ log = logging.getLogger("fsbench")
 MEMORY_SIDE = 64  # pixels; larger images are decoded anew in every epoch
 
 
-def load_folder(root: str, image_size: int | None, in_memory: bool | None) -> RawData:
-    """The images below `root`, classes in alphabetical order of their folders' names.
+def load_folder(options: DatasetOptions, data_dir: Path) -> RawData:
+    """The images below `options.root`, classes in alphabetical order of their folders' names.
 
     In memory (uint8) if all have one size of at most 64 pixels, or `image_size` is at most that: they are then
     resized once, bilinearly. All grey: one channel; some grey: RGB. Otherwise they stream, in RGB. What lies there and
@@ -33,7 +34,8 @@ def load_folder(root: str, image_size: int | None, in_memory: bool | None) -> Ra
         UsageError: naming dataset.root: a directory or its images are missing, the classes of train and test
             differ, an image can't be decoded, sizes differ where they may not.
     """
-    base = Path(root).expanduser()
+    image_size, in_memory = options.image_size, options.in_memory
+    base = Path(options.root or "")
     train, test = folder_parts(base)
     passed_over = {kind: [*train.passed_over[kind], *test.passed_over[kind]]
                    for kind in sorted(train.passed_over.keys() | test.passed_over.keys())}  # fmt: skip

@@ -10,6 +10,7 @@ from fsbench.data.batches import EvalBatches, TrainBatches
 from fsbench.data.load import Data
 from fsbench.data.share import ALONE, Share
 from fsbench.data.splits import MemorySplit, Split
+from fsbench.errors import UsageError
 
 _PIXELS_PER_BATCH = 1000 * 3 * 64 * 64
 
@@ -29,6 +30,9 @@ def train_batches(
         UsageError: batch_size larger than the training split; an augmentation that can't act on these images.
     """
     if isinstance(data.train, MemorySplit):
+        if augment.autoaugment and data.train.images.is_floating_point():
+            policy = augment.autoaugment
+            raise UsageError("augment.autoaugment", policy, "works on whole grey levels, not on float images")
         side = min(data.shape[1:])
         change, size = batch_augment(augment, data.mean, data.std, side), _resize_to(data, data.train)
     else:

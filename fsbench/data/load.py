@@ -10,14 +10,11 @@ import torch
 from torch import Tensor
 
 from fsbench.config.dataset import DatasetOptions
-from fsbench.data.digits import load_digits
-from fsbench.data.folder import load_folder
 from fsbench.data.labels import confusion_set, random_labels, symmetric_noise
 from fsbench.data.moments import channel_moments
 from fsbench.data.raw import RawData
 from fsbench.data.splits import MemorySplit, Split
 from fsbench.data.stratified import stratified_split
-from fsbench.data.torchvision_sets import load_public
 from fsbench.errors import UsageError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -31,8 +28,8 @@ class Data:
         train: with the labels that are trained on; a confusion set, if any, comes last.
         shape: (C, H, W) as the network sees it.
         mean, std: per channel, of pixels in [0, 1].
-        provenance: for the run's record: label, variant, sizes, changed labels, sha256 of the training split (of the
-            names and sizes of all files, too, where they lie in a folder).
+        provenance: for the run's record: label, variant, sizes, classes, shape, mean, std, changed labels, sha256 of
+            the training split (of the names and sizes of all files, too, where they lie in a folder).
     """
 
     train: Split
@@ -77,6 +74,10 @@ def load_data(options: DatasetOptions, data_dir: Path) -> Data:
             "train": len(train),
             "validation": 0 if validation is None else len(validation),
             "test": len(raw.test),
+            "classes": len(raw.class_names),
+            "shape": [channels, height, width],
+            "mean": list(mean),
+            "std": list(std),
             **changes,
             "sha256": train.sha256(),
             **({} if raw.files is None else {"files": raw.files}),
@@ -99,22 +100,13 @@ _memo = _Memo()
 
 
 def _raw(options: DatasetOptions, data_dir: Path) -> RawData:
-    if options.name == "digits":
-        key = ("digits",)
-    elif options.name == "folder":
-        key = ("folder", str(Path(options.root).expanduser().resolve()), options.image_size, options.in_memory)
-    else:
-        key = (options.name, str(data_dir.resolve()))
-    if _memo.key == key:
+    key = (options.name, str(data_dir.resolve()), options.root, options.image_size, options.in_memory,
+           repr(options.arguments()))  # fmt: skip
+    if _memo.key == key and _memo.raw is not None:
         return _memo.raw
     # Let go of the old one first: two data sets need not fit into memory together.
     _memo.key = _memo.raw = _memo.moments = None
-    if options.name == "digits":
-        raw = load_digits()
-    elif options.name == "folder":
-        raw = load_folder(options.root, options.image_size, options.in_memory)
-    else:
-        raw = load_public(options.name, data_dir)
+    raw: RawData = options.built_by()(options, data_dir)
     if (problem := raw.problem()) is not None:
         raise UsageError("data_dir", data_dir, f"{options.label or options.name} there is corrupt: {problem}")
     _memo.key, _memo.raw = key, raw

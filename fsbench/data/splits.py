@@ -16,7 +16,7 @@ from fsbench.errors import UsageError
 
 @dataclass(frozen=True)
 class MemorySplit:
-    """Small images: `images` uint8 (N, C, H, W), `labels` int64 (N,)."""
+    """Small images: `images` uint8 (N, C, H, W), or float where a user brings them so, `labels` int64 (N,)."""
 
     images: Tensor
     labels: Tensor

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fsbench.config.dataset import DatasetOptions
 from fsbench.data.download import fetch, ways_out
 from fsbench.data.idx import IMAGES, LABELS, idx_count, idx_problem
 from fsbench.data.raw import RawData
@@ -39,13 +40,44 @@ class PublicSet:
     how_to_get: str = ""
 
 
-def load_public(name: str, data_dir: Path) -> RawData:
-    """The data set `name`, downloaded first where it isn't there.
+def mnist(options: DatasetOptions, data_dir: Path) -> RawData:
+    return _loaded(_mnist("MNIST", "MNIST"), data_dir)
+
+
+def fashion_mnist(options: DatasetOptions, data_dir: Path) -> RawData:
+    return _loaded(_mnist("FashionMNIST", "Fashion-MNIST"), data_dir)
+
+
+def cifar10(options: DatasetOptions, data_dir: Path) -> RawData:
+    return _loaded(_cifar("CIFAR10", "CIFAR-10"), data_dir)
+
+
+def cifar100(options: DatasetOptions, data_dir: Path) -> RawData:
+    return _loaded(_cifar("CIFAR100", "CIFAR-100"), data_dir)
+
+
+def svhn(options: DatasetOptions, data_dir: Path) -> RawData:
+    return _loaded(_svhn(), data_dir)
+
+
+def flowers102(options: DatasetOptions, data_dir: Path) -> RawData:
+    return _loaded(_flowers102(), data_dir)
+
+
+def stanford_cars(options: DatasetOptions, data_dir: Path) -> RawData:
+    return _loaded(_stanford_cars(), data_dir)
+
+
+def imagenet(options: DatasetOptions, data_dir: Path) -> RawData:
+    return _loaded(_imagenet(), data_dir)
+
+
+def _loaded(public: PublicSet, data_dir: Path) -> RawData:
+    """The data set, downloaded first where it isn't there.
 
     Raises:
         UsageError: absent and not to be had, or corrupt; names the file or folder.
     """
-    public = _SETS[name]()
     absent = next((data_dir / file for file, _ in public.files if not (data_dir / file).exists()), None)
     if absent is not None:
         if public.download is None:
@@ -295,15 +327,3 @@ def _streaming(data_dir: Path, samples: list[tuple[Path | str, int]], check: boo
         items=tuple(str(file.relative_to(data_dir)) for file in files),
         labels=torch.tensor([int(label) for _, label in samples], dtype=torch.int64),
     )
-
-
-_SETS: dict[str, Callable[[], PublicSet]] = {
-    "mnist": lambda: _mnist("MNIST", "MNIST"),
-    "fashion_mnist": lambda: _mnist("FashionMNIST", "Fashion-MNIST"),
-    "cifar10": lambda: _cifar("CIFAR10", "CIFAR-10"),
-    "cifar100": lambda: _cifar("CIFAR100", "CIFAR-100"),
-    "svhn": _svhn,
-    "flowers102": _flowers102,
-    "stanford_cars": _stanford_cars,
-    "imagenet": _imagenet,
-}

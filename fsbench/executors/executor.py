@@ -1,23 +1,34 @@
-"""What executors take and give: tasks, their outcomes, and the promise of every executor."""
+"""Executors carry out the runs of a sweep or a reproduction; the serial one does so in this process."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeVar
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from fsbench.config.compose import Job
+from fsbench.config.executor import ExecutorOptions, RayOptions, SerialOptions, SlurmOptions
 from fsbench.errors import FsbenchError, UsageError
-from fsbench.runs.directory import RunDirectory
+from fsbench.lines import tell
+from fsbench.runs.directory import RunDirectory, RunIsBusy
 from fsbench.training.attempt import Outcome as Trained
+from fsbench.training.attempt import finished
+from fsbench.training.population_plan import populations
 from fsbench.training.stop_signal import StopSignal
+
+# Seconds for which the serial executor waits for each run that another process is at work on.
+_PATIENCE = 600.0
 
 
 class Ended(Protocol):
-    """How a task ended; it can be pickled."""
+    """The end of a task, failed or not; it can be pickled."""
 
     @property
     def no_data(self) -> UsageError | None:
-        """What is wrong with the images, if the task failed of that."""
+        """The fault of the images, if the task failed of that."""
         ...
 
     @property
@@ -26,7 +37,7 @@ class Ended(Protocol):
         ...
 
 
-Outcome = TypeVar("Outcome", bound=Ended)
+Outcome = TypeVar("Outcome", bound=Ended, covariant=True)
 
 
 class Task(Protocol[Outcome]):
@@ -49,7 +60,7 @@ class Task(Protocol[Outcome]):
         ...
 
     @property
-    def job(self) -> Job:
+    def job(self) -> Job[Any]:
         """The run."""
         ...
 
@@ -68,3 +79,101 @@ class Executor(Protocol):
     def run(self, tasks: Sequence[Task[Outcome]]) -> Iterator[Outcome]:
         """Yield each outcome as its task ends, in any order. Raises Interrupted where a signal came."""
         ...
+
+
+class SerialExecutor:
+    """One task after the other, in this process; last those whose runs another process is at work on.
+
+    Runs that ask for it by `trainer.population=true`, and can be, are trained together first.
+
+    Args:
+        tell: says what happens meanwhile; a line on stderr.
+    """
+
+    def __init__(self, stop: StopSignal, tell: Callable[[str], None] = tell) -> None:
+        self._stop, self._tell = stop, tell
+
+    def run(self, tasks: Sequence[Task[Outcome]]) -> Iterator[Outcome]:
+        rest = yield from self._together(tasks)
+        busy: list[Task[Outcome]] = []
+        absent: dict[tuple[str, str, str | None], UsageError] = {}
+        for task in rest:
+            self._stop.check()
+            if task.data in absent:
+                # It is not looked for, or downloaded, again for every run.
+                yield task.failed(absent[task.data])
+                continue
+            outcome = task.perform(self._stop)
+            if outcome.busy:
+                busy.append(task)
+                continue
+            if outcome.no_data:
+                absent[task.data] = outcome.no_data
+            yield outcome
+        for task in busy:
+            self._tell(f"{task.directory.path}: another process is at work on it, which is waited for")
+            wait_for_lock(task.directory, self._stop, _PATIENCE)
+            self._stop.check()
+            yield task.perform(self._stop)
+
+    def _together(self, tasks: Sequence[Task[Outcome]]) -> Generator[Outcome, None, list[Task[Outcome]]]:
+        """Train populations; returns the tasks that are left."""
+
+        def missing(task: Task[Outcome]) -> bool:
+            try:
+                return task.job.config.trainer.population and finished(task.job)[1] is None
+            except FsbenchError:
+                return False
+
+        asking = [task for task in tasks if missing(task)]
+        groups, alone = populations([task.job for task in asking])
+        for reason, count in Counter(alone.values()).items():
+            self._tell(f"{count} run{'s' * (count > 1)} trained alone: {reason}")
+        busy: list[Task[Outcome]] = []
+        for group in groups:
+            from fsbench.training.population import train_population
+
+            self._stop.check()
+            for number, outcome in train_population([asking[number].job for number in group], self._stop):
+                task = asking[group[number]]
+                if outcome.busy:
+                    busy.append(task)
+                else:
+                    yield task.trained(outcome, self._stop)
+        members = {id(asking[number]) for group in groups for number in group}
+        return [task for task in tasks if id(task) not in members] + busy
+
+
+def wait_for_lock(directory: RunDirectory, stop: StopSignal, patience: float) -> None:
+    """Wait until nobody holds the run, so many seconds at most, or until a signal comes."""
+    until = time.monotonic() + patience
+    while directory.path.is_dir() and time.monotonic() < until and not stop.requested:
+        with suppress(RunIsBusy), directory.locked(patience=0.0):
+            return
+        time.sleep(0.2)
+
+
+def build_executor(options: ExecutorOptions, *, device: str, runs_dir: Path, stop: StopSignal) -> Executor:
+    """The executor asked for; what it needs is imported here.
+
+    Args:
+        device: trainer.device of the runs.
+        runs_dir: where their directories are, seen by all workers.
+
+    Raises:
+        UsageError: its package is not installed.
+    """
+    if isinstance(options, SerialOptions):
+        return SerialExecutor(stop)
+    from fsbench.executors.pooled import Engine, PooledExecutor
+
+    if isinstance(options, SlurmOptions):
+        from fsbench.executors.slurm_engine import SlurmEngine
+
+        engine: Engine = SlurmEngine(options, device, runs_dir)
+    else:
+        from fsbench.executors.ray_engine import RayEngine
+
+        assert isinstance(options, RayOptions)
+        engine = RayEngine(options, device)
+    return PooledExecutor(engine, options.cpus, options.retries, stop)

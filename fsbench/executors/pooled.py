@@ -1,24 +1,141 @@
-"""Tasks side by side on an engine: what is lost is tried again, and a stop leaves checkpoints."""
+"""Tasks side by side on the workers of an engine, Ray or SLURM; what is lost is tried again."""
 
 from __future__ import annotations
 
+import importlib
 import os
+import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Generic
+from types import FrameType
+from typing import Any, Generic, Protocol
 
-from fsbench.errors import FsbenchError, Interrupted, one_line
-from fsbench.executors.engine import Engine, WorkerLost
-from fsbench.executors.executor import Outcome, Task
-from fsbench.executors.worker import Call
+from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line
+from fsbench.executors.executor import Outcome, Task, wait_for_lock
 from fsbench.lines import tell
-from fsbench.training.stop_signal import StopSignal
+from fsbench.runs.directory import RunDirectory
+from fsbench.training.stop_signal import StopSignal, stop_signal
 
+# Loader processes of a run that was killed hold its lock until they notice, which takes them about five seconds.
+_PATIENCE = 30.0
 # How often a run is come back to, behind all others, that another process is at work on; each waits half a minute.
 _BUSY = 20
 _GOES_ON = "interrupted; the same command goes on from here"
+
+
+@dataclass(frozen=True)
+class Call(Generic[Outcome]):
+    """A task on its way to a worker.
+
+    Args:
+        working_directory: where relative paths begin.
+        threads: that it may compute with.
+    """
+
+    task: Task[Outcome]
+    working_directory: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Returned(Generic[Outcome]):
+    """The answer of a worker: an outcome, or None where the task was told to stop.
+
+    Args:
+        progressed: whether a checkpoint was saved on the way.
+    """
+
+    outcome: Outcome | None
+    progressed: bool = False
+
+
+class PatientStopSignal(StopSignal):
+    """A second signal changes nothing: several senders (terminal, engine, driver) may all mean the same stop."""
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        self.requested = True
+
+
+def carry_out(call: Call[Outcome]) -> Returned[Outcome]:
+    """Do a task. Called in a process of its own, which has not imported torch yet or has the same number of threads."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(call.threads)
+    task = call.task
+    try:
+        os.chdir(call.working_directory)
+    except OSError as failure:
+        reason = f"{call.working_directory} can't be entered on the worker, {failure.strerror}; directories are shared"
+        return Returned(task.failed(FsbenchError(reason)))
+    before = _saved(task.directory)
+    with stop_signal(PatientStopSignal()) as stop:
+        try:
+            wait_for_lock(task.directory, stop, _PATIENCE)
+            return Returned(task.perform(stop))
+        except (Interrupted, KeyboardInterrupt):
+            return Returned(None, _saved(task.directory) not in (None, before))
+        except Exception as failure:
+            traceback.print_exc()
+            return Returned(task.failed(FsbenchError(one_line(failure))))
+
+
+def _saved(directory: RunDirectory) -> int | None:
+    """When the last checkpoint was saved."""
+    try:
+        return directory.checkpoint.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+class WorkerLost(FsbenchError):
+    """The process or machine that carried out a call is gone: killed, out of memory, failed hardware."""
+
+
+class Engine(AbstractContextManager["Engine"], Protocol):
+    """An engine that carries out calls elsewhere; it is started on entering and left behind as it was found.
+
+    Args:
+        room: how many calls it is to be given at once; None: all.
+    """
+
+    room: int | None
+
+    def submit(self, calls: Sequence[Call]) -> list[Hashable]:
+        """Hand over calls; returns a handle for each. Raises UsageError where it does not take them."""
+        ...
+
+    def ended(self, handles: Sequence[Any], seconds: float) -> list[Any]:
+        """Those that ended; waits so long for the first of them."""
+        ...
+
+    def result(self, handle: Any) -> Returned:
+        """The answer of an ended call.
+
+        Raises:
+            WorkerLost: nothing, and it may be tried again.
+            FsbenchError: nothing, and it would be the same again.
+        """
+        ...
+
+    def interrupt(self, handles: Sequence[Any]) -> None:
+        """Tell calls to save a checkpoint and end; what has not begun does not begin."""
+        ...
+
+    def left(self, handles: Sequence[Any]) -> str | None:
+        """The line for where an interrupted driver leaves calls to the engine; None: it is to stop them."""
+        ...
+
+
+def needed(package: str, executor: str) -> Any:
+    """The engine's package. Raises UsageError where it is not installed."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as failure:
+        if failure.name != package:
+            raise
+        problem = f"needs the package {package}: pip install 'fsbench[{executor}]'"
+        raise UsageError("executor", executor, problem) from None
 
 
 @dataclass(frozen=True)
@@ -75,7 +192,8 @@ class PooledExecutor:
                         raise Interrupted(_GOES_ON)
                     room = len(waiting) if engine.room is None else engine.room - len(running)
                     if batch := [waiting.popleft() for _ in range(min(room, len(waiting)))]:
-                        running |= zip(engine.submit([self._call(one) for one in batch]), batch, strict=True)
+                        calls = [Call(one.task, os.getcwd(), self._threads) for one in batch]
+                        running |= zip(engine.submit(calls), batch, strict=True)
                     for handle in engine.ended([*running], 0.5):
                         outcome, again = self._outcome(handle, running.pop(handle))
                         if again is not None:
@@ -86,11 +204,8 @@ class PooledExecutor:
                 # Where whoever asked does not want the rest any more.
                 engine.interrupt([*running])
 
-    def _call(self, attempt: _Attempt[Outcome]) -> Call[Outcome]:
-        return Call(attempt.task, os.getcwd(), self._threads)
-
     def _last(self, running: dict[Any, _Attempt[Outcome]]) -> Iterator[Outcome]:
-        """What still finished of that which was told to stop."""
+        """Yield the outcomes of calls that were told to stop and still finished."""
         while running:
             for handle in self._engine.ended([*running], 0.5):
                 running.pop(handle)
@@ -99,7 +214,7 @@ class PooledExecutor:
                         yield outcome
 
     def _outcome(self, handle: Any, attempt: _Attempt[Outcome]) -> tuple[Outcome | None, _Attempt[Outcome] | None]:
-        """How a call ended, or the attempt that is to follow it."""
+        """The outcome of an ended call, or the attempt that is to follow it."""
         task = attempt.task
         where = task.directory.path
         try:

@@ -9,9 +9,8 @@ from typing import Any
 
 from fsbench.config.executor import RayOptions
 from fsbench.errors import FsbenchError, UsageError, first_line
-from fsbench.executors.engine import WorkerLost, needed
-from fsbench.executors.worker import Call, Returned, carry_out
-from fsbench.runs.cores import available_cores
+from fsbench.executors.pooled import Call, Returned, WorkerLost, carry_out, needed
+from fsbench.runs.provenance import available_cores
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Tasks are small; Ray would set aside a third of the memory for what passes between them.

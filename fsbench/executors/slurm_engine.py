@@ -20,9 +20,8 @@ from typing import Any
 import fsbench
 from fsbench.config.executor import SlurmOptions
 from fsbench.errors import FsbenchError, UsageError, first_line
-from fsbench.executors.engine import WorkerLost, needed
-from fsbench.executors.worker import Call, Returned, carry_out
-from fsbench.runs.cores import available_cores
+from fsbench.executors.pooled import Call, Returned, WorkerLost, carry_out, needed
+from fsbench.runs.provenance import available_cores
 
 # SLURM's own default limit of an array.
 _ARRAY = 1000
@@ -68,7 +67,7 @@ class SlurmEngine:
         return None
 
     def submit(self, calls: Sequence[Call]) -> list[Any]:
-        jobs = [None if self._local else self._still_queued(call) for call in calls]
+        jobs: list[Any] = [None if self._local else self._still_queued(call) for call in calls]
         missing = [call for call, job in zip(calls, jobs, strict=True) if job is None]
         fresh: list[Any] = []
         try:
@@ -197,7 +196,7 @@ def _make_own(folder: Path) -> None:
 
 
 def _alone(group: int) -> bool:
-    """Whether nobody but this user is in a group: many systems give everybody a group of their own."""
+    """Tell a group that only this user is in: many systems give everybody a group of their own."""
     with suppress(KeyError):
         me, found = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
         return found.gr_name == me.pw_name and set(found.gr_mem) <= {me.pw_name}
@@ -205,7 +204,7 @@ def _alone(group: int) -> bool:
 
 
 def _python() -> str:
-    """How jobs start Python: without the modules of the working directory, unless it is fsbench's own."""
+    """Python as jobs start it: without the modules of the working directory, unless it is fsbench's own."""
     own = Path(fsbench.__file__).resolve().parent.parent == Path.cwd()
     return shlex.quote(sys.executable) + ("" if own else " -P")
 

@@ -16,8 +16,10 @@ import torch
 from torch import nn
 
 from fsbench import __version__, sharpness
+from fsbench.config.loss import CrossEntropyOptions
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.errors import UsageError, check_signals, first_line
+from fsbench.losses import plain_loss
 from fsbench.measuring.failed import Failed
 from fsbench.measuring.images import Images
 from fsbench.measuring.measures import Measure
@@ -26,8 +28,7 @@ from fsbench.measuring.record import Entry, Record, settings_of
 from fsbench.measuring.source import Source
 from fsbench.runs.atomic import finite
 from fsbench.runs.provenance import cpu_name, git_commit
-from fsbench.sharpness.estimate import Estimate
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.estimate import Estimate, Refused
 from fsbench.sharpness.risk import GIB, Risk
 from fsbench.training.build import build_device
 from fsbench.training.devices import Devices
@@ -54,14 +55,14 @@ def measure(
 
         yield from measure_by_several(source, config, measures, record)
         return
-    devices = devices or Devices(_device(config.device))
+    devices = devices or Devices(device_named(config.device))
     device = devices.device
     dtype = _DTYPES[config.dtype]
     images = devices.node_by_node(
         lambda: Images(source, config.split, config.samples, config.seed, device, dtype, devices.share)
     )
     model, notes = devices.node_by_node(lambda: build_network(source, images.data, device, dtype))
-    risks = _Risks(model, images, config, devices)
+    risks = _Risks(model, loss_of(source, config), images, config, devices)
     if devices.first:
         source.prepare()
     provenance = {
@@ -118,7 +119,8 @@ def _computed(one: Measure, config: SharpnessConfig, risks: _Risks, images: Imag
         arguments["evaluate_on"] = images.test
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        result = getattr(sharpness, one.function)(risks.of(one), **arguments)
+        function = getattr(sharpness, one.function) if isinstance(one.function, str) else one.function
+        result = function(risks.of(one), **arguments)
     # What is said of the value belongs beside the value, where the next reader finds it too.
     said = [str(warning.message) for warning in heard if issubclass(warning.category, UserWarning)]
     entries = _RESULTS.get(one.name, _single)(one, result, images)
@@ -135,7 +137,9 @@ def _wrong_option(one: Measure, config: SharpnessConfig, failure: ValueError) ->
     return UsageError(key, getattr(config, key), found[2]) if key else None
 
 
-def _single(one: Measure, result: Estimate, images: Images) -> dict[str, Entry]:
+def _single(one: Measure, result: Estimate | float, images: Images) -> dict[str, Entry]:
+    if not isinstance(result, Estimate):
+        result = Estimate(float(result), 0.0, images.available if one.whole else images.used, True)
     return {one.column: _entry(result)}
 
 
@@ -171,12 +175,27 @@ def _entry(estimate: Estimate) -> Entry:
     return entry
 
 
+def loss_of(source: Source, config: SharpnessConfig) -> nn.Module:
+    """The loss that the network was trained with; with label smoothing only where that is asked for.
+
+    Raises:
+        UsageError: label smoothing of a loss that has none.
+    """
+    if isinstance(source.loss, CrossEntropyOptions):
+        return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing or 0.0)
+    if config.label_smoothing:
+        raise UsageError("label_smoothing", config.label_smoothing, f"loss={source.loss.name} has none")
+    return plain_loss(source.loss)
+
+
 class _Risks:
     """The risk over the images drawn and that over the whole split, made when the first measure needs them."""
 
-    def __init__(self, model: nn.Module, images: Images, config: SharpnessConfig, devices: Devices) -> None:
+    def __init__(
+        self, model: nn.Module, loss: nn.Module, images: Images, config: SharpnessConfig, devices: Devices
+    ) -> None:
         self._model, self._images, self._config, self._devices = model, images, config, devices
-        self._loss = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing or 0.0)
+        self._loss = loss
         self._made: dict[tuple[bool, bool], Risk] = {}
 
     def of(self, one: Measure) -> Risk:
@@ -196,7 +215,8 @@ class _Risks:
         return self._made[whole, alone]
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """The device of `device=`; raises UsageError where it is not there."""
     try:
         return build_device(name)
     except UsageError as failure:

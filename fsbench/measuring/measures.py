@@ -36,13 +36,14 @@ class Measure:
         columns: where there are several ...
         named_by: ... the key that names them; each of them is a measurement of its own ...
         pattern: ... and what they look like, with a group for what the key gives.
+        version: of a user's measure, the sha256 of the text that declares it.
     """
 
     name: str
     column: str
     line: str
     source: str
-    function: str
+    function: str | Callable[..., Any]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     options: Options = lambda config: {}
     defaults: Callable[[SharpnessConfig], dict[str, Any]] = lambda config: {}
@@ -53,12 +54,14 @@ class Measure:
     columns: Callable[[SharpnessConfig], list[str]] | None = None
     named_by: str | None = None
     pattern: str | None = None
+    version: str = ""
 
     def columns_of(self, config: SharpnessConfig) -> list[str]:
         return self.columns(config) if self.columns else [self.column]
 
     def arguments(self, config: SharpnessConfig) -> dict[str, Any]:
-        return {**self.fixed, **{name: self._value(key, config) for name, key in self.options(config).items()}}
+        options = {name: self._value(key, config) for name, key in self.options(config).items()}
+        return {**self.fixed, **options, **self._theirs(config)}
 
     def settings(self, config: SharpnessConfig) -> dict[str, Any]:
         """What determines the value beside the weights: equal settings are the same measurement.
@@ -66,8 +69,11 @@ class Measure:
         `samples` (and the seed that drew them) is left to the record, which knows how many images there are.
         """
         own = {key: self._value(key, config) for key in self.options(config).values() if key != self.named_by}
-        loss = {} if self.own_loss else {"label_smoothing": config.label_smoothing or 0.0}
-        return {"split": config.split, "dtype": config.dtype, **loss, **own}
+        loss: dict[str, Any] = {} if self.own_loss else {"label_smoothing": config.label_smoothing or 0.0}
+        if loss and config.loss is not None and config.loss.name != "cross_entropy":
+            loss["loss"] = config.loss.model_dump(mode="json")
+        theirs = {"version": self.version} if self.version else {}
+        return {"split": config.split, "dtype": config.dtype, **loss, **own, **theirs, **self._theirs(config)}
 
     def named_in(self, column: str) -> str | None:
         """What `named_by` must hold for this column to be measured: 7 for adversarial_accuracy_7; None: any."""
@@ -79,6 +85,9 @@ class Measure:
             return column == self.column
         named = self.named_in(column)
         return re.fullmatch(self.pattern, column) is not None and (named is None or _as_written(named))
+
+    def _theirs(self, config: SharpnessConfig) -> dict[str, Any]:
+        return config.own[self.name].arguments() if self.name in config.own else {}
 
     def _value(self, key: str, config: SharpnessConfig) -> Any:
         given = getattr(config, key)
@@ -156,6 +165,18 @@ MEASURES: dict[str, Measure] = {
 }  # fmt: skip
 
 DEFAULT = ("trace", "minimum", "normalized", "fisher_trace", "fisher_determinant", "worst_case")
+
+
+def add_measure(measure: Measure) -> None:
+    """Take a user's measure.
+
+    Raises:
+        UsageError: fsbench has one of this name or column.
+    """
+    for one in MEASURES.values():
+        if not one.version and (one.name == measure.name or one.has(measure.column)):
+            raise UsageError("--plugin", measure.name, f"fsbench has the measure {one.name}; choose another name")
+    MEASURES[measure.name] = measure
 
 
 def chosen_measures(names: Iterable[str] | None) -> list[Measure]:

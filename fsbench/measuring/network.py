@@ -5,17 +5,43 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from fsbench.config.model import Timm
-from fsbench.data import Data
+from fsbench.data import Data, load_data
 from fsbench.measuring.source import Source
 from fsbench.models import build_model
+from fsbench.runs.read import Unreadable, read_json
 
 
-def build_network(source: Source, data: Data, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, list[str]]:
+@dataclass(frozen=True)
+class TrainingImages:
+    """The images that a run's network was made for: (C, H, W), classes, and mean and std per channel."""
+
+    shape: tuple[int, int, int]
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, source: Source) -> TrainingImages:
+        """As the run recorded them; runs of earlier releases did not, and have their images read."""
+        try:
+            found = read_json(source.directory.provenance)["data"]
+            channels, height, width = map(int, found["shape"])
+            mean, std = (tuple(map(float, found[key])) for key in ("mean", "std"))
+            return cls((channels, height, width), int(found["classes"]), mean, std)
+        except (FileNotFoundError, Unreadable, KeyError, TypeError, ValueError):
+            data = load_data(source.dataset, source.data_dir)
+            return cls(data.shape, data.classes, data.mean, data.std)
+
+
+def build_network(
+    source: Source, data: Data | TrainingImages, device: torch.device, dtype: torch.dtype
+) -> tuple[nn.Module, list[str]]:
     """The network, and what a reader must know of its weights.
 
     Raises:

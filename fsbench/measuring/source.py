@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fsbench.config.augment import AugmentOptions
+from fsbench.config.augment import AugmentOptions, StandardAugment
 from fsbench.config.dataset import DatasetOptions
 from fsbench.config.load import load
+from fsbench.config.loss import CrossEntropyOptions, LossOptions
 from fsbench.config.model import ModelOptions, Timm
 from fsbench.config.sharpness import MovedDataset, SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.errors import UsageError, did_you_mean
+from fsbench.plugins import plugins_read
 from fsbench.runs.atomic import write_text
 from fsbench.runs.directory import RunDirectory, refuse_unwritable
 from fsbench.runs.read import Unreadable, read_json, read_yaml
@@ -48,7 +51,7 @@ class Source:
     Args:
         directory: where the record lies.
         weights: a word for what the weights are; the record is about these and no others.
-        model, dataset, augment: as configured; `model.checkpoint` is the file of the weights, if there is one.
+        model, dataset, augment, loss: as configured; `model.checkpoint` is the file of the weights, if there is one.
         seed: of the initial weights, where no file and no published weights replace them.
         trained_on: sha256 of the training images and labels, where known.
     """
@@ -58,6 +61,7 @@ class Source:
     model: ModelOptions
     dataset: DatasetOptions
     augment: AugmentOptions
+    loss: LossOptions
     data_dir: Path
     workers: int
     seed: int
@@ -100,28 +104,52 @@ def find_source(job: Job[SharpnessConfig]) -> Source:
         Unfinished: the run is not finished.
         UsageError: it does not exist, lacks its weights or its configuration; `out` holds something else.
     """
-    return _run(job.config) if job.config.run is not None else _network(job.config, job.choices)
+    config = job.config
+    if config.run is None:
+        return _network(config, job.choices)
+    moved = config.dataset.root if isinstance(config.dataset, MovedDataset) else None
+    return find_run(config.run, moved, config.data_dir, config.workers)
 
 
-def _run(config: SharpnessConfig) -> Source:
-    path = Path(config.run or "")
+def run_directory(run: str) -> RunDirectory:
+    """The directory of a run, finished or not.
+
+    Raises:
+        UsageError: there is none, or it is not a run's.
+    """
+    path = Path(run)
     directory = RunDirectory(path)
     if not path.is_dir():
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
-        raise UsageError("run", config.run, f"no such directory{near}")
+        raise UsageError("run", run, f"no such directory{near}")
     if not os.path.exists(directory.config):
-        raise UsageError("run", config.run, "is not a run directory: it holds no config.yaml")
+        raise UsageError("run", run, "is not a run directory: it holds no config.yaml")
+    return directory
+
+
+def find_run(run: str, root: str | None = None, data_dir: str | None = None, workers: int = 2) -> Source:
+    """The network and images of a finished run.
+
+    Args:
+        root: where the folder of images lies now that it was trained on.
+        data_dir: where its data set lies now.
+
+    Raises:
+        Unfinished: the run is not finished.
+        UsageError: it does not exist, lacks its weights or its configuration.
+    """
+    directory = run_directory(run)
     if not directory.finished:
-        raise Unfinished(config.run, directory.status)
+        raise Unfinished(run, directory.status)
     if not os.path.isfile(directory.model):
-        raise UsageError("run", config.run, "holds no model.safetensors; overwrite=true trains it again")
-    options = _trained_as(directory)
+        raise UsageError("run", run, "holds no model.safetensors; overwrite=true trains it again")
+    options = trained_as(directory)
     dataset = options.dataset
-    if isinstance(config.dataset, MovedDataset) and config.dataset.root is not None:
+    if root is not None:
         if dataset.root is None:
-            problem = f"the data set of {config.run} is {dataset.name}, which lies under data_dir"
-            raise UsageError("dataset.root", config.dataset.root, problem)
-        dataset = dataset.model_copy(update={"root": config.dataset.root})
+            problem = f"the data set of {run} is {dataset.name}, which lies under data_dir"
+            raise UsageError("dataset.root", root, problem)
+        dataset = dataset.model_copy(update={"root": root})
     weights: dict[str, Any] = {"checkpoint": str(directory.model)}
     if isinstance(options.model, Timm):
         weights["pretrained"] = False
@@ -131,8 +159,9 @@ def _run(config: SharpnessConfig) -> Source:
         model=options.model.model_copy(update=weights),
         dataset=dataset,
         augment=options.augment,
-        data_dir=Path(config.data_dir or options.data_dir),
-        workers=config.workers,
+        loss=options.loss,
+        data_dir=Path(data_dir or options.data_dir),
+        workers=workers,
         seed=options.seed,
         trained_on=_training_data(directory),
     )
@@ -156,7 +185,8 @@ def _network(config: SharpnessConfig, choices: dict[str, str]) -> Source:
         weights=weights,
         model=model,
         dataset=dataset,
-        augment=config.augment or AugmentOptions(),
+        augment=config.augment or StandardAugment(),
+        loss=config.loss or CrossEntropyOptions(),
         data_dir=Path(config.data_dir or "data"),
         workers=config.workers,
         seed=seed,
@@ -190,14 +220,24 @@ def _refuse_other(place: Path, described: dict[str, Any]) -> None:
         raise UsageError("out", place, "holds the measures of another network or data set; choose another directory")
 
 
-def _trained_as(directory: RunDirectory) -> TrainConfig:
+def trained_as(directory: RunDirectory) -> TrainConfig:
+    """The configuration that a run recorded; raises UsageError where it can't be used."""
     recorded = read_yaml(directory.config)
     if isinstance(recorded.get("optimizer"), dict):
         recorded["optimizer"].pop("together", None)  # older runs say how their sub-batches were passed
     try:
         return load(recorded, TrainConfig)
     except UsageError as failure:
-        raise UsageError("run", directory.path, f"its config.yaml can't be used: {failure}") from None
+        problem = f"its config.yaml can't be used: {failure}{_plugins(directory)}"
+        raise UsageError("run", directory.path, problem) from None
+
+
+def _plugins(directory: RunDirectory) -> str:
+    """Which plugins to give, where the run was made with some that are not there now."""
+    with suppress(FileNotFoundError, Unreadable, TypeError):
+        missing = read_json(directory.provenance).get("plugins", {}).keys() - plugins_read().keys()
+        return "".join(f"; it was made with --plugin {name}" for name in sorted(missing))
+    return ""
 
 
 def _training_data(directory: RunDirectory) -> str | None:

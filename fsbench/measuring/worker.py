@@ -10,6 +10,7 @@ from fsbench.measuring.failed import Failed
 from fsbench.measuring.measure import measure
 from fsbench.measuring.measures import MEASURES
 from fsbench.measuring.record import Record
+from fsbench.plugins import load_plugins
 from fsbench.training.devices import Devices
 from fsbench.training.stop_signal import at_once
 from fsbench.training.worker import recorded_failure
@@ -19,6 +20,7 @@ def main(directory: str) -> int:
     """One of the processes."""
     place = Path(directory)
     with at_once(), recorded_failure(place) as ended:
+        load_plugins()
         source, config, names = pickle.loads((place / "job.pickle").read_bytes())
         devices = Devices.joined(config.device, config.devices, "devices")
         try:

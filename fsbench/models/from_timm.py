@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from fsbench.config.model import Timm
-from fsbench.errors import UsageError, did_you_mean
-from fsbench.models.choice import choice, images
+from fsbench.errors import UsageError, did_you_mean, first_line
+from fsbench.models.input_check import images
 
 
 def build(options: Timm, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -35,7 +35,7 @@ def build(options: Timm, shape: tuple[int, int, int], classes: int) -> nn.Module
                 f"the pretrained weights of {options.name} can't be had ({first_line(error)}); download them where "
                 "there is a network and give the file as model.checkpoint=FILE with model.pretrained=false",
             ) from error
-        raise UsageError("model", choice(options), f"can't take {images(shape)} ({first_line(error)})") from error
+        raise UsageError("model", options, f"can't take {images(shape)} ({first_line(error)})") from error
     patches = getattr(model, "patch_embed", None)
     # timm's convolution over patches silently drops the rows and columns of an incomplete patch
     if isinstance(patches, timm.layers.PatchEmbed) and not patches.dynamic_img_pad:
@@ -46,7 +46,7 @@ def build(options: Timm, shape: tuple[int, int, int], classes: int) -> nn.Module
 def _whole_patches(options: Timm, shape: tuple[int, int, int], patch: tuple[int, int]) -> None:
     if shape[1] % patch[0] or shape[2] % patch[1]:
         allowed = f"height and width must be multiples of its {patch[0]} x {patch[1]} patches"
-        raise UsageError("model", choice(options), f"can't take {images(shape)}; {allowed}")
+        raise UsageError("model", options, f"can't take {images(shape)}; {allowed}")
 
 
 def known_name(name: str | None) -> None:
@@ -65,7 +65,3 @@ def known_name(name: str | None) -> None:
         allowed = f"it has {', '.join(tags)}" if tags else "it has none"
         raise UsageError("model.name", name, f"timm has no weights '{tag}' for {architecture}; {allowed}")
 
-
-def first_line(error: Exception) -> str:
-    """The first line of what an exception says, or its type where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

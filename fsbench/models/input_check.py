@@ -1,4 +1,4 @@
-"""Whether a network takes the data, found out before training starts."""
+"""The look at whether a network takes the data, before training starts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import copy
 
 import torch
 from torch import nn
+
+
+def images(shape: tuple[int, int, int]) -> str:
+    """`images of C x H x W`, as messages name them."""
+    return f"images of {shape[0]} x {shape[1]} x {shape[2]}"
 
 
 def output_shape(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int, ...]:

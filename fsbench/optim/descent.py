@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fsbench.geometries import Geometry
-from fsbench.optim.geometry import norm_of
+from fsbench.optim.ellipsoid import gradients_of, is_sharded, local, norm_of
 from fsbench.optim.processes import Processes
 from fsbench.optim.running_statistics import kept_buffers
-from fsbench.optim.shards import is_sharded, local
 
 Closure = Callable[..., Tensor]
 
@@ -38,6 +37,13 @@ _KINDS: dict[str, Callable[[Tensor], bool]] = {
     "sparse": lambda p: p.grad is not None and p.grad.layout != torch.strided,
     "sharded": is_sharded,
 }
+
+
+def batch_size(size: int | None, method: str) -> int:
+    """The size handed to `step`, or ValueError telling how to hand it."""
+    if size is None:
+        raise ValueError(f"{method} slices the mini-batch: call optimizer.step(closure, size=len(x)), got size={size}")
+    return size
 
 
 def no_rows(rows: object, size: int | None) -> str:
@@ -85,6 +91,17 @@ class Descent(torch.optim.Optimizer):
         geometry: of the neighbourhood in which a second pass is made; None: there is no second pass like that.
         stackable: whether `StackedDescent` takes the steps of many of them as they would. It holds for the class that
             says so and is not inherited: a subclass that steps in another way would be taken for its parent.
+
+    Example:
+        SGD, and a step that is skipped for a gradient that is not finite, with the closure of `SAM`'s example.
+
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = Descent([w], torch.optim.SGD, lr=0.1)
+        >>> optimizer.step(closure), w.data
+        (tensor(12.5000), tensor([2.7000, 3.6000]))
+        >>> w.data[0] = torch.inf
+        >>> optimizer.step(closure), optimizer.skipped
+        (tensor(inf), 1)
     """
 
     geometry: Geometry | None = None
@@ -120,12 +137,16 @@ class Descent(torch.optim.Optimizer):
         self._left: dict[Tensor, tuple[int, int]] | None = None
         self._own_defaults = dict(defaults or {})
         super().__init__(params, dict(self._own_defaults))
-        self.base = base(self.param_groups, **base_options)
+        self.base = self.make_base(base, base_options)
         if clash := sorted(self._own_defaults.keys() & self.base.defaults.keys()):
             name = type(self).__name__
             raise ValueError(f"{base.__name__} can't be the base of {name}: both have an option {clash[0]}")
         self.defaults.update(self.base.defaults)
         self._share()
+
+    def make_base(self, base: type[torch.optim.Optimizer], options: dict[str, Any]) -> torch.optim.Optimizer:
+        """The optimizer that makes the steps, on the groups that are there."""
+        return base(self.param_groups, **options)
 
     def _share(self) -> None:
         self.param_groups = self.base.param_groups
@@ -139,7 +160,7 @@ class Descent(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; options it does not name take the defaults of the method and of the base."""
         for kind in type(self).__mro__:
-            for key, option in signature(kind.__init__).parameters.items():
+            for key, option in signature(kind).parameters.items():
                 if key in param_group and option.kind is option.KEYWORD_ONLY and key not in self._own_defaults:
                     raise ValueError(f"{key} is one for all groups: hand it to {type(self).__name__} itself")
         self.check_options({**self._own_defaults, **param_group})
@@ -193,7 +214,9 @@ class Descent(torch.optim.Optimizer):
         self._share()
 
     @torch.no_grad()
-    def step(self, closure: Closure | None = None, size: int | None = None) -> Tensor:
+    def step(  # type: ignore[override]  # torch's closure takes no rows and returns a float
+        self, closure: Closure | None = None, size: int | None = None
+    ) -> Tensor:
         """One update from one mini-batch.
 
         Args:
@@ -243,14 +266,14 @@ class Descent(torch.optim.Optimizer):
                 self._clip(loss)
                 taken = torch.stack(self._verdicts).all()
                 before.restore(~taken)
-            self.base.found_inf = (~taken).float()
+            vars(self.base)["found_inf"] = (~taken).float()
             self._base_step()
         except BaseException:
             self.zero_grad()  # what a recording that failed left there was never computed
             raise
         finally:
             self._verdicts = None
-            self.base.found_inf = None
+            vars(self.base)["found_inf"] = None
         return loss, taken
 
     def begin(self) -> Hashable:
@@ -259,11 +282,11 @@ class Descent(torch.optim.Optimizer):
 
     def _base_step(self) -> None:
         params = self.trained()
-        for p in params:
-            p.grad = _as_laid_out(p.grad, p)
+        for p, g in zip(params, gradients_of(params), strict=True):
+            p.grad = _as_laid_out(g, p)
         self._refuse_newly_trained()
         self.base.step()
-        self._left = {p: (id(p.grad), p.grad._version) for p in params}
+        self._left = {p: (id(g), g._version) for p, g in zip(params, gradients_of(params), strict=True)}
 
     def _refuse_newly_trained(self) -> None:
         for group in self.param_groups:
@@ -281,7 +304,8 @@ class Descent(torch.optim.Optimizer):
         if self._left is None:
             return
         known = [p for p in self.trained() if p in self._left]
-        added = [p.grad for p in known if self._left[p] != (id(p.grad), p.grad._version)]
+        pairs = zip(known, gradients_of(known), strict=True)
+        added = [g for p, g in pairs if self._left[p] != (id(g), g._version)]
         if added and norm_of(added) > 0:
             warnings.warn(
                 "gradients that were there when the step began are thrown away, each pass makes its own; add up "
@@ -328,7 +352,7 @@ class Descent(torch.optim.Optimizer):
         `gradient_as_bucket_view=True`, so what is used after the next pass is copied.
         """
         params = self.trained()
-        gradients = [p.grad for p in params]
+        gradients = gradients_of(params)
         if any(g.layout != torch.strided for g in gradients):
             copies = [g.clone() for g in gradients]
         else:
@@ -371,11 +395,10 @@ class Descent(torch.optim.Optimizer):
             raise NonFiniteGradient(loss)
 
     def _clip(self, loss: Tensor) -> None:
-        params = self.trained()
-        gradients = [p.grad for p in params]
-        norm = norm_of(gradients) if params else torch.zeros_like(loss)
+        gradients = gradients_of(self.trained())
+        norm = norm_of(gradients) if gradients else torch.zeros_like(loss)
         self.require_finite(norm, loss)
-        if self.max_norm is not None and params:
+        if self.max_norm is not None and gradients:
             # As torch.nn.utils.clip_grad_norm_ does it.
             torch._foreach_mul_(local(gradients), (self.max_norm / (norm + 1e-6)).clamp(max=1.0))
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fsbench.optim.beside import Beside
-from fsbench.optim.descent import Closure, Descent, NonFiniteGradient, no_rows
+from fsbench.optim.descent import Closure, Descent, NonFiniteGradient, batch_size, no_rows
+from fsbench.optim.ellipsoid import gradients_of
+from fsbench.optim.perturbed_weights import PerturbedWeights
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.running_statistics import kept_buffers, mixes_examples, unmoved
-from fsbench.optim.sub_batches import Part, batch_size, sub_batches
 
 
 class FisherTrace(Descent):
@@ -63,6 +64,19 @@ class FisherTrace(Descent):
             changes where the weights are multiplied by 1 + eps. It takes three passes over B_1 that leave nothing else
             behind. (Near a minimum e is far above eps ||g_1||, for the gradient of the loss at the logits is rounded
             to eps, not to eps times itself.) None in steps that do not compare.
+
+    Example:
+        With the gradient w of both sub-batches the penalty's is alpha H g = alpha w: w - lr (1 + beta alpha) w.
+
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> def closure(rows=None):
+        ...     loss = w.square().sum() / 2
+        ...     loss.backward()
+        ...     return loss.detach()
+        >>> options = {"alpha": 0.01, "beta": 10.0, "sub_batches": 2, "start": "immediately"}
+        >>> optimizer = FisherTrace([w], torch.optim.SGD, lr=0.1, **options)
+        >>> optimizer.step(closure, size=8), w.data
+        (tensor(12.5000), tensor([2.6700, 3.5600]))
     """
 
     def __init__(
@@ -95,14 +109,14 @@ class FisherTrace(Descent):
         self._losses: list[Tensor] = []
         self._regularised = False
         self._rounding_said = False
-        self._beside = Beside()
+        self._perturbed = PerturbedWeights()
         # The peak lives in the groups, so that state_dict carries it.
         super().__init__(params, base, defaults={"peak_lr": 0.0}, **options)
         self._separable = self.model is not None and not mixes_examples(self.model)
 
     @property
     def active(self) -> bool:
-        """Whether the next step is regularised."""
+        """True where the next step is regularised."""
         return self.beta > 0 and (
             self.start == "immediately" or any(group["lr"] < group["peak_lr"] for group in self.param_groups)
         )
@@ -173,7 +187,7 @@ class FisherTrace(Descent):
 
     def _over_sub_batches(
         self, closure: Closure, size: int | None, means: bool = True
-    ) -> tuple[Tensor | float, dict[Tensor, Tensor], dict[Tensor, Tensor]]:
+    ) -> tuple[Tensor, dict[Tensor, Tensor], dict[Tensor, Tensor]]:
         """Mean loss, sum of n_i/N g_i (if `means`), sum of n_i/N [g_i - gradient at w - alpha g_i]; stores R."""
         loss: Tensor | float = 0.0
         penalty: Tensor | float = 0.0
@@ -190,12 +204,12 @@ class FisherTrace(Descent):
             self._losses.append(at_w)
             own = self.kept_gradients()
             params, g = list(own), list(own.values())
-            beside = self._beside.displaced(params, g, [-self.alpha] * len(params))
-            with unmoved(self.model, start), beside, replay.again():
+            opposite = self._perturbed.at(params, g, [-self.alpha] * len(params))
+            with unmoved(self.model, start), opposite, replay.again():
                 below = self.one_pass(closure, rows)
-                opposite = [p.grad for p in params]
-            # Exact where both are near each other, so before either is scaled.
-            _accumulate(regulariser, params, torch._foreach_sub(g, opposite), share)
+                # Exact where both are near each other, so before either is scaled.
+                difference = list(torch._foreach_sub(g, gradients_of(params)))
+            _accumulate(regulariser, params, difference, share)
             if means:
                 _accumulate(gradient, params, g, share)
             loss = loss + share * at_w
@@ -204,7 +218,7 @@ class FisherTrace(Descent):
             penalty = penalty * (self.parts / filled)
             torch._foreach_mul_(list(regulariser.values()), self.parts / filled)
         self.penalty = torch.as_tensor(penalty)
-        return loss, gradient, regulariser
+        return torch.as_tensor(loss), gradient, regulariser
 
     def _digits(self, closure: Closure, size: int | None) -> Tensor:
         """`difference_digits`; all else is afterwards as before."""
@@ -223,7 +237,7 @@ class FisherTrace(Descent):
                     self.one_pass(closure, rows)
                 return list(self.kept_gradients().values())
 
-            with self._beside.displaced(params, g, [-self.alpha] * len(params)):
+            with self._perturbed.at(params, g, [-self.alpha] * len(params)):
                 opposite = below()
                 torch._foreach_mul_(params, 1 + eps)
                 again = below()
@@ -234,16 +248,19 @@ class FisherTrace(Descent):
         difference, rounding = torch.nn.utils.get_total_norm(g), torch.nn.utils.get_total_norm(again)
         return (difference / rounding).nan_to_num(0.0).clamp(1, 1 / eps).log10()
 
-    def _parts(self, size: int | None) -> list[Part]:
+    def _parts(self, size: int | None) -> list[tuple[slice, float]]:
+        """The sub-batches, as equal as possible (fewer of fewer examples), with their shares n_i/N."""
         if size is None:
             return [(slice(i, None, self.parts), 1 / self.parts) for i in range(self.parts)]
-        return sub_batches(size, self.parts)
+        parts = min(self.parts, size)
+        edges = [size * i // parts for i in range(parts + 1)]
+        return [(slice(a, b), (b - a) / size) for a, b in pairwise(edges)]
 
 
 def rounds_products(device: torch.device) -> bool:
-    """Whether torch may round the operands of convolutions or matrix products to TF32 there."""
-    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
-    return device.type == "cuda" and any(backend.fp32_precision == "tf32" for backend in backends)
+    """True where torch may round the operands of convolutions or matrix products to TF32."""
+    conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # lacking in torch's own annotations
+    return device.type == "cuda" and "tf32" in (conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision)
 
 
 def _accumulate(total: dict[Tensor, Tensor], params: list[Tensor], values: list[Tensor], share: float) -> None:

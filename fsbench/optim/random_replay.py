@@ -29,12 +29,6 @@ class RandomReplay:
         finally:
             self._set(later)
 
-    @property
-    def drawn(self) -> bool:
-        """Whether anything was drawn since this object was made."""
-        pairs = zip(self.start, self._state(), strict=True)
-        return any(before is not None and not torch.equal(before, now) for before, now in pairs)
-
     def rewind(self) -> None:
         """As if nothing had been drawn since."""
         self._set(self.start)

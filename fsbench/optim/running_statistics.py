@@ -1,4 +1,4 @@
-"""What modules keep in buffers, during the passes over a mini-batch.
+"""The buffers of modules during the passes over a mini-batch.
 
 Every buffer of a module in train mode is state: BatchNorm's running statistics, spectral norm's vectors, observers,
 counters and codebooks alike. Put a module that holds large constants in eval mode, and they are left alone.
@@ -31,9 +31,9 @@ def _keeps_state(module: nn.Module) -> bool:
 
 
 def mixes_examples(model: nn.Module) -> bool:
-    """Whether an example's output in train mode may depend on the others of its batch, as BatchNorm's does.
+    """True where an example's output in train mode may depend on the others of its batch, as BatchNorm's does.
 
-    What a module keeps in a buffer may come from the whole batch, so every module that has one may mix.
+    The content of a buffer may come from the whole batch, so every module that has one may mix.
     """
     return any(_keeps_state(module) for module in model.modules())
 
@@ -108,7 +108,7 @@ class KeptBuffers:
         # Of tensors that several modules hold, the values that were met first come last.
         for places, values in reversed(self._kept):
             if flag is not None:
-                values = torch.where(flag, values, _flat([place.module._buffers[place.name] for place in places]))
+                values = torch.where(flag, values, _flat([place.module.get_buffer(place.name) for place in places]))
             parts = values.split([place.shape.numel() for place in places])
             for place in places:
                 if place.buffer.shape != place.shape:  # observers begin with a buffer of no values
@@ -122,7 +122,7 @@ class KeptBuffers:
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Where a module has put another tensor in the place of a buffer, have its values in the one there was."""
+        """Write values of tensors that modules have put in the place of buffers into the buffers that were there."""
         for module, buffers in self._buffers.items():
             for name, buffer in buffers.items():
                 now = module._buffers.get(name)
@@ -140,7 +140,7 @@ class KeptBuffers:
 
 @contextmanager
 def kept_buffers(model: nn.Module | None = None) -> Iterator[KeptBuffers]:
-    """What the modules that run inside had in their buffers before. Buffers stay the tensors they are."""
+    """The buffers of the modules that run inside, as they were before. Buffers stay the tensors they are."""
     kept = KeptBuffers()
     with _training_modules(kept.keep, model):
         yield kept
@@ -191,7 +191,7 @@ def frozen_statistics(model: nn.Module | None = None) -> Iterator[None]:
 
 
 def _writable(buffer: Tensor) -> bool:
-    """Whether values can be written into a buffer; one that repeats its memory (`expand`) can only hold constants."""
+    """True of a buffer that can be written into; one that repeats its memory (`expand`) can only hold constants."""
     if buffer.layout != torch.strided or buffer.is_inference():
         return False
     return not any(stride == 0 and size > 1 for stride, size in zip(buffer.stride(), buffer.shape, strict=True))

@@ -13,14 +13,11 @@ import torch
 from torch import Tensor
 
 from fsbench.geometries import EUCLIDEAN, FORMS, SCALES, Geometry
-from fsbench.optim import geometry
-from fsbench.optim.beside import Beside, InverseMetric
-from fsbench.optim.descent import Closure, Descent, no_rows
-from fsbench.optim.geometry import wide
+from fsbench.optim.descent import Closure, Descent, batch_size, no_rows
+from fsbench.optim.ellipsoid import alignment, gradients_of, local, norm_of, scaled, wide
+from fsbench.optim.perturbed_weights import InverseMetric, PerturbedWeights
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.running_statistics import frozen_statistics, kept_buffers, unmoved
-from fsbench.optim.shards import local
-from fsbench.optim.sub_batches import batch_size, groups_of
 
 # From a direction d and its length to the gradient at w + rho d / length, alone in `.grad`.
 GradientAt = Callable[[Sequence[Tensor], Tensor], None]
@@ -40,7 +37,7 @@ class SharpnessAware(Descent):
     under the one global norm.
 
     Args:
-        geometry: D of each weight tensor, and the defaults of rho and eta.
+        geometry: D of each weight tensor, and the defaults of rho and eta; None: that of the class (SAM's).
         rho: radius of the neighbourhood, >= 0 (the paper's gamma).
         eta: of the geometry, if it has one, >= 0.
         natural: descend along D g instead of g (kim2022, footnote 3).
@@ -55,9 +52,18 @@ class SharpnessAware(Descent):
     Attributes:
         compare: while True, each step stores in `alignment` the cosine and the length ratio between its eps (of
             m-sharpness, the first sub-batch's) and SAM's at the same rho; else that is None.
+
+    Example:
+        The step of `SAM`'s example in a geometry of one's own.
+
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> layerwise = Geometry("layerwise", lambda w, g, name, eta: w.square().sum(), {"rho": 0.05})
+        >>> optimizer = SharpnessAware([w], torch.optim.SGD, geometry=layerwise, lr=0.1)
+        >>> optimizer.step(closure), w.data
+        (tensor(12.5000), tensor([2.6850, 3.5800]))
     """
 
-    geometry: Geometry
+    geometry: Geometry = EUCLIDEAN
     stackable = True
 
     def __init__(
@@ -65,7 +71,7 @@ class SharpnessAware(Descent):
         params: Iterable[Any],
         base: type[torch.optim.Optimizer] = torch.optim.SGD,
         *,
-        geometry: Geometry,
+        geometry: Geometry | None = None,
         natural: bool = False,
         m: int | None = None,
         perturbation: str = "global",
@@ -81,14 +87,14 @@ class SharpnessAware(Descent):
             )
         if perturbation == "local" and self._own("descend"):
             raise ValueError(f"perturbation='local' does not go with {type(self).__name__}: at w gradients differ")
-        self.geometry = geometry
+        self.geometry = geometry or self.geometry
         self.natural = natural
         self.m = m
         self.perturbation = perturbation
         self.compare = False
-        self._beside = Beside()
+        self._perturbed = PerturbedWeights()
         self.alignment: tuple[Tensor, Tensor] | None = None
-        defaults = {key: options.pop(key, value) for key, value in geometry.defaults.items()}
+        defaults = {key: options.pop(key, value) for key, value in self.geometry.defaults.items()}
         super().__init__(params, base, defaults=defaults, **options)
 
     @property
@@ -110,7 +116,7 @@ class SharpnessAware(Descent):
         return {*self.geometry.unfit, *(["sharded"] if whole else [])}
 
     def _own(self, hook: str) -> bool:
-        """Whether a subclass has brought this hook."""
+        """True where a subclass has brought this hook."""
         return getattr(type(self), hook) is not getattr(SharpnessAware, hook)
 
     def inverse_metric(self, closure: Closure, rows: slice | None, size: int | None) -> InverseMetric | None:
@@ -150,7 +156,7 @@ class SharpnessAware(Descent):
             d, one tensor for each of params, and a length that is not finite where a gradient is not. What is returned
             here lies in memory that the next pass takes: copy what is to be kept.
         """
-        return self._beside.direction(params, inverse_metric)
+        return self._perturbed.direction(params, inverse_metric)
 
     def descend(self, params: list[Tensor], at_w: list[Tensor]) -> None:
         """Change the gradient that the step descends along, in `.grad`: it is the one at w + eps. Nothing by default.
@@ -165,18 +171,22 @@ class SharpnessAware(Descent):
             return self.one_pass(closure)
         if self.m is None:
             return self._two_passes(closure, None, size)
+        size = batch_size(size, f"{type(self).__name__} with m={self.m}")
         total: dict[Tensor, Tensor] = {}
-        loss = 0.0
-        for rows, share in groups_of(batch_size(size, f"{type(self).__name__} with m={self.m}"), self.m):
+        loss: Tensor | float = 0.0
+        for start in range(0, size, self.m):
+            rows = slice(start, min(start + self.m, size))
+            share = (rows.stop - start) / size
             loss = loss + share * self._two_passes(closure, rows, size)
-            for p in self.trained():
-                total[p] = total[p].add_(p.grad, alpha=share) if p in total else p.grad * share
+            params = self.trained()
+            for p, g in zip(params, gradients_of(params), strict=True):
+                total[p] = total[p].add_(g, alpha=share) if p in total else g * share
         for p, gradient in total.items():
             p.grad = gradient
-        return loss
+        return torch.as_tensor(loss)
 
-    def group_values(self, key: str) -> dict[Tensor, float]:
-        """An option's value for each parameter, that of its group."""
+    def group_values(self, key: str) -> dict[Tensor, Any]:
+        """An option's value for each parameter, that of its group; None where it has none."""
         return {p: group.get(key) for group in self.param_groups for p in group["params"]}
 
     def _two_passes(self, closure: Closure, rows: slice | None, size: int | None) -> Tensor:
@@ -204,11 +214,11 @@ class SharpnessAware(Descent):
 
         def gradient_at(direction: Sequence[Tensor], norm: Tensor) -> None:
             copies = [d.clone() for d in direction]
-            beside = self._beside.displaced(params, copies, radii, norm)
-            with self.processes.apart() if apart else nullcontext(), beside, unmoved(self.model, start), replay.again():
+            there = self._perturbed.at(params, copies, radii, norm)
+            with self.processes.apart() if apart else nullcontext(), there, unmoved(self.model, start), replay.again():
                 self.one_pass(closure, *arguments)
 
-        gradients = [p.grad for p in params]
+        gradients = gradients_of(params)
         direction, norm = self.perturb(params, inverse_metric, gradient_at)
         if self._own("perturb"):
             direction = [d.clone() for d in direction]  # what a method keeps is its own: below it is overwritten
@@ -218,10 +228,9 @@ class SharpnessAware(Descent):
             # All processes have to skip the step, not this one alone: the second pass tells them.
             radii = [math.nan] * len(params)
         if self.compare and self.alignment is None:
-            eps = geometry.scaled(direction, norm, radii)
-            self.alignment = geometry.alignment(eps, gradients, radii)
-        beside = self._beside.displaced(params, direction, radii, norm)
-        with unmoved(self.model, start), beside, replay.again():
+            self.alignment = alignment(scaled(direction, norm, radii), gradients, radii)
+        there = self._perturbed.at(params, direction, radii, norm)
+        with unmoved(self.model, start), there, replay.again():
             self.one_pass(closure, *arguments)
         if axes is not None:
             for p, d in zip(params, axes, strict=True):
@@ -244,6 +253,18 @@ class SAM(SharpnessAware):
 
     Args:
         rho: radius, by default 0.05.
+
+    Example:
+        One step from w = (3, 4) with the gradient w: w - lr (w + rho w / ||w||).
+
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> def closure():
+        ...     loss = w.square().sum() / 2
+        ...     loss.backward()
+        ...     return loss.detach()
+        >>> optimizer = SAM([w], torch.optim.SGD, lr=0.1, rho=0.5)
+        >>> optimizer.step(closure), w.data
+        (tensor(12.5000), tensor([2.6700, 3.5600]))
     """
 
     stackable = True
@@ -264,6 +285,14 @@ class ASAM(SharpnessAware):
         rho: radius, by default 0.5.
         eta: added to |w|, >= 0, by default 0.01.
         scale: "weights", or "all" to scale every tensor.
+
+    Example:
+        The step of `SAM`'s example; T = |w| turns the perturbation to the larger weight.
+
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = ASAM([("weight", w)], torch.optim.SGD, lr=0.1, rho=0.5, eta=0.0)
+        >>> optimizer.step(closure), w.data
+        (tensor(12.5000), tensor([2.6265, 3.4257]))
     """
 
     stackable = True
@@ -303,6 +332,14 @@ class FSAM(SharpnessAware):
             statistics); "true", the same with labels drawn from the model. In these passes the loss is -log p(y|x),
             without label smoothing and the like: the closure is called as `closure(rows, sample_labels=True)` for
             "true", for "per_example" with False if it takes that argument; other passes don't give it.
+
+    Example:
+        The step of `SAM`'s example; F^-1 turns the perturbation to the smaller gradient.
+
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = FSAM([w], torch.optim.SGD, lr=0.1, rho=0.5)
+        >>> optimizer.step(closure), w.data
+        (tensor(12.5000), tensor([2.6889, 3.5913]))
     """
 
     stackable = True
@@ -358,7 +395,7 @@ class FSAM(SharpnessAware):
                         f.addcmul_(p.grad, p.grad, value=1 / count)
         self.put_back(kept)
         without = torch.stack(losses).isnan().tolist() if losses else []
-        if any(without) and not all(without) and geometry.norm_of(total).isfinite():
+        if any(without) and not all(without) and norm_of(total).isfinite():
             raise ValueError(no_rows(f"of example {own[without.index(True)]}", size))
         if self.perturbation == "global":
             self.processes.sum_(total)
@@ -366,6 +403,6 @@ class FSAM(SharpnessAware):
 
 
 def _is_told(closure: Closure) -> bool:
-    """Whether a closure takes `sample_labels`."""
+    """True of a closure that takes `sample_labels`."""
     parameters = signature(closure).parameters.values()
     return any(p.name == "sample_labels" or p.kind == Parameter.VAR_KEYWORD for p in parameters)

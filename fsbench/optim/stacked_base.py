@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,52 +32,78 @@ def stacked(tensors: Sequence[Tensor]) -> Tensor:
     return stack
 
 
-class StackedBase(Protocol):
-    """A base optimizer of all members.
+class StackedBase(ABC):
+    """A base optimizer of all members, which goes on from their states.
+
+    Args:
+        members: optimizers with one parameter group each.
+        exact: learning rates are held in double precision, not in that of the weights.
 
     Attributes:
-        memory: what it keeps beside the weights: lists of stacked tensors.
+        rates: (M,), on the device, where each step finds its own.
+        memory: lists of stacked tensors that are kept beside the weights.
     """
 
     memory: list[Tensors]
 
-    def begin(self) -> None:
-        """The host's part of a step."""
-        ...
+    def __init__(self, members: Sequence[Descent], exact: bool) -> None:
+        self.members = members
+        self.rates = self.numbers([0.0] * len(members), exact)
+        self._sent: list[float] = []
 
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        return [member.param_groups[0] for member in self.members]
+
+    def numbers(self, values: Sequence[float], exact: bool = False) -> Tensor:
+        """(M,), typed like the weights or `exact`, on their device."""
+        like = self.groups[0]["params"][0]
+        return torch.tensor(values, dtype=torch.float64 if exact else like.dtype).to(like.device)
+
+    def kept(self, key: str) -> Tensors:
+        """The members' states of that name, stacked; zeros where there are none yet."""
+        found = []
+        for same in zip(*(group["params"] for group in self.groups), strict=True):
+            states = [member.state.get(p, {}).get(key) for member, p in zip(self.members, same, strict=True)]
+            pairs = zip(states, same, strict=True)
+            found.append(stacked([torch.zeros_like(p) if state is None else state for state, p in pairs]))
+        return found
+
+    def begin(self) -> None:
+        """The host's part of a step: the device gets the rates, where they are others than before."""
+        rates = [group["lr"] for group in self.groups]
+        if rates != self._sent:
+            # From pinned memory, which is not used again before it was read, nobody waits.
+            there = torch.tensor(rates, dtype=self.rates.dtype, pin_memory=self.rates.is_cuda)
+            self.rates.copy_(there, non_blocking=True)
+            self._sent = rates
+
+    @abstractmethod
     def step(self, weights: Tensors, gradients: Tensors, taken: Tensor) -> None:
         """Move the weights of the members that take the step, (M,); the gradients may be overwritten."""
-        ...
 
+    @abstractmethod
     def give(self) -> None:
         """Hand each member its slices as the state of its own optimizer."""
-        ...
 
 
-class StackedSGD:
+class StackedSGD(StackedBase):
     """torch.optim.SGD without dampening, for all members:
 
     g <- g + decay w;  b <- momentum b + g;  w <- w - lr b, or with Nesterov w - lr (g + momentum b).
     """
 
     def __init__(self, members: Sequence[Descent]) -> None:
-        self.members = members
-        self._params = [_params(member) for member in members]
-        groups = [member.param_groups[0] for member in members]
-        like = self._params[0][0]
-        self.momentum = _numbers([group["momentum"] for group in groups], like)
-        self.decay = _numbers([group["weight_decay"] for group in groups], like)
-        self.nesterov = groups[0]["nesterov"]
+        super().__init__(members, exact=False)
+        self.momentum = self.numbers([group["momentum"] for group in self.groups])
+        self.decay = self.numbers([group["weight_decay"] for group in self.groups])
+        self.nesterov = self.groups[0]["nesterov"]
         self.moves, self.decays = any(self.momentum.tolist()), any(self.decay.tolist())
-        self.memory = [_memory(members, self._params, "momentum_buffer")] if self.moves else []
-        self._rates = _Rates(members, like)
-
-    def begin(self) -> None:
-        self._rates.begin()
+        self.memory = [self.kept("momentum_buffer")] if self.moves else []
 
     def step(self, weights: Tensors, gradients: Tensors, taken: Tensor) -> None:
         # A member that stays adds gradients of zero, decayed by nothing, to a buffer that keeps what it holds.
-        back, decay = (values.where(taken, 0.0) for values in (-self._rates.values, self.decay))
+        back, decay = (values.where(taken, 0.0) for values in (-self.rates, self.decay))
         keeps = self.momentum.where(taken, 1.0)
         for index, (w, g) in enumerate(zip(weights, gradients, strict=True)):
             g = g.where(by_member(taken, w), 0.0)
@@ -88,14 +115,14 @@ class StackedSGD:
             w.addcmul_(g, by_member(back, w))
 
     def give(self) -> None:
-        for i, (member, params) in enumerate(zip(self.members, self._params, strict=True)):
+        for i, (member, group) in enumerate(zip(self.members, self.groups, strict=True)):
             # As the optimizer itself: nothing is kept without momentum.
-            if member.param_groups[0]["momentum"]:
-                for p, buffer in zip(params, self.memory[0], strict=True):
+            if group["momentum"]:
+                for p, buffer in zip(group["params"], self.memory[0], strict=True):
                     member.state[p]["momentum_buffer"] = buffer[i]
 
 
-class StackedAdam:
+class StackedAdam(StackedBase):
     """torch.optim.Adam and AdamW for all members:
 
     m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g g;  w <- w - lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps),
@@ -103,34 +130,24 @@ class StackedAdam:
     """
 
     def __init__(self, members: Sequence[Descent], decoupled: bool) -> None:
-        self.members, self.decoupled = members, decoupled
-        self._params = [_params(member) for member in members]
-        groups = [member.param_groups[0] for member in members]
-        like = self._params[0][0]
-        self.decay = _numbers([group["weight_decay"] for group in groups], like)
-        self.decays = any(self.decay.tolist())
-        self.eps = _numbers([group["eps"] for group in groups], like)
-        self.keeps = _numbers([group["betas"][1] for group in groups], like)
-        # 1 - beta is rounded once, as by torch.
-        self.takes = [_numbers([1 - group["betas"][k] for group in groups], like) for k in (0, 1)]
-        averages = [_memory(members, self._params, key) for key in ("exp_avg", "exp_avg_sq")]
-        steps = [
-            float(member.state[params[0]]["step"]) if "step" in member.state.get(params[0], {}) else 0.0
-            for member, params in zip(members, self._params, strict=True)
-        ]
         # What depends on t is computed in double precision, as by torch.
-        exact = torch.zeros((), dtype=torch.float64, device=like.device)
-        self.betas = [_numbers([group["betas"][k] for group in groups], exact) for k in (0, 1)]
-        self.memory = [*averages, [_numbers(steps, exact)]]
-        self._rates = _Rates(members, exact)
-
-    def begin(self) -> None:
-        self._rates.begin()
+        super().__init__(members, exact=True)
+        self.decoupled = decoupled
+        self.decay = self.numbers([group["weight_decay"] for group in self.groups])
+        self.decays = any(self.decay.tolist())
+        self.eps = self.numbers([group["eps"] for group in self.groups])
+        self.keeps = self.numbers([group["betas"][1] for group in self.groups])
+        self.betas = [self.numbers([group["betas"][k] for group in self.groups], exact=True) for k in (0, 1)]
+        # 1 - beta is rounded once, as by torch.
+        self.takes = [self.numbers([1 - group["betas"][k] for group in self.groups]) for k in (0, 1)]
+        firsts = [member.state.get(group["params"][0], {}) for member, group in zip(members, self.groups, strict=True)]
+        steps = self.numbers([float(state.get("step", 0.0)) for state in firsts], exact=True)
+        self.memory = [self.kept("exp_avg"), self.kept("exp_avg_sq"), [steps]]
 
     def step(self, weights: Tensors, gradients: Tensors, taken: Tensor) -> None:
         averages, squares, (steps,) = self.memory
         steps += taken
-        rates = self._rates.values.where(taken, 0.0)
+        rates = self.rates.where(taken, 0.0)
         # The first step is the first taken one: before it nothing moves.
         first, second = (1 - beta ** steps.clamp(min=1) for beta in self.betas)
         size, root, shrink = (
@@ -152,8 +169,8 @@ class StackedAdam:
     def give(self) -> None:
         averages, squares, (steps,) = self.memory
         counts = steps.tolist()
-        for i, (member, params) in enumerate(zip(self.members, self._params, strict=True)):
-            for p, m, v in zip(params, averages, squares, strict=True):
+        for i, (member, group) in enumerate(zip(self.members, self.groups, strict=True)):
+            for p, m, v in zip(group["params"], averages, squares, strict=True):
                 member.state[p].update({"step": torch.tensor(counts[i]), "exp_avg": m[i], "exp_avg_sq": v[i]})
 
 
@@ -161,39 +178,3 @@ def stacked_base(members: Sequence[Descent]) -> StackedBase:
     """The base of these members, who all have the same; it goes on from their states."""
     kind = type(members[0].base)
     return StackedSGD(members) if kind is torch.optim.SGD else StackedAdam(members, kind is torch.optim.AdamW)
-
-
-def _params(member: Descent) -> Tensors:
-    return member.param_groups[0]["params"]
-
-
-class _Rates:
-    """The members' learning rates on the device, where each step finds its own."""
-
-    def __init__(self, members: Sequence[Descent], like: Tensor) -> None:
-        self.members = members
-        self.values = torch.zeros(len(members), dtype=like.dtype, device=like.device)
-        self._sent: list[float] = []
-
-    def begin(self) -> None:
-        rates = [member.param_groups[0]["lr"] for member in self.members]
-        if rates != self._sent:
-            # From pinned memory, which is not used again before it was read, nobody waits.
-            there = torch.tensor(rates, dtype=self.values.dtype, pin_memory=self.values.is_cuda)
-            self.values.copy_(there, non_blocking=True)
-            self._sent = rates
-
-
-def _numbers(values: Sequence[Any], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype).to(like.device)
-
-
-def _memory(members: Sequence[Descent], params: Sequence[Tensors], key: str) -> Tensors:
-    def kept(member: Descent, p: Tensor) -> Tensor:
-        found = member.state.get(p, {}).get(key)
-        return torch.zeros_like(p) if found is None else found
-
-    return [
-        stacked([kept(member, p) for member, p in zip(members, same, strict=True)])
-        for same in zip(*params, strict=True)
-    ]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fsbench.optim import geometry
 from fsbench.optim.descent import Descent
+from fsbench.optim.ellipsoid import inverse_or_zero
 from fsbench.optim.stacked_base import by_member, stacked, stacked_base
 
 # Losses (M,) at stacked weights, each the mean over its member's mini-batch, and their gradients.
@@ -47,8 +47,9 @@ class StackedDescent:
                 p.data = own
         self.compare = False
         self.alignment: tuple[Tensor, Tensor] | None = None
-        self._rho = self._option("rho")
-        self._eta = self._option("eta")
+        self._rho, self._eta = (
+            self.base.numbers([group.get(key, 0.0) for group in self.base.groups]) for key in ("rho", "eta")
+        )
         self._eta_by_member = [by_member(self._eta, w) for w in self.weights]
         self._names = list(self.method.names().values())
         self.natural = getattr(self.method, "natural", False)
@@ -65,10 +66,6 @@ class StackedDescent:
             for key, plain in (("m", None), ("fisher", "batch"), ("perturbation", "global")):
                 if (value := getattr(member, key, plain)) != plain:
                     raise ValueError(f"{member.name} with {key}={value!r} can't be trained in a population")
-
-    def _option(self, key: str) -> Tensor:
-        values = [member.param_groups[0].get(key, 0.0) for member in self.members]
-        return torch.tensor(values, dtype=self.weights[0].dtype).to(self.weights[0].device)
 
     def give(self) -> None:
         """Hand the members the state of their optimizers."""
@@ -90,7 +87,7 @@ class StackedDescent:
         losses, gradients = closure(self.weights)
         finite = None
         if self.perturbs:
-            gradients, finite = self._beside(closure, gradients)
+            gradients, finite = self._perturbed(closure, gradients)
         norm = norms(gradients)
         taken = norm.isfinite() if finite is None else norm.isfinite() & finite
         if (most := self.method.max_norm) is not None:
@@ -99,17 +96,17 @@ class StackedDescent:
         self.base.step(self.weights, gradients, taken)
         return losses, taken
 
-    def _beside(self, closure: StackedClosure, gradients: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def _perturbed(self, closure: StackedClosure, gradients: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         """The gradients at w + eps, and whose eps is finite."""
         axes = self._inverse_metric(gradients)
         direction, norm = directions(gradients, axes)
         eps = scaled(direction, norm, self._rho)
         if self.compare:
             self.alignment = alignments(eps, gradients, self._rho)
-        _, beside = closure([w + e for w, e in zip(self.weights, eps, strict=True)])
+        _, perturbed = closure([w + e for w, e in zip(self.weights, eps, strict=True)])
         if self.natural and axes is not None:
-            torch._foreach_mul_(beside, axes)
-        return beside, norm.isfinite()
+            torch._foreach_mul_(perturbed, axes)
+        return perturbed, norm.isfinite()
 
     def _inverse_metric(self, gradients: list[Tensor]) -> list[Tensor] | None:
         shape = self.method.geometry
@@ -135,21 +132,21 @@ def inners(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 
 def directions(gradients: list[Tensor], inverse_metric: list[Tensor] | None) -> tuple[list[Tensor], Tensor]:
-    """`geometry.direction` of each member: D g, and sqrt(g' D g), (M,)."""
+    """`ellipsoid.direction` of each member: D g, and sqrt(g' D g), (M,)."""
     if inverse_metric is None:
         return gradients, norms(gradients)
-    found = torch._foreach_mul(inverse_metric, gradients)
+    found = list(torch._foreach_mul(inverse_metric, gradients))
     return found, inners(gradients, found).sqrt()
 
 
 def scaled(direction: Sequence[Tensor], norm: Tensor, radii: Tensor) -> list[Tensor]:
-    """`geometry.scaled` of each member: radius direction / norm, 0 where the norm is."""
-    factor = geometry.inverse_or_zero(norm) * radii
+    """`ellipsoid.scaled` of each member: radius direction / norm, 0 where the norm is."""
+    factor = inverse_or_zero(norm) * radii
     return [d * by_member(factor, d) for d in direction]
 
 
 def alignments(eps: list[Tensor], gradients: list[Tensor], radii: Tensor) -> tuple[Tensor, Tensor]:
-    """`geometry.alignment` of each member."""
+    """`ellipsoid.alignment` of each member."""
     reference = scaled(gradients, norms(gradients), radii)
     norm, reference_norm = norms(eps), norms(reference)
     return (inners(eps, reference) / (norm * reference_norm)).clamp(-1, 1), norm / reference_norm

@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from fsbench.config.component import components
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -107,11 +109,9 @@ _AXES = {
     "optimizer.lr": "learning rate",
     "alpha": "α",
 }
-_VALUES = {
-    "sgd": "SGD", "sam": "SAM", "asam": "ASAM", "fsam": "FSAM", "fisher_trace": "Fisher trace",
-    "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN",
-    "imagenet": "ImageNet", "imagenet128": "ImageNet, 128 × 128", "stanford_cars": "Stanford Cars",
-    "flowers102": "Flowers-102",
+# Networks and data sets that conf/ names; components have titles of their own.
+_CHOICES = {
+    "imagenet128": "ImageNet, 128 × 128",
     "mlp": "MLP", "fcnn": "FCNN", "cnn": "CNN", "lenet": "LeNet", "resnet20": "ResNet-20", "resnet32": "ResNet-32",
     "resnet34": "ResNet-34", "resnet56": "ResNet-56", "resnext29_32x4d": "ResNeXt-29", "densenet121": "DenseNet-121",
     "densenet_bc_k12": "DenseNet-BC", "vgg19_bn": "VGG-19-BN", "wrn16_4": "WRN-16-4", "wrn18_1.5": "WRN-18-1.5",
@@ -133,7 +133,8 @@ def axis_title(axis: str) -> str:
 
 def value_words(value: str) -> str:
     """The name that a figure has for a value: `FSAM` for `fsam`; values without one stay as they are."""
-    return _VALUES.get(value, value)
+    component = components("optimizer").get(value) or components("dataset").get(value)
+    return _CHOICES.get(value) or (component and component.title) or value
 
 
 def sentences(texts: Iterable[str]) -> str:

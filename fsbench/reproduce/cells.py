@@ -30,7 +30,7 @@ class Cell:
         return (*(f"{axis}={value}" for axis, value in self.run.items()), *own)
 
     def has(self, wanted: Mapping[str, str]) -> bool:
-        """Whether it has these values, as shown or as run."""
+        """Tell whether it has these values, as shown or as run."""
         return all(value in (self.values.get(axis), self.run.get(axis)) for axis, value in wanted.items())
 
 
@@ -44,7 +44,7 @@ def axis_values(artefact: Artefact, scale: Scale, chosen: Mapping[str, Values]) 
     found: dict[str, Values] = {}
     for axis, published in artefact.axes.items():
         values = chosen.get(axis) or scale.axes.get(axis) or published
-        found[axis] = tuple(next((known for known in published if same(known, value)), value) for value in values)
+        found[axis] = tuple(next((known for known in published if _same(known, value)), value) for value in values)
     return found
 
 
@@ -57,10 +57,20 @@ def cells(artefact: Artefact, scale: Scale, chosen: Mapping[str, Values] = {}) -
         UsageError: the paper has none of the combinations that were chosen.
     """
     axes = axis_values(artefact, scale, chosen)
+    # A label of an extra is run with the values that it is beside.
+    run_with = {
+        axis: dict.fromkeys(
+            meant
+            for value in values
+            for meant in [e.where.get(axis, value) for e in artefact.extras if (e.axis, e.label) == (axis, value)]
+            or [value]
+        )
+        for axis, values in axes.items()
+    }
     found: list[Cell] = []
-    for combination in product(*(_run_as(artefact, axis, values) for axis, values in axes.items())):
+    for combination in product(*run_with.values()):
         values = dict(zip(axes, combination, strict=True))
-        if any(_has(values, one) for one in artefact.without):
+        if any(one.items() <= values.items() for one in artefact.without):
             continue
         if all(values[axis] in axes[axis] for axis in axes):
             found.append(Cell(values, values))
@@ -68,7 +78,7 @@ def cells(artefact: Artefact, scale: Scale, chosen: Mapping[str, Values] = {}) -
         added = {
             extra.label: Cell({**values, extra.axis: extra.label}, values, extra)
             for extra in artefact.extras
-            if _has(values, extra.where) and (extra.axis not in chosen or extra.label in axes[extra.axis])
+            if extra.where.items() <= values.items() and (extra.axis not in chosen or extra.label in axes[extra.axis])
         }
         found += added.values()
     if not found:
@@ -77,21 +87,7 @@ def cells(artefact: Artefact, scale: Scale, chosen: Mapping[str, Values] = {}) -
     return found
 
 
-def _run_as(artefact: Artefact, axis: str, values: Values) -> Values:
-    """The values of an axis, for an extra's label those that it is run with."""
-    found: dict[str, None] = {}
-    for value in values:
-        extras = [extra for extra in artefact.extras if extra.axis == axis and extra.label == value]
-        found |= dict.fromkeys([extra.where[axis] for extra in extras if axis in extra.where] or [value])
-    return tuple(found)
-
-
-def _has(values: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
-    return all(values.get(axis) == value for axis, value in wanted.items())
-
-
-def same(a: str, b: str) -> bool:
-    """Whether two texts are the same value."""
+def _same(a: str, b: str) -> bool:
     try:
         return float(a) == float(b)
     except ValueError:

@@ -1,7 +1,8 @@
-"""What was cut from an artefact, in sentences for its caption: the configuration that was run against the published."""
+"""The cuts of an artefact, in sentences for its caption: the configuration that was run against the published."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,6 @@ from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.papers.artefact import Artefact, Values
 from fsbench.reproduce.cells import Cell
-from fsbench.reproduce.image_counts import image_counts
 from fsbench.runs.identity import essential, flatten
 
 # What is said of a group whose choice differs; the keys below it then go without saying.
@@ -41,15 +41,13 @@ def scope_cuts(artefact: Artefact, axes: Mapping[str, Values], compared: Sequenc
     """Cells that were left out or are not the paper's, and fewer (or more) seeds."""
     said: list[str] = []
     cells = [one.cell for one in compared]
-    names = {
-        value: f"{value} ({label(one.run.config)})"
-        for one in compared
-        if (value := one.cell.run.get("dataset")) == "folder"
-    }
-    left = {axis: [v for v in published if v not in _run(axis, cells)] for axis, published in artefact.axes.items()}
+    run = {axis: {c.values[axis] for c in cells if c.extra is None or c.extra.axis != axis} for axis in artefact.axes}
+    left = {axis: [v for v in published if v not in run[axis]] for axis, published in artefact.axes.items()}
     if any(left.values()):
         said.append(f"Left out: {_listed(left)}.")
     labels = {(extra.axis, extra.label) for extra in artefact.extras}
+    folders = [label(one.run.config) for one in compared if one.cell.run.get("dataset") == "folder"]
+    names = {"folder": f"folder ({folders[-1]})"} if folders else {}
     ours = {
         axis: [names.get(v, v) for v in values if v not in artefact.axes[axis] and (axis, v) not in labels]
         for axis, values in axes.items()
@@ -57,34 +55,37 @@ def scope_cuts(artefact: Artefact, axes: Mapping[str, Values], compared: Sequenc
     if any(ours.values()):
         said.append(f"Not in the paper: {_listed(ours)}.")
     if seeds != artefact.seeds:
-        said.append(f"{_count(seeds, 'seed')} instead of {artefact.seeds}.")
+        said.append(f"{seeds} seed{'s' * (seeds != 1)} instead of {artefact.seeds}.")
     added = {cell.extra.label: cell.extra.why for cell in cells if cell.extra is not None}
     return said + [f"Added to the paper's: {label}, {why.rstrip('.')}." for label, why in added.items()]
 
 
 def run_cuts(artefact: Artefact, compared: Sequence[Compared]) -> list[str]:
-    """How the training differs; a sentence for each key, with all pairs of values that the cells have."""
-    pairs: dict[str, dict[tuple[str, str], int]] = {}
+    """Say where the training differs; a sentence for each key, with all pairs of values that the cells have."""
+    # By key, the values here and those of the paper that they take the place of.
+    pairs: dict[str, dict[str, dict[str, None]]] = {}
+    cells: Counter[str] = Counter()
     for one in compared:
         foreign = [axis for axis, value in one.cell.run.items() if value not in artefact.axes[axis]]
         for key, here, there in _differences(one, foreign):
-            values = pairs.setdefault(key, {})
-            values[here, there] = values.get((here, there), 0) + 1
+            pairs.setdefault(key, {}).setdefault(here, {})[there] = None
+            cells[key] += 1
     said = []
     for key, found in pairs.items():
-        if all(there == _ITS_OWN for _, there in found):
-            said.append(f"{key}={' or '.join(_first(found))}.")
+        if all(there == {_ITS_OWN: None} for there in found.values()):
+            said.append(f"{key}={' or '.join(found)}.")
             continue
-        first, *more = _first(found)
-        words = [f"{_sentence(key).format(first)} instead of {_there(found, first)}"]
-        words += [f"{here} instead of {_there(found, here)}" for here in more]
-        part = "" if sum(found.values()) == len(compared) else ", in some of the cells"
-        said.append(f"{' and '.join(words)}{part}.")
+        sentence = _SENTENCES.get(key, f"{key} {{}}")
+        words = [
+            f"{here if i else sentence.format(here)} instead of {' or '.join(there)}"
+            for i, (here, there) in enumerate(found.items())
+        ]
+        said.append(f"{' and '.join(words)}{', in some of the cells' if cells[key] < len(compared) else ''}.")
     return said
 
 
 def settings_cuts(published: Job[SharpnessConfig] | None, run: Job[SharpnessConfig] | None) -> list[str]:
-    """How the measuring differs."""
+    """Say where the measuring differs."""
     if published is None:
         return []
     if run is None:
@@ -132,7 +133,7 @@ def _differences(one: Compared, foreign: Container[str]) -> Iterable[tuple[str, 
 
 
 def label(config: TrainConfig) -> str:
-    """What captions call the data set."""
+    """The data set's name in captions."""
     options = config.dataset
     return options.label or (options.name if options.root is None else options.root.rstrip("/").rpartition("/")[2])
 
@@ -141,8 +142,8 @@ def _value(key: str, value: Any, config: TrainConfig) -> str:
     if key == "dataset.subset":
         if value is not None:
             return f"{value:,}"
-        counts = image_counts(config.dataset)
-        return "all" if counts is None else f"{counts.train - config.dataset.validation:,}"
+        known = config.dataset.counts
+        return "all" if known is None else f"{known.train - config.dataset.validation:,}"
     if key == "trainer.max_steps" and value is None:
         return "all"
     return _shown(value)
@@ -159,28 +160,8 @@ _SENTENCES = {
 }
 
 
-def _sentence(key: str) -> str:
-    return _SENTENCES.get(key, f"{key} {{}}")
-
-
-def _there(pairs: Iterable[tuple[str, str]], here: str) -> str:
-    return " or ".join(there for one, there in pairs if one == here)
-
-
-def _first(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    return list(dict.fromkeys(here for here, _ in pairs))
-
-
-def _run(axis: str, cells: Sequence[Cell]) -> set[str]:
-    return {cell.values[axis] for cell in cells if cell.extra is None or cell.extra.axis != axis}
-
-
 def _listed(by_axis: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"{axis} {', '.join(values)}" for axis, values in by_axis.items() if values)
-
-
-def _count(n: int, word: str) -> str:
-    return f"{n} {word}" if n == 1 else f"{n} {word}s"
 
 
 def _shown(value: Any) -> str:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsbench.reproduce.measure import answered
-from fsbench.reproduce.plan import Plan
-from fsbench.reproduce.planned_run import PlannedRun
+from fsbench.reproduce.plan import Plan, PlannedRun
 from fsbench.reproduce.provenance import command_provenance, runs_provenance, write_provenance
 from fsbench.runs.read import Unreadable
 from fsbench.runs.records import number

@@ -8,54 +8,68 @@ from pathlib import Path
 
 from fsbench.papers.artefact import Artefact, Computed
 from fsbench.reproduce.cells import cells
-from fsbench.reproduce.choices import diverged
-from fsbench.reproduce.cost import Estimator, duration, total
-from fsbench.reproduce.plan import Plan, deciding, distinct, scale_of
-from fsbench.reproduce.planned_run import PlannedRun
-from fsbench.reproduce.tasks import is_measured, trained
+from fsbench.reproduce.cost import Estimator, duration
+from fsbench.reproduce.plan import Plan, PlannedRun, deciding, distinct, scale_of
+from fsbench.reproduce.run import is_measured
 
 
 def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
     """Every run of the plans, what is cut, and the hours that are left."""
     seen: set[tuple[Path, str | None]] = set()
     left: list[float] = []
-    runs = steps_left = to_train = to_measure = 0
+    steps_left = to_train = to_measure = 0
     assumed = False
     for plan in plans:
         yield f"{plan.artefact.name}, scale={plan.scale}: {plan.artefact.title}"
         yield from (f"  {sentence}" for sentence in plan.cuts)
+        # Those first that decide on values of others.
+        candidates = [
+            (f" {one.choice.key}={value} (candidate)", run) for one in plan.choosing for value, run in one.runs
+        ]
         rows = [("cell", "seed", "steps", "training", "measuring", "state", "run")]
-        for name, run, decides in _named(plan):
-            directory = "-" if run.waits else str(run.directory.path)
+        for kind, run in [*candidates, *(("", run) for run in plan.runs)]:
             cost = estimator.training(run.job.config)
-            measuring = 0.0 if decides else _measuring(plan, run, estimator)
+            asked = None if kind else plan.sharpness
+            measuring = estimator.measuring(run.job.config, asked.config) if asked else 0.0
             assumed |= not cost.measured and not math.isnan(cost.seconds)
-            state = _state(plan, run, decides)
+            state = _state(plan, run, bool(kind))
             rows.append(
                 (
-                    name, str(run.seed), f"{cost.steps:,}", duration(cost.seconds),
-                    duration(measuring) if measuring else "-", state, directory,
+                    " ".join(f"{axis}={value}" for axis, value in run.cell.values.items()) + kind,
+                    str(run.seed),
+                    "?" if cost.steps is None else f"{cost.steps:,}",
+                    duration(cost.seconds),
+                    duration(measuring) if measuring else "-",
+                    state,
+                    "-" if run.waits else str(run.directory.path),
                 )
-            )  # fmt: skip
+            )
             # Runs that wait for a value are the same runs in all artefacts that have them.
             key = (run.directory.path, run.waits)
-            runs += key not in seen
-            if key not in seen and not trained(run) and not (decides and diverged(run)):
+            if key not in seen and not run.finished and not (kind and run.diverged):
                 left.append(cost.seconds)
-                to_train, steps_left = to_train + 1, steps_left + cost.steps
+                to_train, steps_left = to_train + 1, steps_left + (cost.steps or 0)
             if state != "done" and measuring:
                 left.append(measuring)
                 to_measure += 1
             seen.add(key)
-        yield from _aligned(rows)
-    if runs:
-        hours = duration(total(left)) if left else "0 s"
-        unknown = ", without those whose images are not there" if any(map(math.isnan, left)) else ""
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = (
+                text.rjust(width) if 1 <= i <= 4 else text.ljust(width)
+                for i, (text, width) in enumerate(zip(row, widths, strict=True))
+            )
+            yield ("  " + "  ".join(cells)).rstrip()
+    if seen:
+        known = [seconds for seconds in left if not math.isnan(seconds)]
+        hours = duration(math.fsum(known) if known or not left else math.nan)
+        unknown = ", without those of data sets of unknown size" if len(known) < len(left) else ""
         yield (
-            f"{runs} runs, {to_train} to train ({steps_left:,} steps), {to_measure} to measure: about {hours}{unknown}"
+            f"{len(seen)} runs, {to_train} to train ({steps_left:,} steps), {to_measure} to measure: "
+            f"about {hours}{unknown}"
         )
         if assumed:
-            yield f"speed {estimator.basis()}"
+            yield f"speed assumed: {estimator.basis}"
 
 
 def list_lines(known: Sequence[Artefact | Computed], scales: Sequence[str], results_dir: Path) -> Iterator[str]:
@@ -81,48 +95,23 @@ def _count(artefact: Artefact, name: str) -> int:
         return 0
     scale, choice = scale_of(artefact, name), artefact.choice
     planned = cells(artefact, scale)
-    choosing = [] if choice is None else [cell for cell in planned if cell.has(dict(choice.where))]
-    candidates = len(scale.candidates or choice.values) if choice else 0
-    return len(planned) * (scale.seeds or artefact.seeds) + len(choosing) * candidates
+    candidates = 0
+    if choice is not None:
+        choosing = sum(cell.has(dict(choice.where)) for cell in planned)
+        candidates = choosing * len(scale.candidates or choice.values)
+    return len(planned) * (scale.seeds or artefact.seeds) + candidates
 
 
 def summary(plans: Sequence[Plan]) -> str:
     """`12 runs, 4 finished`, of what was asked for."""
     runs = [*deciding(plans).values(), *(shared[0][1] for shared in distinct(plans).values())]
     waiting = sum(run.waits is not None for plan in plans for run in plan.runs)
-    return f"{len(runs) + waiting} runs, {sum(map(trained, runs))} finished"
-
-
-def _named(plan: Plan) -> Iterator[tuple[str, PlannedRun, bool]]:
-    """Each run with its cell as text, and whether it decides on a value of others: those first."""
-    for one in plan.choosing:
-        for value, run in one.runs:
-            yield f"{_cell(run)} {one.choice.key}={value} (candidate)", run, True
-    for run in plan.runs:
-        yield _cell(run), run, False
-
-
-def _cell(run: PlannedRun) -> str:
-    return " ".join(f"{axis}={value}" for axis, value in run.cell.values.items())
-
-
-def _measuring(plan: Plan, run: PlannedRun, estimator: Estimator) -> float:
-    return 0.0 if plan.sharpness is None else estimator.measuring(run.job.config, plan.sharpness.config)
+    return f"{len(runs) + waiting} runs, {sum(run.finished for run in runs)} finished"
 
 
 def _state(plan: Plan, run: PlannedRun, decides: bool) -> str:
     if run.waits:
         return f"waits: {run.waits}"
-    if trained(run):
+    if run.finished:
         return "done" if decides or is_measured(plan, run) else "to measure"
     return run.directory.status if run.directory.path.is_dir() else "to train"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        cells = (
-            text.rjust(width) if i in (1, 2, 3, 4) else text.ljust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield ("  " + "  ".join(cells)).rstrip()

@@ -2,26 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fsbench.config.compose import Job
+from fsbench.config.compose import Composer, Job, quoted
+from fsbench.config.primary import SHARPNESS
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.errors import UsageError
-from fsbench.papers.artefact import Artefact, Computed, Scale, Values
+from fsbench.papers.artefact import Artefact, Choice, Computed, Scale, Values
 from fsbench.reproduce.cells import Cell, axis_values, cells
-from fsbench.reproduce.choices import Candidates, candidates, choice_cuts
-from fsbench.reproduce.compositions import Compositions
 from fsbench.reproduce.cuts import Compared, run_cuts, scope_cuts, settings_cuts
-from fsbench.reproduce.planned_run import PlannedRun, planned_run
 from fsbench.reproduce.request import Request
+from fsbench.runs.directory import RunDirectory
 from fsbench.runs.identity import flatten
+from fsbench.runs.read import Unreadable
 
-_DATASET = "dataset"
-_METHOD = "optimizer"
+_DATASET, _METHOD, _HELD_OUT = "dataset", "optimizer", "dataset.validation"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A cell and a seed.
+
+    Args:
+        waits: why it can't be run yet, where a value is still to be chosen; the configuration then has the default.
+    """
+
+    cell: Cell
+    seed: int
+    job: Job[TrainConfig]
+    directory: RunDirectory
+    waits: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.waits is None and self.directory.finished
+
+    @property
+    def diverged(self) -> bool:
+        return self.directory.path.is_dir() and self.directory.status == "diverged"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The runs that decide a cell's value: the one of the highest accuracy on training images set aside.
+
+    Args:
+        runs: the candidate values, as the command line has them, and the run of each.
+    """
+
+    choice: Choice
+    held_out: int
+    cell: Cell
+    runs: tuple[tuple[str, PlannedRun], ...]
+
+    @cached_property
+    def accuracies(self) -> dict[str, float | None]:
+        """Of the runs that have ended, by value; None: it diverged, which is an answer too."""
+        found: dict[str, float | None] = {}
+        for value, run in self.runs:
+            if run.finished:
+                with suppress(Unreadable):
+                    found[value] = run.directory.read_results().get("validation_accuracy")
+            elif run.diverged:
+                found[value] = None
+        return found
+
+    @cached_property
+    def value(self) -> str | None:
+        """The one of the highest accuracy, the first of several; None until every run has ended, or if none is left."""
+        known = {value: found for value, found in self.accuracies.items() if found is not None}
+        return max(known, key=known.__getitem__) if known and len(self.accuracies) == len(self.runs) else None
+
+    @property
+    def waits(self) -> str | None:
+        """Why there is no value."""
+        if self.value is not None:
+            return None
+        for value, run in self.runs:
+            if run.finished and value not in self.accuracies:
+                return f"unreadable: {run.directory.summary}; delete it to train this run again"
+        if len(self.accuracies) == len(self.runs):
+            return f"every candidate of {self.choice.key} diverged: {', '.join(self.accuracies)}"
+        return f"{self.choice.key} is not chosen yet"
+
+    def __str__(self) -> str:
+        """The cell, what was chosen for it, and the accuracies."""
+        cell = " ".join(value for axis, value in self.cell.run.items() if axis not in dict(self.choice.where))
+        shown = [
+            f"{value}: {'diverged' if found is None else f'{100 * found:.2f} %'}"
+            for value, found in self.accuracies.items()
+        ]
+        return f"{cell} {self.value or 'not yet'}" + (f" ({', '.join(shown)})" if shown else "")
 
 
 @dataclass(frozen=True)
@@ -43,12 +119,12 @@ class Plan:
 
     @cached_property
     def cuts(self) -> tuple[str, ...]:
-        """What differs from the artefact as published, a sentence each."""
+        """The differences from the artefact as published, a sentence each."""
         return self.compare()
 
     @property
     def waits(self) -> bool:
-        """Whether a value is not chosen yet."""
+        """True while a value is not chosen yet."""
         return any(run.waits for run in self.runs)
 
     @property
@@ -72,7 +148,7 @@ def scale_of(artefact: Artefact | Computed, name: str) -> Scale:
     return artefact.scales.get(name, Scale()) if isinstance(artefact, Artefact) else Scale()
 
 
-def make_plan(artefact: Artefact, request: Request, compositions: Compositions) -> Plan:
+def make_plan(artefact: Artefact, request: Request, composer: Composer) -> Plan:
     """Compose and check every run of an artefact.
 
     Raises:
@@ -84,48 +160,62 @@ def make_plan(artefact: Artefact, request: Request, compositions: Compositions) 
     chosen = {key: values for key, values in request.chosen.items() if key in artefact.axes}
     if copied:
         chosen[_DATASET] = (copied,)
-    seeds = range(config.seeds or scale.seeds or artefact.seeds)
-    places = (
-        f"runs_dir={_quoted(config.runs_dir)}", f"data_dir={_quoted(config.data_dir)}",
-        f"trainer.device={config.device}", f"trainer.progress={str(config.progress).lower()}",
-    )  # fmt: skip
     asked = _asked(artefact, request)
-    planned = cells(artefact, scale, chosen)
+    given = tuple(word for word in asked if artefact.choice and word.startswith(f"{artefact.choice.key}="))
+    seeds = range(config.seeds or scale.seeds or artefact.seeds)
+    progress = str(config.progress).lower()
+    runs_dir, data_dir = f"runs_dir={quoted(config.runs_dir)}", f"data_dir={quoted(config.data_dir)}"
+    places = (runs_dir, data_dir, f"trainer.device={config.device}", f"trainer.progress={progress}")
+
+    def planned(cell: Cell, seed: int, line: Sequence[str], waits: str | None = None) -> PlannedRun:
+        job = composer.job([*line, f"seed={seed}"])
+        return PlannedRun(cell, seed, job, RunDirectory.of(job.config.model_dump(mode="json"), job.choices), waits)
+
     runs: list[PlannedRun] = []
     choosing: list[Candidates] = []
-    values: list[Values] = []
-    for cell in planned:
-        run = {**cell.run, _DATASET: request.chosen[_DATASET][0]} if copied else cell.run
-        also = [word for where, words in scale.also if cell.has(where) for word in words]
-        line = [f"experiment={artefact.experiment}", *Cell(cell.values, run, cell.extra).overrides, *places]
+    published: list[Values] = []
+    for cell in cells(artefact, scale, chosen):
+        as_published = (f"experiment={artefact.experiment}", *cell.overrides)
+        line = [*as_published, *places]
         if copied:
-            line += _tuned(compositions.job(_published(artefact, cell)), compositions.job([*line, *asked]))
-        here = _of_cell(line, asked, compositions)
-        line += [*scale.overrides, *also, *here]
-        given = tuple(word for word in here if artefact.choice and word.startswith(f"{artefact.choice.key}="))
-        waits, value = None, ()
-        if (found := candidates(artefact, scale, cell, line, asked, compositions)) is not None:
+            run = Cell(cell.values, {**cell.run, _DATASET: request.chosen[_DATASET][0]}, cell.extra)
+            line = [as_published[0], *run.overrides, *places]
+            line += _tuned(composer.job(as_published), composer.job([*line, *asked]))
+        here = _of_cell(line, asked, composer)
+        line += [*scale.overrides, *(word for where, words in scale.also if cell.has(where) for word in words), *here]
+        settled, waits, choice = tuple(word for word in here if word in given), None, artefact.choice
+        if choice is not None and cell.has(dict(choice.where)) and not given:
+            told = [word.partition("=")[2] for word in asked if word.startswith(f"{_HELD_OUT}=")]
+            held_out = int(told[-1]) if told and told[-1].isdigit() else scale.held_out or choice.held_out
+            aside = [*line, f"{_HELD_OUT}={held_out}"]
+            values = scale.candidates or choice.values
+            candidates = tuple((value, planned(cell, 0, [*aside, f"{choice.key}={value}"])) for value in values)
+            found = Candidates(choice, held_out, cell, candidates)
             choosing.append(found)
             waits = found.waits
-            value = (f"{found.choice.key}={found.value}",) if found.value else ()
-        values.append(value or given)
-        runs += [planned_run(cell, seed, [*line, *value], compositions, waits) for seed in seeds]
+            settled = () if waits else (f"{choice.key}={found.value}",)
+            line += settled
+        # What a folder of images would not compose without.
+        folder = [word for word in asked if word.startswith(("dataset.root=", "dataset.label="))]
+        published.append((*as_published, *(folder if cell.run.get(_DATASET) == "folder" else ()), *settled))
+        runs += [planned(cell, seed, line, waits) for seed in seeds]
     for word in asked:
         if not any(word in run.job.overrides for run in runs):
             # No method here has the key: composing says so.
-            compositions.job([*line, word])
-    sharpness, as_published = _sharpness(artefact, scale, request, compositions)
+            composer.job([*line, word])
+    sharpness, measured_as_published = _sharpness(artefact, scale, request, composer)
 
     def compare() -> tuple[str, ...]:
         compared = [
-            Compared(cell, compositions.job([*_published(artefact, cell), *_needed(cell, asked), *value]), run.job)
-            for cell, value, run in zip(planned, values, runs[:: len(seeds)], strict=True)
+            Compared(run.cell, composer.job(line), run.job)
+            for line, run in zip(published, runs[:: len(seeds)], strict=True)
         ]
         return (
             *scope_cuts(artefact, axis_values(artefact, scale, chosen), compared, len(seeds)),
             *run_cuts(artefact, compared),
-            *choice_cuts(artefact, choosing, asked),
-            *settings_cuts(as_published, sharpness),
+            *(f"{word}, given; the paper chooses it on images set aside." for word in given),
+            *_choice_cuts(choosing),
+            *settings_cuts(measured_as_published, sharpness),
         )
 
     return Plan(artefact, config.scale, tuple(runs), tuple(choosing), sharpness, compare)
@@ -146,8 +236,20 @@ def deciding(plans: Sequence[Plan]) -> dict[Path, PlannedRun]:
     return {run.directory.path: run for plan in plans for run in plan.deciding}
 
 
+def _choice_cuts(found: Sequence[Candidates]) -> Iterator[str]:
+    """Say which values were chosen, from which, by which images, and where that differs from the paper's way."""
+    for one in found[:1]:
+        choice, values = one.choice, tuple(value for value, _ in one.runs)
+        fewer = "" if values == choice.values else f" instead of {', '.join(choice.values)}"
+        aside = "" if one.held_out == choice.held_out else f" instead of {choice.held_out:,}"
+        yield (
+            f"{choice.key} chosen from {', '.join(values)}{fewer} by the accuracy on {one.held_out:,}{aside} other "
+            f"training images, one run each: {'; '.join(map(str, found))}; the paper does not print what it chose."
+        )
+
+
 def _asked(artefact: Artefact, request: Request) -> Values:
-    """What the command line sets in every cell of this artefact."""
+    """The words of the command line that hold for every cell of this artefact."""
     words = []
     for key, values in request.chosen.items():
         if key in artefact.axes:
@@ -160,12 +262,12 @@ def _asked(artefact: Artefact, request: Request) -> Values:
     return tuple(words)
 
 
-def _of_cell(line: Sequence[str], asked: Values, compositions: Compositions) -> Values:
+def _of_cell(line: Sequence[str], asked: Values, composer: Composer) -> Values:
     """Of what is asked for all cells, what this one has: SGD has no rho."""
     others = [word for word in asked if not word.startswith(f"{_METHOD}.")]
     if len(others) == len(asked):
         return asked
-    options = {f"{_METHOD}.{key}" for key in compositions.job([*line, *others]).config.optimizer.model_dump()}
+    options = {f"{_METHOD}.{key}" for key in composer.job([*line, *others]).config.optimizer.model_dump()}
     return tuple(word for word in asked if word in others or word.partition("=")[0] in options)
 
 
@@ -185,13 +287,8 @@ def _copied(artefact: Artefact, request: Request) -> str | None:
     return meant
 
 
-def _published(artefact: Artefact, cell: Cell) -> Values:
-    """The command line of a cell, nothing cut."""
-    return (f"experiment={artefact.experiment}", *cell.overrides)
-
-
 def _tuned(theirs: Job[TrainConfig], ours: Job[TrainConfig]) -> list[str]:
-    """What recipes set for the data set that ours stands for, and would not for ours."""
+    """The settings of recipes for the data set that ours stands for, which ours does not have."""
     a, b = (flatten(job.config.model_dump(mode="json")) for job in (theirs, ours))
     groups = ("optimizer", "base", "schedule", "trainer", "augment", "loss")
     incidental = ("trainer.device", "trainer.progress")
@@ -202,28 +299,21 @@ def _tuned(theirs: Job[TrainConfig], ours: Job[TrainConfig]) -> list[str]:
     ]
 
 
-def _needed(cell: Cell, asked: Sequence[str]) -> list[str]:
-    """What the command line adds to a data set that is an axis's value, without which that would not compose."""
-    if cell.run.get(_DATASET) != "folder":
-        return []
-    return [word for word in asked if word.startswith(("dataset.root=", "dataset.label="))]
-
-
 def _sharpness(
-    artefact: Artefact, scale: Scale, request: Request, compositions: Compositions
+    artefact: Artefact, scale: Scale, request: Request, composer: Composer
 ) -> tuple[Job[SharpnessConfig] | None, Job[SharpnessConfig] | None]:
-    """What is measured, and what would be as published."""
+    """The measuring, and the measuring as published."""
     if not artefact.measures:
         return None, None
     config = request.config
     base = ["run=planned", f"measures=[{','.join(artefact.measures)}]"]
     places = [
-        f"device={config.device}", f"data_dir={_quoted(config.data_dir)}",
+        f"device={config.device}", f"data_dir={quoted(config.data_dir)}",
         f"progress={str(config.progress).lower()}",
     ]  # fmt: skip
     published = [*base, *artefact.measure]
-    ours = compositions.measuring([*published, *scale.measure, *places, *request.sharpness])
-    return ours if config.measure else None, compositions.measuring(published)
+    ours = composer.job([*published, *scale.measure, *places, *request.sharpness], primary=SHARPNESS)
+    return ours if config.measure else None, composer.job(published, primary=SHARPNESS)
 
 
 def _text(value: object) -> str:
@@ -235,8 +325,3 @@ def _text(value: object) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_text, value))}]"
     return str(value)
-
-
-def _quoted(text: str) -> str:
-    """Text as a quoted string of the override grammar."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -12,8 +12,7 @@ from typing import Any
 from fsbench.errors import UsageError
 from fsbench.papers.artefact import SCALES
 from fsbench.reproduce.measure import answered
-from fsbench.reproduce.plan import Plan
-from fsbench.reproduce.planned_run import PlannedRun
+from fsbench.reproduce.plan import Plan, PlannedRun
 from fsbench.runs.atomic import write_json
 from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
@@ -25,7 +24,7 @@ _FILES = ("dataset.root", "model.checkpoint")
 
 
 def command_provenance(artefact: str, scale: str, command: str) -> dict[str, Any]:
-    """What every artefact has: its scale, the command, and code, versions and hardware that it was written with."""
+    """The record of any artefact: its scale, the command, and code, versions and hardware that it was written with."""
     written = provenance()
     del written["started"]
     date = time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from fsbench.config.compose import compose_jobs
+from fsbench.config.compose import Composer
 from fsbench.config.paths import conf_dir
 from fsbench.config.primary import REPRODUCE
 from fsbench.config.reproduce import ReproduceConfig
@@ -23,7 +23,7 @@ _SWEEPS = ("range(", "choice(", "glob(", "interval(")
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for.
+    """A command line of `fsbench reproduce`.
 
     Args:
         artefacts: in the order of the command line.
@@ -39,7 +39,7 @@ class Request:
     command: Values
 
 
-def read_request(words: Sequence[str], known: Mapping[str, Artefact | Computed]) -> Request:
+def read_request(words: Sequence[str], known: Mapping[str, Artefact | Computed], composer: Composer) -> Request:
     """Take a command line apart.
 
     Args:
@@ -72,8 +72,8 @@ def read_request(words: Sequence[str], known: Mapping[str, Artefact | Computed])
         else:
             near = did_you_mean(key, [*KEYS, *axes, *groups])
             raise UsageError(key, value, f"no such key{near or '; see fsbench reproduce --help'}")
-    (job,) = compose_jobs(own, multirun=False, primary=REPRODUCE)
-    return Request(tuple(artefacts), job.config, chosen, tuple(sharpness), tuple(words))
+    config = composer.job(own, primary=REPRODUCE).config
+    return Request(tuple(artefacts), config, chosen, tuple(sharpness), tuple(words))
 
 
 def _named(patterns: Sequence[str], known: Iterable[str]) -> list[str]:

@@ -85,10 +85,13 @@ class RunDirectory:
         if self.finished:
             return "done", ""
         status, message = self.recorded_status()
-        return ("interrupted", "killed") if status == "running" and not self._held() else (status, message)
+        # A run says that it is done just before it writes its summary.
+        if status in ("running", "done"):
+            return ("running", "") if self._held() else ("interrupted", "killed")
+        return status, message
 
     def recorded_status(self) -> tuple[str, str]:
-        """What status.json says, whether or not it is so."""
+        """The status and message of status.json, true or not."""
         try:
             said = read_json(self.status_file)
         except (FileNotFoundError, Unreadable):
@@ -97,7 +100,7 @@ class RunDirectory:
         return (status, str(said.get("message", "")).partition("\n")[0]) if status in _STATUSES else ("unknown", "")
 
     def _held(self) -> bool:
-        """Whether a process holds the lock; one that takes it in this moment tries again."""
+        """True where a process holds the lock; one that takes it in this moment tries again."""
         try:
             lock = _open_lock(self.path / "lock", os.O_RDONLY)
         except (OSError, UsageError):
@@ -233,12 +236,31 @@ class RunDirectory:
         for path in self._folders():
             shutil.rmtree(path, ignore_errors=True)
 
+    def remove(self) -> list[str]:
+        """Remove what a run wrote, and the directory where nothing else lies in it; returns the names that are left.
+
+        Raises:
+            UsageError: no status.json says that it is a run's.
+            RunIsBusy: a process is at work in it.
+        """
+        if self.recorded_status()[0] == "unknown":
+            raise UsageError("run", self.path, "is left: it holds no status.json of a run")
+        with self.locked(patience=0.5):
+            remove_parts(self.path)
+            self._clear()
+            self.config.unlink()
+            (self.path / "lock").unlink()
+            if not (left := sorted(os.listdir(self.path))):
+                self.path.rmdir()
+        return left
+
     def _written(self) -> tuple[Path, ...]:
-        return (self.status_file, self.metrics, self.summary, self.model, self.provenance, self.log, self.traceback,
-                self.checkpoint, self.sharpness)  # fmt: skip
+        """Files of a run; the status comes last, so that a removal that was broken off is taken up again."""
+        return (self.metrics, self.summary, self.model, self.provenance, self.log, self.traceback, self.checkpoint,
+                self.sharpness, self.status_file)  # fmt: skip
 
     def _folders(self) -> tuple[Path, Path]:
-        """What loggers write."""
+        """The places that loggers write to."""
         return self.path / "tensorboard", self.path / "wandb"
 
     def set_status(self, status: str, **details: Any) -> None:

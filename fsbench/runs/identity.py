@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import Any
 
+from fsbench.config.component import components
+
 # Where and how a run is carried out, but not what comes out of it.
 _INCIDENTAL = {"runs_dir", "data_dir", "run_name", "overwrite", "logger"}
 _INCIDENTAL_OF = {
@@ -28,12 +30,11 @@ _INCIDENTAL_OF = {
 # Keys that came later, with the value at which a run is what it was before them: left out there, so that runs keep
 # their identity.
 _ADDED: dict[str, dict[str, Any]] = {
-    "augment": {"padding": "zeros", "autoaugment_first": False},
+    "augment": {"name": "standard", "padding": "zeros", "autoaugment_first": False},
+    "loss": {"name": "cross_entropy"},
     "trainer": {"devices": 1},
     "optimizer": {"full_batch": "own", "perturbation": "global"},
 }
-# Families of networks in which no example's output depends on the others of its batch.
-WITHOUT_BATCHNORM = {"cnn", "mlp", "lenet", "lenet_ibayashi", "small_cnn"}
 
 
 def essential(config: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +64,8 @@ def _devices_matter(config: dict[str, Any]) -> bool:
     trainer = config["trainer"]
     if config.get("optimizer", {}).get("perturbation") == "local":
         return True
-    if config.get("model", {}).get("family") in WITHOUT_BATCHNORM:
+    family = components("model").get(config.get("model", {}).get("family"))
+    if not getattr(family, "batchnorm", True):
         return False
     return not trainer.get("sync_batchnorm") or trainer.get("micro_batch_size") is not None
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, versions, hardware."""
+"""The origin of a result: code, versions, hardware."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fsbench
+from fsbench.plugins import plugins_read
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "hydra-core", "omegaconf", "pydantic", "pandas", "scikit-learn")
 
@@ -24,6 +25,7 @@ def provenance() -> dict[str, Any]:
         "versions": {name: _version(name) for name in _PACKAGES},
         "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "machine": platform.machine()},
         "platform": platform.system(),
+        **({"plugins": read} if (read := plugins_read()) else {}),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
@@ -59,3 +61,11 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or "unknown"
+
+
+def available_cores() -> int:
+    """The number of cores that this process is bound to, where that is known; else all of the machine's."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1

@@ -43,7 +43,15 @@ def read_json(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         Unreadable: it is no plain file of text, too large, not JSON, nested too deeply, or no table.
     """
-    text = _text(path, _JSON_BYTES)
+    return _parsed(path, _text(path, _JSON_BYTES))
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The tables of values that the lines of a file hold; raises as `read_json`."""
+    return [_parsed(path, line) for line in _text(path, _JSON_BYTES).splitlines()]
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
     try:
         return _table(path, json.loads(text))
     except RecursionError:

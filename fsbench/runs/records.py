@@ -20,7 +20,7 @@ def run_directories(root: Path) -> list[Path]:
 
 
 def _places(root: Path) -> list[str]:
-    """Where the run directories lie below `root`, sorted; empty for `root` itself. Links are not followed."""
+    """The places of run directories below `root`, sorted; empty for `root` itself. Links are not followed."""
     start, found = str(root), []
     for directory, names, files in os.walk(start):
         if "config.yaml" in files:
@@ -51,7 +51,7 @@ class Records:
 
 @dataclass(frozen=True)
 class Measured:
-    """How a number of sharpness.json came about.
+    """The origin of a number of sharpness.json.
 
     Args:
         settings: the options that determine it.
@@ -161,15 +161,18 @@ def read_measures(file: Path) -> dict[str, Any]:
         raise Unreadable(file, "no record of measures") from None
 
 
-_KINDS = {"settings": dict, "images": dict, "provenance": dict, "notes": list, "seconds": (int, float), "refused": str}
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "settings": dict, "images": dict, "provenance": dict, "notes": list, "seconds": (int, float), "refused": str,
+}  # fmt: skip
 
 
 def _check(entry: Any) -> None:
     """Raise where an entry of sharpness.json is not what is written there: KeyError, TypeError, ValueError."""
-    kinds = [(entry[key], kind) for key, kind in _KINDS.items() if key in entry]
+    kinds: list[tuple[Any, type | tuple[type, ...]]] = [(entry["settings"], dict)]
+    kinds += [(entry[key], kind) for key, kind in _KINDS.items() if key in entry]
     kinds += [(count, int) for key, count in entry.get("images", {}).items() if key in ("used", "of")]
     kinds += [(note, str) for note in entry.get("notes", ())]
-    if not all(isinstance(value, kind) for value, kind in [*kinds, (entry["settings"], dict)]):
+    if not all(isinstance(value, kind) for value, kind in kinds):
         raise TypeError
     float(number(entry) or 0.0)
 

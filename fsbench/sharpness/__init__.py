@@ -1,26 +1,25 @@
 """Sharpness of a minimum, by every definition of four papers; usable without the rest of fsbench.
 
-risk = Risk(model, loss_fn, batches); hessian_trace(risk) and so on return an `Estimate` (or a `Diagonal`).
+risk = Risk(model, loss_fn, batches); hessian_trace(risk) and so on return an `Estimate` (or a `Diagonal`). The
+examples in their docstrings are of the risk in that of `Risk`.
 """
 
 from fsbench.sharpness.adversarial_perturbation import adversarial_perturbation
-from fsbench.sharpness.diagonal import hessian_diagonal
-from fsbench.sharpness.diagonal_approximations import difference_diagonals
-from fsbench.sharpness.estimate import Diagonal, Estimate
+from fsbench.sharpness.derivatives.logit_hessian import GaussNewtonWarning
+from fsbench.sharpness.derivatives.surrogate_loss import normalized_softmax_cross_entropy
+from fsbench.sharpness.diagonal import difference_diagonals, hessian_diagonal
+from fsbench.sharpness.estimate import Diagonal, Estimate, Refused
 from fsbench.sharpness.fisher_determinant import fisher_log_determinant
 from fsbench.sharpness.fisher_rao import fisher_rao_norm
 from fsbench.sharpness.fisher_trace import fisher_trace
 from fsbench.sharpness.frobenius_norm import hessian_frobenius_norm
-from fsbench.sharpness.gauss_newton import GaussNewtonWarning
-from fsbench.sharpness.homogeneous_operations import NotInvariantWarning
 from fsbench.sharpness.input_robustness import input_robustness
 from fsbench.sharpness.matrix_normalized import matrix_normalized_sharpness
 from fsbench.sharpness.minimum import minimum_sharpness
 from fsbench.sharpness.normalized import normalized_sharpness
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.rescaling.homogeneous_operations import NotInvariantWarning
 from fsbench.sharpness.risk import Risk
 from fsbench.sharpness.spectral_radius import hessian_spectral_radius
-from fsbench.sharpness.surrogate_loss import normalized_softmax_cross_entropy
 from fsbench.sharpness.top_eigenvalues import hessian_top_eigenpairs, hessian_top_eigenvalues
 from fsbench.sharpness.trace import hessian_trace
 from fsbench.sharpness.worst_case import worst_case_sharpness

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fsbench.optim.beside import displaced
-from fsbench.sharpness.norm import norm
-from fsbench.sharpness.refused import Refused
-from fsbench.sharpness.risk import Batch, Risk
+from fsbench.optim.perturbed_weights import perturbed
+from fsbench.sharpness.estimate import Refused
+from fsbench.sharpness.risk import Batch, Risk, norm
 
 # The paper says alpha = 0.1 to 5.
 ALPHAS = (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0)
@@ -51,28 +50,25 @@ def adversarial_perturbation(
 
     Source: Kim et al. 2022, section 5.4, after Sun et al. 2021. The paper does not say whether the network is in
     eval mode.
+
+    Example:
+        >>> for point in adversarial_perturbation(risk, [0.5]):
+        ...     print(point.alpha, round(point.loss, 6), round(point.accuracy, 6))
+        0.0 1.125661 0.666667
+        0.5 1.701171 0.666667
     """
     lengths = [0.0, *(float(alpha) for alpha in alphas if alpha != 0)]
     for alpha in lengths:
         if not (math.isfinite(alpha) and alpha >= 0):
             raise ValueError(f"alphas: must be finite numbers >= 0, got {alpha}")
-    seen = risk
-    if evaluate_on is not None:
-        seen = Risk(
-            risk.model,
-            risk.loss_fn,
-            evaluate_on,
-            memory=risk.memory,
-            progress=risk.progress,
-            processes=risk.processes,
-        )
+    seen = risk if evaluate_on is None else risk.like(batches=evaluate_on)
     _, gradient = risk.gradient()
     length = norm(gradient)
     if not (math.isfinite(length) and length > 0):
         raise Refused(f"the gradient has no direction: its norm is {length}")
     found = []
     for alpha in lengths:
-        with torch.no_grad(), displaced(risk.weights, torch._foreach_mul(gradient, alpha / length)):
+        with torch.no_grad(), perturbed(risk.weights, torch._foreach_mul(gradient, alpha / length)):
             found.append(Perturbed(alpha, *_loss_and_accuracy(seen)))
     return found
 
@@ -80,16 +76,12 @@ def adversarial_perturbation(
 def _loss_and_accuracy(risk: Risk) -> tuple[float, float]:
     def sums(x: Tensor, y: Tensor) -> list[Tensor]:
         output = risk.model(x)
-        return [risk.loss(output, y).double() * len(y), _right(output, y).sum()]
+        right = torch.full((len(y),), math.nan, dtype=torch.float64, device=output.device)
+        if not y.is_floating_point() and y.dim() == output.dim() - 1 and y.shape[1:] == output.shape[2:]:
+            # Of each example the share of its positions (one for a classifier of images) with the right class.
+            right = (output.argmax(1) == y).double().reshape(len(y), -1).mean(1)
+        return [risk.loss(output, y).double() * len(y), right.sum()]
 
     with torch.no_grad():
         loss, accuracy = risk.mean(sums, risk.piece(2 * risk.activation_bytes), "perturbed network")
     return float(loss), float(accuracy)
-
-
-def _right(output: Tensor, y: Tensor) -> Tensor:
-    """Of each example the share of its positions (one for a classifier of images) with the right class, float64."""
-    classes_only = not y.is_floating_point() and y.dim() == output.dim() - 1 and y.shape[1:] == output.shape[2:]
-    if not classes_only:
-        return torch.full((len(y),), math.nan, dtype=torch.float64, device=output.device)
-    return (output.argmax(1) == y).double().reshape(len(y), -1).mean(1)

@@ -1,13 +1,20 @@
-"""A measured number and how far it can be trusted."""
+"""The results of measures: a number and how far it can be trusted, or a refusal."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from fsbench.errors import FsbenchError
+
+
+class Refused(FsbenchError, ValueError):
+    """The measure is not defined here, or would be a wrong figure; the message names what stands in the way."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,11 @@ class Estimate:
         notes: what a reader must know, a sentence each (that it is the Gauss-Newton value, say).
         details: further numbers that came out on the way, by name.
         degrees: degrees of freedom of `stderr`, which say how well it is known itself.
+
+    Example:
+        >>> found = Estimate(2.0, stderr=0.5, samples=10, exact=False, degrees=9)
+        >>> print(found, float(found), [round(end, 3) for end in found.interval()])
+        2 ± 0.5 2.0 [0.869, 3.131]
     """
 
     value: float
@@ -41,6 +53,12 @@ class Estimate:
     notes: tuple[str, ...] = ()
     details: dict[str, float] = field(default_factory=dict)
     degrees: float = math.inf
+
+    @classmethod
+    def mean_over_examples(cls, values: Tensor, method: str = "exact", **others: Any) -> Estimate:
+        """The mean of a value for each example, (N,): exact, with the standard error over the examples."""
+        mean, error = float(values.mean()), standard_error(values)
+        return cls(mean, 0.0, len(values), exact=True, example_stderr=error, method=method, **others)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """`value` -+ t `stderr`, Student's t: holds the risk's measure in so many of all draws; NaN without a `stderr`.
@@ -82,7 +100,7 @@ class Diagonal:
 
     @property
     def negative(self) -> int:
-        """How many entries are below zero."""
+        """The number of entries below zero."""
         return sum(int((value < 0).sum()) for value in self.values.values())
 
 

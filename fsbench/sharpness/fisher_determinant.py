@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
-from fsbench.sharpness.estimate import Estimate, standard_error
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.derivatives.subset_grams import Gram, mean_over_subsets
+from fsbench.sharpness.estimate import Estimate, Refused
 from fsbench.sharpness.risk import Risk
-from fsbench.sharpness.subset_grams import subset_grams
 
 
 def fisher_log_determinant(
@@ -28,33 +28,33 @@ def fisher_log_determinant(
     Raises:
         Refused: fewer examples than a subset has, or fewer weights (the determinant is zero by construction).
         ValueError: an argument out of its range.
+
+    Example:
+        >>> print(fisher_log_determinant(risk, subset_size=2, subsets=5))
+        -6.89463 ± 0.65
     """
     weights = sum(parameter.numel() for parameter in risk.weights)
     if subset_size > weights:
         raise Refused(f"subset_size={subset_size}: the network has {weights} trained weights, the determinant is zero")
-    values, smallest = [], math.inf
-    for gram in subset_grams(risk, subset_size, subsets, seed, "Fisher determinant", logit_norm):
-        values.append(gram.log_determinant())
-        smallest = min(smallest, float(gram.eigenvalues[0]))
-    value = math.fsum(values) / len(values) if all(map(math.isfinite, values)) else -math.inf
-    notes = []
-    if not math.isfinite(value):
-        singular = sum(not math.isfinite(value) for value in values)
-        notes.append(f"{singular} of {subsets} subsets hold examples with linearly dependent gradients (duplicates?)")
-    elif smallest < _rounding(risk):
-        notes.append(f"smallest eigenvalue {smallest:.1g} of the cosines is near rounding; use float64")
-    return Estimate(
-        value=value,
-        stderr=standard_error(values) if math.isfinite(value) else math.nan,
-        samples=subsets,
-        exact=False,
-        degrees=subsets - 1,
-        seed=seed,
-        method=f"{subsets} subsets of {subset_size}" + ("" if logit_norm is None else f", logit norm {logit_norm:g}"),
-        notes=tuple(notes),
-        details={"sum_log_singular_values": value / 2},
+    smallest: list[float] = []
+    singular = 0
+
+    def log_determinant(gram: Gram) -> float:
+        nonlocal singular
+        smallest.append(float(gram.eigenvalues[0]))
+        value = gram.log_determinant()
+        singular += not math.isfinite(value)
+        return value
+
+    found = mean_over_subsets(risk, log_determinant, subset_size, subsets, seed, "Fisher determinant", logit_norm)
+    notes: tuple[str, ...] = ()
+    if singular:
+        notes = (f"{singular} of {subsets} subsets hold examples with linearly dependent gradients (duplicates?)",)
+    elif min(smallest) < 10 * torch.finfo(risk.weights[0].dtype).eps:
+        notes = (f"smallest eigenvalue {min(smallest):.1g} of the cosines is near rounding; use float64",)
+    return replace(
+        found,
+        method=found.method + ("" if logit_norm is None else f", logit norm {logit_norm:g}"),
+        notes=notes,
+        details={"sum_log_singular_values": found.value / 2},
     )
-
-
-def _rounding(risk: Risk) -> float:
-    return 10 * torch.finfo(risk.weights[0].dtype).eps

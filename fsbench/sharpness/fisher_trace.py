@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from fsbench.sharpness.estimate import Estimate, standard_error
-from fsbench.sharpness.gradient_norms import squared_gradient_norms
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.derivatives.logit_gradients import squared_gradient_norms
+from fsbench.sharpness.estimate import Estimate, Refused
 from fsbench.sharpness.risk import Risk
 
 
@@ -21,20 +22,16 @@ def fisher_trace(risk: Risk, *, sub_batch: int | None = None) -> Estimate:
     Raises:
         Refused: fewer than `sub_batch` examples.
         ValueError: sub_batch below 1.
+
+    Example:
+        >>> print(fisher_trace(risk), list(fisher_trace(risk).per_layer))
+        3.66958 ['0.weight', '2.weight']
     """
     if sub_batch is not None:
         return _of_sub_batches(risk, sub_batch)
     norms = squared_gradient_norms(risk, "Fisher trace")
-    whole = torch.stack(list(norms.values())).sum(0)
-    return Estimate(
-        value=float(whole.mean()),
-        stderr=0.0,
-        samples=risk.examples,
-        exact=True,
-        per_layer={name: float(norm.mean()) for name, norm in norms.items()},
-        example_stderr=standard_error(whole),
-        method="exact",
-    )
+    per_layer = {name: float(norm.mean()) for name, norm in norms.items()}
+    return Estimate.mean_over_examples(torch.stack(list(norms.values())).sum(0), per_layer=per_layer)
 
 
 def _of_sub_batches(risk: Risk, size: int) -> Estimate:
@@ -52,13 +49,7 @@ def _of_sub_batches(risk: Risk, size: int) -> Estimate:
         rows.append(torch.stack([part.square().sum() for part in gradient]).double().cpu())
     norms = torch.stack(rows)  # (groups, tensors)
     left = risk.examples - size * len(rows)
-    return Estimate(
-        value=float(norms.sum(1).mean()),
-        stderr=0.0,
-        samples=len(rows),
-        exact=left == 0,
-        per_layer=dict(zip(risk.names, norms.mean(0).tolist(), strict=True)),
-        example_stderr=standard_error(norms.sum(1)),
-        method=f"groups of {size}",
-        notes=(f"{left} examples at the end make no whole group and are left out",) if left else (),
-    )
+    per_layer = dict(zip(risk.names, norms.mean(0).tolist(), strict=True))
+    found = Estimate.mean_over_examples(norms.sum(1), f"groups of {size}", per_layer=per_layer)
+    note = f"{left} examples at the end make no whole group and are left out"
+    return replace(found, exact=False, notes=(note,)) if left else found

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 
-from fsbench.sharpness.estimate import Estimate, standard_error
-from fsbench.sharpness.gradient_norms import squared_gradient_norms
+from fsbench.sharpness.derivatives.logit_gradients import squared_gradient_norms
+from fsbench.sharpness.derivatives.subset_grams import Gram, mean_over_subsets
+from fsbench.sharpness.estimate import Estimate
 from fsbench.sharpness.risk import Risk
-from fsbench.sharpness.subset_grams import subset_grams
 
 
 def hessian_frobenius_norm(
@@ -32,20 +33,19 @@ def hessian_frobenius_norm(
     Raises:
         Refused: fewer examples than a subset has.
         ValueError: an argument out of its range.
+
+    Example:
+        >>> print(hessian_frobenius_norm(risk))
+        39.1032
     """
     if definition == "per_example":
         fourth = torch.stack(list(squared_gradient_norms(risk, "Frobenius norm").values())).sum(0).square()
-        return Estimate(
-            value=float(fourth.mean()), stderr=0.0, samples=risk.examples, exact=True,
-            example_stderr=standard_error(fourth), method="per example",
-        )  # fmt: skip
+        return Estimate.mean_over_examples(fourth, "per example")
     if definition != "fisher":
         raise ValueError(f"definition={definition}: must be per_example or fisher")
-    values = [
-        float(gram.dense().square().sum()) / subset_size**2
-        for gram in subset_grams(risk, subset_size, subsets, seed, "Frobenius norm")
-    ]
-    return Estimate(
-        value=sum(values) / len(values), stderr=standard_error(values), samples=subsets, exact=False, seed=seed,
-        degrees=subsets - 1, method=f"Fisher, {subsets} subsets of {subset_size}",
-    )  # fmt: skip
+
+    def squared(gram: Gram) -> float:
+        return float(gram.dense().square().sum()) / subset_size**2
+
+    found = mean_over_subsets(risk, squared, subset_size, subsets, seed, "Frobenius norm")
+    return replace(found, method=f"Fisher, {found.method}")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 from fsbench.sharpness.estimate import Diagonal, Estimate
-from fsbench.sharpness.homogeneous_operations import scale_notes
-from fsbench.sharpness.normalized import sum_of_matrices, surrogate_diagonal
+from fsbench.sharpness.normalized import sum_of_matrices, surrogate_diagonal, weight_matrices
+from fsbench.sharpness.rescaling.homogeneous_operations import scale_notes
 from fsbench.sharpness.risk import Risk
-from fsbench.sharpness.weight_matrices import weight_matrices
 
 
 def matrix_normalized_sharpness(risk: Risk, *, diagonal: Diagonal | None = None) -> Estimate:
@@ -31,6 +30,10 @@ def matrix_normalized_sharpness(risk: Risk, *, diagonal: Diagonal | None = None)
         ValueError: `diagonal` lacks a matrix or has one of another shape.
 
     Source: Tsuzuku et al. 2019, eq. 9 and 13.
+
+    Example:
+        >>> print(matrix_normalized_sharpness(risk))
+        1.51776
     """
     matrices, which = weight_matrices(risk)
     notes = scale_notes(risk, "matrix-normalized sharpness")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from dataclasses import dataclass
 
-from fsbench.sharpness.balancing import balance
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from fsbench.sharpness.derivatives.surrogate_loss import normalized_softmax_cross_entropy
 from fsbench.sharpness.diagonal import hessian_diagonal
-from fsbench.sharpness.estimate import Diagonal, Estimate
-from fsbench.sharpness.homogeneous_operations import scale_notes
+from fsbench.sharpness.estimate import Diagonal, Estimate, Refused
+from fsbench.sharpness.rescaling.balancing import balance
+from fsbench.sharpness.rescaling.homogeneous_operations import scale_notes
 from fsbench.sharpness.risk import Risk
-from fsbench.sharpness.surrogate_loss import normalized_softmax_cross_entropy
-from fsbench.sharpness.weight_matrices import WeightMatrix, weight_matrices
 
 
 def normalized_sharpness(risk: Risk, *, diagonal: Diagonal | None = None) -> Estimate:
@@ -41,6 +45,10 @@ def normalized_sharpness(risk: Risk, *, diagonal: Diagonal | None = None) -> Est
         ValueError: `diagonal` lacks a matrix or has one of another shape.
 
     Source: Tsuzuku et al. 2019, eq. 17, algorithm 1; sections 5.2 to 5.4.
+
+    Example:
+        >>> print(normalized_sharpness(risk))
+        1.52551
     """
     matrices, which = weight_matrices(risk)
     notes = scale_notes(risk, "normalized sharpness")
@@ -96,15 +104,7 @@ def sum_of_matrices(
 def surrogate_diagonal(risk: Risk, matrices: list[WeightMatrix], diagonal: Diagonal | None) -> Diagonal:
     """The exact diagonal for the surrogate loss, or the one handed in if it fits the network."""
     if diagonal is None:
-        surrogate = Risk(
-            risk.model,
-            normalized_softmax_cross_entropy,
-            risk.batches,
-            memory=risk.memory,
-            progress=risk.progress,
-            processes=risk.processes,
-        )
-        return hessian_diagonal(surrogate)
+        return hessian_diagonal(risk.like(loss_fn=normalized_softmax_cross_entropy))
     for matrix in matrices:
         shape = tuple(risk.parameters[matrix.name].shape)
         for values in (diagonal.values, diagonal.stderr):
@@ -115,3 +115,72 @@ def surrogate_diagonal(risk: Risk, matrices: list[WeightMatrix], diagonal: Diago
             if tuple(values[matrix.name].shape) != shape:
                 raise ValueError(f"diagonal of {matrix.name} has shape {tuple(values[matrix.name].shape)}, not {shape}")
     return diagonal
+
+
+@dataclass(frozen=True)
+class WeightMatrix:
+    """The trained weight of one linear or convolution layer.
+
+    Args:
+        name: of the weight tensor in `named_parameters()`.
+        module: the layer; the first one where several share the weight.
+    """
+
+    name: str
+    module: nn.Linear | _ConvNd
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The sums over each pair of an output and an input channel: (out, in), in float64.
+
+        `values` is shaped like the weight; convolutions are summed over the kernel, and pairs of channels that are
+        in different groups hold zeros.
+        """
+        values = values.double()
+        if not isinstance(self.module, _ConvNd):
+            return values
+        values = values.flatten(2).sum(2)
+        if isinstance(self.module, _ConvTransposeNd):
+            # (in, out / groups): turned around within each group.
+            blocks = values.unflatten(0, (self.module.groups, -1)).transpose(1, 2)
+        else:
+            blocks = values.unflatten(0, (self.module.groups, -1))
+        if self.module.groups == 1:
+            return blocks[0]
+        groups, rows, columns = blocks.shape
+        matrix = values.new_zeros(groups, rows, groups, columns)
+        matrix.diagonal(dim1=0, dim2=2).copy_(blocks.permute(1, 2, 0))
+        return matrix.reshape(groups * rows, groups * columns)
+
+
+def weight_matrices(risk: Risk) -> tuple[list[WeightMatrix], str]:
+    """The trained weights of linear and convolution layers, each once, and a sentence on what is left out.
+
+    Raises:
+        Refused: there are none.
+    """
+    trained = {parameter: name for name, parameter in risk.parameters.items()}
+    matrices: dict[str, WeightMatrix] = {}
+    labels: dict[str, str] = {}  # of trained tensors by name: what they are called where they are left out
+    frozen = 0
+    for module in risk.model.modules():
+        kinds_of = (kind for kind in type(module).__mro__ if kind is not nn.Module)
+        of_torch = any(kind.__module__.startswith("torch.nn.modules.") for kind in kinds_of)
+        for own, parameter in module.named_parameters(recurse=False):
+            name = trained.get(parameter)
+            if isinstance(module, nn.Linear | _ConvNd) and own == "weight":
+                if name is None:
+                    frozen += 1
+                else:
+                    matrices.setdefault(name, WeightMatrix(name, module))
+            elif name is not None:
+                bias = isinstance(module, nn.Linear | _ConvNd) and own == "bias"
+                labels.setdefault(name, "bias" if bias else type(module).__name__ if of_torch else name)
+    if not matrices:
+        raise Refused("the network has no trained weight matrix of a linear or convolution layer")
+    kinds = Counter(labels.get(name, name) for name in risk.names if name not in matrices)
+    kinds["matrices that are not trained"] = frozen
+    left_out = [kind if count == 1 else f"{kind} ({count})" for kind, count in kinds.items() if count]
+    if len(left_out) > 8:
+        left_out[7:] = [f"{len(left_out) - 7} more"]
+    said = f"{len(matrices)} weight matrices of linear and convolution layers"
+    return list(matrices.values()), said + (f"; left out: {', '.join(left_out)}" if left_out else "")

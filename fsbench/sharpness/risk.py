@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +11,18 @@ from tqdm import tqdm
 
 from fsbench.errors import first_line
 from fsbench.optim.processes import Processes
-from fsbench.sharpness.logit_hessian import ignored_label
-from fsbench.sharpness.piecewise_linear import nonlinear_operations
-from fsbench.sharpness.probe import varied_examples
-from fsbench.sharpness.refused import Refused
-from fsbench.sharpness.same_data import alike, fingerprint
-from fsbench.sharpness.weight_uses import WeightUses
+from fsbench.sharpness.derivatives.logit_hessian import ignored_label
+from fsbench.sharpness.derivatives.piecewise_linear import nonlinear_operations
+from fsbench.sharpness.derivatives.weight_uses import WeightUses
+from fsbench.sharpness.estimate import Refused
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 GIB = 2**30
+# Of the probe. No usual length of an axis other than the batch's: a layer along such an axis would look like one
+# along the batch.
+_PROBED = 5
 
 
 class Risk:
@@ -48,6 +48,16 @@ class Risk:
         Refused: dropout or batch statistics are switched on, two evaluations differ, an example's output depends on
             the batch it is in, the loss is no mean over examples, nothing is trained, there are no examples; weights
             are complex, of half precision, sharded, or sparse (their gradients too).
+
+    Example:
+        >>> linear = [torch.nn.Linear(2, 3, bias=False), torch.nn.Linear(3, 3, bias=False)]
+        >>> model = torch.nn.Sequential(linear[0], torch.nn.ReLU(), linear[1]).double()
+        >>> for weight in model.parameters():
+        ...     weight.data = torch.linspace(-1, 2, weight.numel(), dtype=torch.float64).reshape(weight.shape)
+        >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=torch.float64), torch.tensor([2, 1, 2])
+        >>> risk = Risk(model, torch.nn.functional.cross_entropy, [(x, y)])
+        >>> round(risk.value(), 6)
+        1.125661
     """
 
     def __init__(
@@ -74,12 +84,27 @@ class Risk:
         self._refuse_weights()
         self._ignored = ignored_label(loss_fn)
         self._seen: Tensor | None = None
-        self._examples = examples
+        self._examples = examples or 0  # until they are counted
         x, y = self._first_batch()
-        self.probe = self._of_first(varied_examples(x))
+        # The first process's, so that all of them find out the same of the network.
+        x = _varied(x)
+        self.probe = self.over_processes([x if self.processes.rank == 0 else torch.zeros_like(x)])[0]
         output = self._tried_output()
         self._refuse_loss(output, y)
         self._output_axes = tuple(output.shape[1:])
+
+    def like(
+        self, *, model: nn.Module | None = None, loss_fn: Loss | None = None, batches: Iterable[Batch] | None = None
+    ) -> Risk:
+        """A risk with another model, loss or examples, and all else as here."""
+        return Risk(
+            self.model if model is None else model,
+            self.loss_fn if loss_fn is None else loss_fn,
+            self.batches if batches is None else batches,
+            memory=self.memory,
+            progress=self.progress,
+            processes=self.processes,
+        )
 
     @property
     def names(self) -> list[str]:
@@ -93,7 +118,7 @@ class Risk:
     @property
     def examples(self) -> int:
         """N; handed in, known after any pass over the data, or counted in one of its own."""
-        if self._examples is None:
+        if not self._examples:
             for _ in self.pieces():
                 pass
         return self._examples
@@ -107,7 +132,7 @@ class Risk:
 
     @cached_property
     def activation_bytes(self) -> int:
-        """What autograd keeps of one example between the forward and the backward pass."""
+        """The memory that autograd keeps of one example between the forward and the backward pass."""
         kept: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
@@ -126,12 +151,12 @@ class Risk:
 
     @cached_property
     def nonlinear_operations(self) -> list[str]:
-        """What keeps the network from being piecewise linear in each weight; see `piecewise_linear`."""
+        """The operations that keep the network from being piecewise linear in each weight; see `piecewise_linear`."""
         with torch.enable_grad():
             return nonlinear_operations(self.model(self.probe.clone()))
 
     def piece(self, bytes_per_example: float) -> int:
-        """How many examples fit into `memory` at a time; at least one."""
+        """The number of examples that fit into `memory` at a time; at least one."""
         return max(1, int(self.memory / bytes_per_example))
 
     def pieces(self, size: int | None = None, what: str = "") -> Iterator[Batch]:
@@ -140,17 +165,23 @@ class Risk:
         Raises Refused at the end where an earlier pass over the data met other examples.
         """
         count, seen = 0, torch.zeros(6, dtype=torch.float64)
-        with self._bar(what) as bar:
+        with self.bar(what, -(-self._examples // self.processes.count) or None, " example") as bar:
             for x, y in self._whole():
                 step = size or max(1, len(y))
                 for start in range(0, len(y), step):
                     yield x[start : start + step], y[start : start + step]
-                    if bar is not None:
-                        bar.update(min(step, len(y) - start))
+                    bar.update(min(step, len(y) - start))
                 count += len(y)
                 if len(y):
-                    seen = seen + fingerprint(x, y).cpu()
+                    seen = seen + _fingerprint(x, y).cpu()
         self._end_of_pass(count, seen)
+
+    def bar(self, what: str, total: int | None, unit: str) -> tqdm:
+        """A bar on stderr for work that takes more than a moment; none where `what` is empty."""
+        return tqdm(
+            total=total, desc=what, unit=unit, delay=1.0, leave=False,
+            disable=None if self.progress and what else True, dynamic_ncols=True,
+        )  # fmt: skip
 
     def groups(self, size: int, what: str = "") -> Iterator[Batch]:
         """All examples in groups of exactly `size`, whatever the batches; the last may be smaller.
@@ -159,19 +190,15 @@ class Risk:
         """
         if self.processes.count > 1:
             raise Refused("groups of examples in the order of the data can't be had of several processes; use one")
-        xs, ys, held = [], [], 0
-        for x, y in self.pieces(what=what):
-            while len(y):
-                missing = size - held
-                xs.append(x[:missing])
-                ys.append(y[:missing])
-                held += len(ys[-1])
-                x, y = x[missing:], y[missing:]
-                if held == size:
-                    yield torch.cat(xs), torch.cat(ys)
-                    xs, ys, held = [], [], 0
-        if held:
-            yield torch.cat(xs), torch.cat(ys)
+        rest: tuple[Tensor, ...] = ()
+        for piece in self.pieces(what=what):
+            x, y = [torch.cat(parts) for parts in zip(rest, piece, strict=True)] if rest else piece
+            whole = len(y) // size * size
+            if whole:
+                yield from zip(x[:whole].split(size), y[:whole].split(size), strict=True)
+            rest = x[whole:], y[whole:]
+        if rest and len(rest[1]):
+            yield rest[0], rest[1]
 
     def sum(
         self, of: Callable[[Tensor, Tensor], Sequence[Tensor]], size: int | None = None, what: str = ""
@@ -207,7 +234,7 @@ class Risk:
 
     def _end_of_pass(self, count: int, seen: Tensor) -> None:
         """Count the examples of all processes; refuse, on all of them, examples that change."""
-        changed = self._seen is not None and not alike(self._seen, seen)
+        changed = self._seen is not None and not _alike(self._seen, seen)
         (told,) = self.over_processes([torch.tensor([count, changed], dtype=torch.float64)])
         self._examples = int(told[0])
         if self._seen is None:
@@ -254,43 +281,23 @@ class Risk:
         self._refuse_train_mode()
         device = next(iter(self.parameters.values())).device
         for batch in self.batches:
-            if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(map(_is_batched, batch)):
+            pair = isinstance(batch, tuple | list) and len(batch) == 2
+            if not pair or not all(isinstance(part, Tensor) and part.dim() > 0 for part in batch):
                 raise Refused("batches must yield pairs of tensors (x, y), examples along their first axis")
             x, y = batch
             if self._ignored is not None and not y.is_floating_point() and bool((y == self._ignored).any()):
                 raise Refused(f"there are labels {self._ignored}, which cross-entropy passes over; leave them out")
             yield x.to(device), y.to(device)
 
-    @contextmanager
-    def _bar(self, what: str) -> Iterator[tqdm | None]:
-        if not (self.progress and what):
-            yield None
-            return
-        # Only what takes more than a moment is worth a bar.
-        with tqdm(
-            total=self._examples and -(-self._examples // self.processes.count),
-            desc=what,
-            unit=" example",
-            disable=None,
-            delay=1.0,
-            leave=False,
-            dynamic_ncols=True,
-        ) as bar:
-            yield bar
-
     def _first_batch(self) -> Batch:
         if isinstance(self.batches, Iterator):
             raise Refused("batches can be iterated only once; hand in a list or a DataLoader, not a generator")
         first = next(((x, y) for x, y in self._whole() if len(y)), None)
         (without,) = self.over_processes([torch.tensor([first is None], dtype=torch.float64)])
-        if without > 0:
+        if first is None or without > 0:
             some = f" on {int(without)} of {self.processes.count} processes" if self.processes.count > 1 else ""
             raise Refused(f"batches hold no examples{some}")
         return first
-
-    def _of_first(self, x: Tensor) -> Tensor:
-        """The first process's tensor, so that all of them find out the same of the network."""
-        return self.over_processes([x if self.processes.rank == 0 else torch.zeros_like(x)])[0]
 
     def _refuse_weights(self) -> None:
         for name, weight in self.parameters.items():
@@ -311,10 +318,6 @@ class Risk:
                 raise Refused(
                     f"{name} ({type(module).__name__}) keeps no running statistics, so what the network says of one "
                     "example depends on the others in its batch"
-                )
-            if getattr(module, "sparse", False) is True:
-                raise Refused(
-                    f"{name} ({type(module).__name__}) has sparse gradients; set its attribute sparse to False"
                 )
             if module.training and (
                 isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._NormBase)
@@ -368,8 +371,9 @@ class Risk:
             raise Refused("loss_fn is not the mean of the examples' own losses (class weights, a sum, no reduction?)")
 
 
-def _is_batched(part: object) -> bool:
-    return isinstance(part, Tensor) and part.dim() > 0
+def norm(tensors: Sequence[Tensor]) -> float:
+    """The Euclidean norm of all entries of all tensors, summed in float64."""
+    return float(torch.stack([t.double().square().sum() for t in tensors]).sum().sqrt())
 
 
 def _halving(of: Callable[[Tensor, Tensor], Sequence[Tensor]], x: Tensor, y: Tensor) -> Sequence[Tensor]:
@@ -380,3 +384,46 @@ def _halving(of: Callable[[Tensor, Tensor], Sequence[Tensor]], x: Tensor, y: Ten
             raise
     half = len(y) // 2
     return torch._foreach_add(list(_halving(of, x[:half], y[:half])), list(_halving(of, x[half:], y[half:])))
+
+
+def _varied(x: Tensor) -> Tensor:
+    """The first examples of x (n, ...); where they are too few, the first one with noise (if it has floats) as well."""
+    missing = _PROBED - len(x)
+    if missing <= 0:
+        return x[:_PROBED].clone()
+    more = x[:1].repeat(missing, *(1 for _ in x.shape[1:]))
+    if x.is_floating_point():
+        noise = torch.randn(more.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        more = more + noise.to(more) * (x[:1].double().pow(2).mean().sqrt().to(more) + torch.finfo(x.dtype).eps)
+    return torch.cat([x, more])
+
+
+def _fingerprint(x: Tensor, y: Tensor) -> Tensor:
+    """(n, sum p, sum p^2, sum q, sum q^2, sum p q) over n examples, (6,) in float64.
+
+    p_i and q_i are fixed projections of x_i and y_i, in which the places of an image's pixels count. The sums are
+    the same whatever the order and the batches; random augmentation changes them.
+    """
+    p, q = _projected(x), _projected(y)
+    return torch.stack([torch.ones_like(p).sum(), p.sum(), p @ p, q.sum(), q @ q, p @ q])
+
+
+def _alike(first: Tensor, second: Tensor) -> bool:
+    """True where two sums of fingerprints differ by no more than rounding."""
+    n, _, p2, _, q2, _ = first
+    scale = torch.stack([n, (n * p2).sqrt(), p2, (n * q2).sqrt(), q2, (p2 * q2).sqrt()])
+    return not bool(((first - second).abs() > 1e-6 * scale).any())
+
+
+def _projected(values: Tensor) -> Tensor:
+    """(n,): in the values' own precision, which is far finer than any change, and cheap beside a forward pass."""
+    rows = values.reshape(len(values), -1)
+    if not rows.is_floating_point():
+        rows = rows.double()
+    return (rows @ _places(rows.shape[1]).to(rows)).double()
+
+
+@lru_cache(maxsize=16)
+def _places(count: int) -> Tensor:
+    """Different for every place, and never zero."""
+    return torch.cos(torch.arange(count, dtype=torch.float64))

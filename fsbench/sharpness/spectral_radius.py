@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from fsbench.sharpness.estimate import Estimate, standard_error
+from fsbench.sharpness.derivatives.subset_grams import Gram, mean_over_subsets
+from fsbench.sharpness.estimate import Estimate
 from fsbench.sharpness.risk import Risk
-from fsbench.sharpness.subset_grams import subset_grams
 
 
 def hessian_spectral_radius(risk: Risk, *, subset_size: int = 100, subsets: int = 100, seed: int = 0) -> Estimate:
@@ -19,17 +19,13 @@ def hessian_spectral_radius(risk: Risk, *, subset_size: int = 100, subsets: int 
     Raises:
         Refused: fewer examples than a subset has.
         ValueError: an argument out of its range.
+
+    Example:
+        >>> print(hessian_spectral_radius(risk, subset_size=2, subsets=5))
+        8.70043 ± 2.1
     """
-    values = [
-        float(torch.linalg.eigvalsh(gram.dense())[-1])
-        for gram in subset_grams(risk, subset_size, subsets, seed, "spectral radius")
-    ]
-    return Estimate(
-        value=sum(values) / len(values),
-        stderr=standard_error(values),
-        samples=subsets,
-        exact=False,
-        degrees=subsets - 1,
-        seed=seed,
-        method=f"{subsets} subsets of {subset_size}",
-    )
+
+    def largest(gram: Gram) -> float:
+        return float(torch.linalg.eigvalsh(gram.dense())[-1])
+
+    return mean_over_subsets(risk, largest, subset_size, subsets, seed, "spectral radius")

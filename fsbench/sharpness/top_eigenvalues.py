@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
+from fsbench.sharpness.derivatives.hessian_operator import HessianOperator
 from fsbench.sharpness.estimate import Estimate
-from fsbench.sharpness.hessian_operator import HessianOperator
 from fsbench.sharpness.risk import Risk
-
-Which = Literal["algebraic", "magnitude"]
 
 # Vectors that ARPACK keeps at least; a network with no more weights than that is handled by its whole Hessian.
 LEAST_BASIS = 20
@@ -34,13 +31,17 @@ def hessian_top_eigenvalues(
     risk: Risk,
     k: int = 1,
     *,
-    which: Which = "algebraic",
     tolerance: float = 1e-6,
     max_products: int = 1000,
     seed: int = 0,
 ) -> list[Estimate]:
-    """The k largest eigenvalues of H = d2 L / dw dw, largest first; `hessian_top_eigenpairs` without the vectors."""
-    pairs = hessian_top_eigenpairs(risk, k, which=which, tolerance=tolerance, max_products=max_products, seed=seed)
+    """The k largest eigenvalues of H = d2 L / dw dw, largest first; `hessian_top_eigenpairs` without the vectors.
+
+    Example:
+        >>> print(*hessian_top_eigenvalues(risk, 2))
+        0.746382 0.467564
+    """
+    pairs = hessian_top_eigenpairs(risk, k, tolerance=tolerance, max_products=max_products, seed=seed)
     return [value for value, _ in pairs]
 
 
@@ -48,7 +49,6 @@ def hessian_top_eigenpairs(
     risk: Risk,
     k: int = 1,
     *,
-    which: Which = "algebraic",
     tolerance: float = 1e-6,
     max_products: int = 1000,
     seed: int = 0,
@@ -60,7 +60,6 @@ def hessian_top_eigenpairs(
 
     Args:
         k: how many, 1 to W.
-        which: `algebraic`: the largest; `magnitude`: the largest in absolute value, in that order.
         tolerance: wanted residual ||H v - lambda v||, relative to the largest |lambda|; not asked for below a
             hundred times the precision of the products (1e-5 in single precision).
         max_products: Hessian-vector products at most, besides k for the residuals after each of up to three rounds.
@@ -70,7 +69,7 @@ def hessian_top_eigenpairs(
         For each eigenvalue: value, v' H v; details["residual"], ||H v - lambda v||: some eigenvalue of H is no
         further than that from the value; details["products"]: how many were spent on all k; per_layer:
         v_d . (H v)_d, summing to the value. Where the residual is above the tolerance, `exact` is False, stderr NaN
-        and a note says so; such a value of `algebraic` is still a lower bound of the largest eigenvalue. A network
+        and a note says so; the first one's value is still a lower bound of the largest eigenvalue. A network
         of at most max(2 k + 1, 20) weights is handled by its whole Hessian.
 
     Raises:
@@ -78,12 +77,15 @@ def hessian_top_eigenpairs(
         ValueError: an argument out of its range.
 
     Source: Lanczos 1950; ARPACK (Lehoucq et al. 1998). Beyond the papers.
+
+    Example:
+        >>> (value, vector), = hessian_top_eigenpairs(risk)
+        >>> print(value, list(vector))
+        0.746382 ['0.weight', '2.weight']
     """
     operator = HessianOperator(risk)
     if not 1 <= k <= operator.size:
         raise ValueError(f"k={k}: must be 1 to {operator.size}, the number of weights")
-    if which not in get_args(Which):
-        raise ValueError(f"which={which}: must be one of {', '.join(get_args(Which))}")
     if not (math.isfinite(tolerance) and tolerance > 0):
         raise ValueError(f"tolerance={tolerance}: must be a finite number > 0")
     basis = max(2 * k + 1, LEAST_BASIS)
@@ -94,10 +96,9 @@ def hessian_top_eigenpairs(
     if operator.size <= basis:
         whole = operator.flat(torch.eye(operator.size, dtype=torch.float64)).double().cpu().numpy()
         values, vectors = np.linalg.eigh((whole + whole.T) / 2)
-        order = _order(values, which)[:k]
-        found = _Found(operator, values[order], vectors[:, order], operator.size)
+        found = _Found(operator, values[::-1][:k], vectors[:, ::-1][:, :k], operator.size)
     else:
-        found = _lanczos(operator, k, which, basis, tolerance, max_products, seed)
+        found = _lanczos(operator, k, basis, tolerance, max_products, seed)
     return found.pairs(tolerance, None if operator.size <= basis else seed)
 
 
@@ -140,13 +141,7 @@ class _Found:
         return pairs
 
 
-def _order(values: np.ndarray, which: Which) -> np.ndarray:
-    return np.argsort(-(values if which == "algebraic" else abs(values)), kind="stable")
-
-
-def _lanczos(
-    operator: HessianOperator, k: int, which: Which, basis: int, tolerance: float, max_products: int, seed: int
-) -> _Found:
+def _lanczos(operator: HessianOperator, k: int, basis: int, tolerance: float, max_products: int, seed: int) -> _Found:
     spent = 0
 
     def product(vector: np.ndarray) -> np.ndarray:
@@ -161,26 +156,25 @@ def _lanczos(
         # A random vector is in the null space only where everything is; ARPACK fails on that.
         return _Found(operator, np.zeros(k), np.eye(operator.size, k), spent)
     matrix = LinearOperator((operator.size, operator.size), matvec=product, dtype=np.float64)
-    kind = {"algebraic": "LA", "magnitude": "LM"}[which]
     # ARPACK hands nothing back of what has not converged, so it is asked for more in steps, each from the last one.
     for wanted in (ANY, max(tolerance, 1e-3), tolerance):
         try:
-            values, vectors = eigsh(matrix, k, which=kind, v0=start, ncv=basis, tol=wanted, maxiter=max_products)
+            values, vectors = eigsh(matrix, k, which="LA", v0=start, ncv=basis, tol=wanted, maxiter=max_products)
         except _OutOfProducts:
             break
-        order = _order(values, which)
+        order = np.argsort(-values, kind="stable")
         found = _Found(operator, values[order], vectors[:, order], spent)
         if found.converged(tolerance).all():
             break
         start = vectors.sum(1)
     if k > 1:
-        found = _completed(found, product, which, basis, tolerance, seed)
+        found = _completed(found, product, basis, tolerance, seed)
     found.products = spent
     return found
 
 
 def _completed(
-    found: _Found, product: Callable[[np.ndarray], np.ndarray], which: Which, basis: int, tolerance: float, seed: int
+    found: _Found, product: Callable[[np.ndarray], np.ndarray], basis: int, tolerance: float, seed: int
 ) -> _Found:
     """Of eigenvalues that coincide an iteration finds one; another, without what was found, meets the others.
 
@@ -188,12 +182,10 @@ def _completed(
     above the least that is kept.
     """
     k, generator = len(found.values), torch.Generator().manual_seed(seed + 1)
-    key = (lambda values: values) if which == "algebraic" else np.abs
     for _ in range(k):
         values, vectors = found.values, found.vectors
         largest = float(np.abs(values).max())
-        # Below all others, for the algebraic order; to zero, for magnitudes.
-        taken = values + (2 * largest if which == "algebraic" else 0.0)
+        taken = values + 2 * largest  # to below all others
 
         def rest(vector: np.ndarray, taken: np.ndarray = taken, vectors: np.ndarray = vectors) -> np.ndarray:
             return product(vector) - vectors @ (taken * (vectors.T @ vector.ravel()))
@@ -201,15 +193,14 @@ def _completed(
         size = found.operator.size
         start = torch.randn(size, generator=generator, dtype=torch.float64).numpy()
         matrix = LinearOperator((size, size), matvec=rest, dtype=np.float64)
-        kind = {"algebraic": "LA", "magnitude": "LM"}[which]
         try:
-            (value,), vector = eigsh(matrix, 1, which=kind, v0=start, ncv=basis, tol=tolerance)
+            (value,), vector = eigsh(matrix, 1, which="LA", v0=start, ncv=basis, tol=tolerance)
         except _OutOfProducts:
             found.complete = False
             return found
-        if key(value) <= key(values).min() + tolerance * largest:
+        if value <= values.min() + tolerance * largest:
             return found
         together = np.append(values, value)
-        order = _order(together, which)[:k]
+        order = np.argsort(-together, kind="stable")[:k]
         found = _Found(found.operator, together[order], np.hstack([vectors, vector])[:, order], found.products)
     return found

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import groupby
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fsbench.sharpness.baseline import baseline_trace
-from fsbench.sharpness.estimate import Estimate
-from fsbench.sharpness.gauss_newton import gauss_newton_notes
-from fsbench.sharpness.hutchinson import hutchinson_trace
-from fsbench.sharpness.logit_gradients import logit_gradients
-from fsbench.sharpness.logit_hessian import factor_count, factors, sampled_factors
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.derivatives.hessian_operator import HessianOperator, signs
+from fsbench.sharpness.derivatives.logit_gradients import logit_gradients
+from fsbench.sharpness.derivatives.logit_hessian import factor_count, factors, gauss_newton_notes, sampled_factors
+from fsbench.sharpness.diagonal import hessian_diagonal
+from fsbench.sharpness.estimate import Estimate, Refused, standard_error
 from fsbench.sharpness.risk import Risk
+
+# The standard error of fewer probes is itself too uncertain to stop by; it is looked at after each further ten.
+BETWEEN_TESTS = 10
 
 
 def hessian_trace(
@@ -46,19 +48,29 @@ def hessian_trace(
         seed: of whatever is drawn.
 
     Raises:
-        Refused: the output is not (n, K) (`exact`); `classes` where several processes share the examples.
+        Refused: the output is not (n, K) (`exact`), or an operation has no second derivative (the others); `classes`
+            where several processes share the examples.
         ValueError: an argument out of its range.
+
+    Example:
+        >>> print(hessian_trace(risk))
+        0.587137
+        >>> hessian_trace(risk, "hutchinson", probes=50).exact
+        False
     """
     if method == "hutchinson":
         return hutchinson_trace(risk, probes=probes, tolerance=tolerance, seed=seed)
     if method == "baseline":
-        return baseline_trace(risk)
+        diagonal = hessian_diagonal(risk, "baseline")
+        parts = {name: float(value.sum(dtype=torch.float64)) for name, value in diagonal.values.items()}
+        value = math.fsum(parts.values())
+        return Estimate(value, 0.0, diagonal.samples, exact=True, per_layer=parts, method="baseline")
     if method != "exact":
         raise ValueError(f"method={method}: must be one of exact, hutchinson, baseline")
     if classes is not None and classes < 1:
         raise ValueError(f"classes={classes}: must be at least 1")
     notes = gauss_newton_notes(risk)
-    hessian = not notes
+    name = "gauss-newton" if notes else "exact"
     frozen = len(list(risk.model.parameters())) - len(risk.parameters)
     if frozen:
         notes += (f"{frozen} weight tensors are not trained and left out",)
@@ -69,6 +81,38 @@ def hessian_trace(
         raise Refused(
             f"classes={classes}: what is drawn follows the order of the examples; use one process, or all classes"
         )
+    layers, squares, variances = _sums(risk, classes, seed)
+    n = risk.examples
+    per_layer = {layer: part / n for layer, part in layers.items()}
+    value = math.fsum(per_layer.values())
+    spread = max(0.0, squares / n - value**2)
+    estimate = Estimate(
+        value=value,
+        stderr=0.0,
+        samples=n,
+        exact=name == "exact",
+        per_layer=per_layer,
+        example_stderr=math.sqrt(spread / (n - 1)) if n > 1 else None,
+        method=name,
+        notes=notes,
+    )
+    if classes is None:
+        return estimate
+    stderr, degrees = _of_draws(variances / n**2, classes)
+    sampled = f"{classes} sampled {'class' if classes == 1 else 'classes'} an example"
+    return replace(
+        estimate,
+        stderr=stderr,
+        samples=classes,
+        exact=False,
+        degrees=degrees,
+        seed=seed,
+        method=sampled if name == "exact" else f"gauss-newton, {sampled}",
+    )
+
+
+def _sums(risk: Risk, classes: int | None, seed: int) -> tuple[dict[str, float], float, Tensor]:
+    """Over the examples: the trace of each tensor; the square of the whole one; its variances, (N,), of the draws."""
     generator = torch.Generator().manual_seed(seed)
 
     def vectors(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -76,49 +120,27 @@ def hessian_trace(
             return factors(risk.loss_fn, logits, labels)
         return sampled_factors(risk.loss_fn, logits, labels, classes, generator)
 
-    count = classes or risk.classes
     passes = classes or factor_count(risk.loss_fn, risk.classes)
     layers: dict[str, list[Tensor]] = {name: [] for name in risk.names}
     squares: list[Tensor] = []
-    drawn: list[Tensor] = []  # variance of each example's part of the sum, (n,)
+    variances: list[Tensor] = []
     for _, pieces in groupby(logit_gradients(risk, vectors, passes, "trace"), key=lambda piece: piece.rows):
-        scores: list[Tensor] = []  # of each tensor in turn, (n,)
         draws: list[Tensor] = []  # (S, n), S of them together
         for piece in pieces:
-            of_piece: list[Tensor] = []
+            whole = torch.zeros((), dtype=torch.float64)
             for name, gradients in piece.gradients:
-                norms = gradients.squared_norms()  # (S, n)
-                if piece.weights is not None:
-                    norms = norms * piece.weights
-                if classes is not None:
-                    of_piece.append(norms.double())
-                scores.append(norms.sum(0, dtype=torch.float64))
-                layers[name].append(scores[-1].sum())
-            if of_piece:
-                draws.append(torch.stack(of_piece).sum(0))
-        if draws:
-            drawn.append(count * torch.cat(draws).var(0, correction=min(1, count - 1)))
-        squares.append(torch.stack(scores).sum(0).square().sum())
-    n = risk.examples
+                norms = piece.weighted(gradients.squared_norms()).double()
+                layers[name].append(norms.sum(0).sum())
+                whole = whole + norms
+            draws.append(whole)
+        drawn = torch.cat(draws)
+        squares.append(drawn.sum(0).square().sum())
+        if classes is not None:
+            variances.append(classes * drawn.var(0, correction=min(1, classes - 1)).cpu())
     zero = torch.zeros_like(squares[0])
     sums = [torch.stack(parts).sum() if parts else zero for parts in (*layers.values(), squares)]
     *of_layers, of_squares = risk.over_processes([torch.stack(sums)])[0].tolist()
-    per_layer = {name: part / n for name, part in zip(layers, of_layers, strict=True)}
-    value = math.fsum(per_layer.values())
-    spread = max(0.0, of_squares / n - value**2)
-    stderr, degrees = (0.0, math.inf) if classes is None else _of_draws(torch.cat(drawn).cpu() / n**2, classes)
-    return Estimate(
-        value=value,
-        stderr=stderr,
-        samples=n if classes is None else count,
-        exact=hessian and classes is None,
-        degrees=degrees,
-        per_layer=per_layer,
-        seed=None if classes is None else seed,
-        example_stderr=math.sqrt(spread / (n - 1)) if n > 1 else None,
-        method=_method(hessian, classes),
-        notes=notes,
-    )
+    return dict(zip(layers, of_layers, strict=True)), of_squares, torch.cat(variances or [zero[None]])
 
 
 def _of_draws(variances: Tensor, classes: int) -> tuple[float, float]:
@@ -133,8 +155,63 @@ def _of_draws(variances: Tensor, classes: int) -> tuple[float, float]:
     return math.sqrt(variance), (classes + 1) * variance**2 / square - 2 if square else math.inf
 
 
-def _method(hessian: bool, classes: int | None) -> str:
-    if classes is None:
-        return "exact" if hessian else "gauss-newton"
-    sampled = f"{classes} sampled {'class' if classes == 1 else 'classes'} an example"
-    return sampled if hessian else f"gauss-newton, {sampled}"
+def hutchinson_trace(risk: Risk, *, probes: int = 100, tolerance: float = 0.0, seed: int = 0) -> Estimate:
+    """Tr H = E[v' H v], v with independent entries +1 and -1; per weight tensor d: E[v_d . (H v)_d].
+
+    One probe has the variance 2 sum_{i != j} H_ij^2: least among all distributions with independent entries, and
+    none where H is diagonal. The cost is about two gradients a probe; `probes` and their results are held in blocks
+    that fit into `risk.memory`, which changes nothing but the rounding of the result.
+
+    Args:
+        probes: how many at most.
+        tolerance: stop as soon as the standard error is <= tolerance * |value|, looked at after each ten probes;
+            0: never.
+        seed: of the probes.
+
+    Returns:
+        value, and stderr from the spread of the probes (NaN for a single one); samples: probes used; per_layer; in
+        details, "stderr of NAME" for each weight tensor.
+
+    Raises:
+        Refused: an operation has no second derivative; the data differ between two passes.
+        ValueError: probes < 1 or tolerance < 0.
+
+    Source: Hutchinson 1990; Ibayashi et al. 2021 compare with it.
+    """
+    if probes < 1:
+        raise ValueError(f"probes={probes}: must be at least 1")
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise ValueError(f"tolerance={tolerance}: must be a finite number >= 0")
+    operator = HessianOperator(risk)
+    generator = torch.Generator().manual_seed(seed)
+    itemsize = max(p.element_size() for p in risk.weights)
+    fit = risk.piece(2 * operator.size * itemsize)
+    forms: list[Tensor] = []  # of each probe: v_d . (H v)_d, (D,)
+    reached = False
+    while len(forms) < probes and not reached:
+        block = min(fit, probes - len(forms))
+        if tolerance > 0:
+            block = min(block, BETWEEN_TESTS - len(forms) % BETWEEN_TESTS)
+        vectors = [operator.cut(signs(operator.size, generator)) for _ in range(block)]
+        what = f"Hutchinson probes {len(forms) + 1} to {len(forms) + block}"
+        forms += operator.quadratic_forms(vectors, what).cpu().unbind()
+        if tolerance > 0 and len(forms) % BETWEEN_TESTS == 0:
+            totals = torch.stack(forms).sum(1)
+            reached = standard_error(totals) <= tolerance * abs(float(totals.mean()))
+    table = torch.stack(forms)
+    totals = table.sum(1)
+    notes: tuple[str, ...] = ()
+    if tolerance > 0 and not reached:
+        notes = (f"The standard error is still above {tolerance:g} of the value after {probes} probes.",)
+    return Estimate(
+        value=float(totals.mean()),
+        stderr=standard_error(totals),
+        samples=len(forms),
+        exact=False,
+        degrees=len(forms) - 1,
+        per_layer=dict(zip(risk.names, table.mean(0).tolist(), strict=True)),
+        seed=seed,
+        method="hutchinson",
+        notes=notes,
+        details={f"stderr of {name}": standard_error(table[:, d]) for d, name in enumerate(risk.names)},
+    )

@@ -7,19 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fsbench.config.optimizer import (
-    AdamOptions,
-    BaseOptions,
-    OptimizerOptions,
-)
+from fsbench.config.optimizer import BaseOptions, OptimizerOptions
 from fsbench.errors import UsageError
-from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace, Processes
-
-_BASES: dict[str, type[torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
+from fsbench.optim import Descent, Processes
 
 
 def build_device(name: str) -> torch.device:
@@ -45,30 +35,14 @@ def build_optimizer(
         fused: torch's fused base optimizer.
     """
     params = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    below: dict[str, Any] = base.model_dump(exclude={"name"})
-    if isinstance(base, AdamOptions):
-        below["betas"] = tuple(base.betas)
-    if fused:
-        below["fused"] = True
-    own = options.model_dump(exclude={"name", "lr"})
-    return _METHODS[options.name](
+    below: dict[str, Any] = {**base.arguments(), **({"fused": True} if fused else {})}
+    return options.built_by()(
         params,
-        _BASES[base.name],
+        base.built_by(),
         lr=options.lr,
         max_norm=max_norm,
         model=model,
         processes=processes,
-        **own,
+        **options.arguments(),
         **below,
     )
-
-
-_METHODS: dict[str, type[Descent]] = {
-    "sgd": Descent,
-    "adam": Descent,
-    "adamw": Descent,
-    "sam": SAM,
-    "asam": ASAM,
-    "fsam": FSAM,
-    "fisher_trace": FisherTrace,
-}

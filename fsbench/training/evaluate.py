@@ -7,8 +7,8 @@ from itertools import islice
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from fsbench.losses import summed
 from fsbench.training.devices import Devices
 from fsbench.training.memory_format import memory_format_of
 from fsbench.training.precision import Precision
@@ -21,10 +21,11 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     precision: Precision,
+    loss_fn: nn.Module,
     limit: int | None = None,
     devices: Devices | None = None,
 ) -> Iterator[tuple[str, float]]:
-    """Yield `loss` (mean cross-entropy, no label smoothing), `accuracy` in [0, 1], `top5_accuracy` from 100 classes.
+    """Yield `loss` (the mean of `loss_fn`), `accuracy` in [0, 1], `top5_accuracy` from 100 classes.
 
     In eval mode; the mode the network was in comes back. `limit`: only so many batches. With several `devices` each
     hands in its share of the batches and gets the values of all.
@@ -32,7 +33,11 @@ def evaluate(
     was_training = model.training
     model.eval()
     memory_format = memory_format_of(model)
-    loss = hits = top5 = seen = 0
+    total = summed(loss_fn)
+    loss: Tensor | float = 0.0
+    hits: Tensor | int = 0
+    top5: Tensor | int = 0
+    seen = 0
     classes = 0
     try:
         for x, y in islice(batches, limit):
@@ -42,7 +47,7 @@ def evaluate(
                 logits = model(x.contiguous(memory_format=memory_format))
             logits = logits.float()
             classes = logits.shape[-1]
-            loss = loss + functional.cross_entropy(logits, y, reduction="sum").double()
+            loss = loss + total(logits, y).double()
             hits = hits + (logits.argmax(-1) == y).sum()
             if classes >= _TOP5_FROM:
                 top5 = top5 + (logits.topk(5).indices == y[:, None]).any(-1).sum()

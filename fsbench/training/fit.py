@@ -30,12 +30,15 @@ FAST_DEV_STEPS = 2
 
 @dataclass
 class TrainingState:
-    """Everything that changes while training; `state_dict` and `load_state_dict` make it resumable at any step."""
+    """Everything that changes while training, and the loss; `state_dict` and `load_state_dict` make it resumable at any
+    step. `plain_loss`, without label smoothing, is the one that evaluations are of."""
 
     model: nn.Module
     optimizer: Descent
     schedule: Schedule
     precision: Precision
+    loss: nn.Module
+    plain_loss: nn.Module
     epoch: int = 0
     step: int = 0
     totals: EpochTotals = field(default_factory=EpochTotals)
@@ -64,7 +67,6 @@ def fit(
     batches: TrainBatches,
     evaluations: Mapping[str, EvalBatches],
     options: TrainerOptions,
-    loss: nn.Module,
     *,
     forward: nn.Module,
     save: Callable[[], None],
@@ -89,7 +91,8 @@ def fit(
         Interrupted: a signal asked to stop; a checkpoint was saved.
     """
     model, optimizer, schedule = state.model, state.optimizer, state.schedule
-    closure = BatchClosure(forward, loss, state.precision, options.micro_batch_size, devices, options.sync_batchnorm)
+    pieces, synced = options.micro_batch_size, options.sync_batchnorm
+    closure = BatchClosure(forward, state.loss, state.precision, pieces, devices, synced)
     plain = PlainStep(closure, optimizer)
     step = GraphedStep(plain, CudaRecorder(closure.parameters[0].device)) if recorded else plain
     max_steps = FAST_DEV_STEPS if options.fast_dev_run else options.max_steps or math.inf
@@ -160,7 +163,7 @@ def end_epoch(
     row = {"epoch": state.epoch + 1, **state.totals.row()}
     if ends or (state.epoch + 1) % options.eval_every == 0:
         for prefix, split in evaluations.items():
-            found = evaluate(state.model, split, state.precision, limit, devices)
+            found = evaluate(state.model, split, state.precision, state.plain_loss, limit, devices)
             row |= {f"{prefix}_{name}": value for name, value in found}
             if not math.isfinite(row[f"{prefix}_loss"]):
                 raise Diverged(f"diverged: the {prefix} loss is not finite after epoch {state.epoch + 1}")

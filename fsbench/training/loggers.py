@@ -19,7 +19,7 @@ def build_logger(options: LoggerOptions) -> Callable[[Path, dict[str, Any]], tup
         UsageError: the extra is not installed, or can't be imported.
     """
     try:
-        return _LOGGERS[options.name](options)
+        return options.built_by()(options)
     except Exception as failure:  # whatever another package may raise when it is imported
         absent = isinstance(failure, ModuleNotFoundError) and failure.name in ("tensorboard", "wandb")
         problem = f'is not installed; pip install "fsbench[{options.name}]"'
@@ -28,11 +28,11 @@ def build_logger(options: LoggerOptions) -> Callable[[Path, dict[str, Any]], tup
         raise UsageError("logger", options.name, f"{problem} or logger=none") from None
 
 
-def _none(options: LoggerOptions) -> Any:
+def none(options: LoggerOptions) -> Any:
     return lambda directory, config: (lambda row: None, lambda: None)
 
 
-def _tensorboard(options: LoggerOptions) -> Any:
+def tensorboard(options: LoggerOptions) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     def start(directory: Path, config: dict[str, Any]) -> tuple[Log, Callable[[], None]]:
@@ -48,7 +48,7 @@ def _tensorboard(options: LoggerOptions) -> Any:
     return start
 
 
-def _wandb(options: LoggerOptions) -> Any:
+def wandb(options: LoggerOptions) -> Any:
     import wandb
 
     def start(directory: Path, config: dict[str, Any]) -> tuple[Log, Callable[[], None]]:
@@ -70,5 +70,3 @@ def _wandb(options: LoggerOptions) -> Any:
 
     return start
 
-
-_LOGGERS = {"none": _none, "tensorboard": _tensorboard, "wandb": _wandb}

@@ -119,7 +119,7 @@ class Member:
     def finish(self) -> dict[str, Any]:
         """Write what a finished run leaves; returns its results."""
         state = self.state
-        on_train = dict(evaluate(state.model, self.on_train, state.precision))
+        on_train = dict(evaluate(state.model, self.on_train, state.precision, state.plain_loss))
         results = results_of(state, on_train, state.model, self.devices.device)
         finish(self.directory, self.job, self.config, state, results)
         self._held.close()

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
-from torch import nn
-
 from fsbench.config.compose import Job
 from fsbench.data import StackedBatches
 from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError
@@ -157,9 +155,8 @@ class _Population:
         augment = config.augment
         drawn = bool(augment.flip or augment.crop or augment.autoaugment or augment.cutout)
         self.batches = StackedBatches([member.batches for member in members], drawn)
-        loss = nn.CrossEntropyLoss(label_smoothing=config.loss.label_smoothing)
-        device = members[0].devices.device
-        self.plain = StackedStep([member.state.optimizer for member in members], members[0].state.model, loss)
+        device, first = members[0].devices.device, members[0].state
+        self.plain = StackedStep([member.state.optimizer for member in members], first.model, first.loss)
         recorded = records_steps(config, device)
         self.make_step = GraphedStep(self.plain, CudaRecorder(device)) if recorded else self.plain
 

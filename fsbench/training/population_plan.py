@@ -6,9 +6,8 @@ import json
 from collections.abc import Sequence
 
 from fsbench.config.compose import Job
-from fsbench.config.dataset import STREAMED
 from fsbench.config.train import TrainConfig
-from fsbench.runs.identity import WITHOUT_BATCHNORM, flatten
+from fsbench.runs.identity import flatten
 
 # What the members of a population may differ in: every other key is the same in all.
 OWN = {
@@ -27,14 +26,12 @@ def obstacle(config: TrainConfig) -> str | None:
     trainer, data, method = config.trainer, config.dataset, config.optimizer
     reasons = {
         f"model.family={config.model.family}: networks with BatchNorm or dropout": (
-            config.model.family not in WITHOUT_BATCHNORM
+            config.model.batchnorm
         ),
         f"dataset={data.name}: images that may be streamed from files": (
-            data.name in STREAMED or (data.name == "folder" and not data.in_memory)
+            data.in_files
         ),
-        f"optimizer={method.name}: {getattr(method, 'not_stackable', 'it does not say that it can be stacked')}": (
-            not vars(type(method)).get("stackable", False)
-        ),
+        f"optimizer={method.name}: {method.not_stackable}": not method.stackable,
         "optimizer.m: gradients of several sub-batches": getattr(method, "m", None) is not None,
         "optimizer.fisher: gradients of single examples": getattr(method, "fisher", "batch") != "batch",
         "optimizer.perturbation=local: one device's own": getattr(method, "perturbation", "global") == "local",

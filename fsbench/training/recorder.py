@@ -27,6 +27,7 @@ def records_steps(config: TrainConfig, device: torch.device) -> bool:
         "not with optimizer.fisher other than batch, a pass for each example": (
             getattr(method, "fisher", "batch") != "batch"
         ),
+        f"not with optimizer={method.name}, which does not say that its step can be recorded": not method.recordable,
         "not with trainer.fast_dev_run=true, which makes two steps": trainer.fast_dev_run,
     }
     obstacle = next((reason for reason, holds in reasons.items() if holds), None)

@@ -21,6 +21,7 @@ from fsbench.data import Data, EvalBatches, TrainBatches, eval_batches, load_dat
 from fsbench.data.splits import Split
 from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError
 from fsbench.lines import tell
+from fsbench.losses import build_loss, plain_loss
 from fsbench.models import build_model, parameter_count
 from fsbench.runs.atomic import atomic_path, disk_full, write_json, write_json_lines, write_text
 from fsbench.runs.directory import RunDirectory, open_log
@@ -96,7 +97,6 @@ def _trained(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
     state = build_state(options, data, len(batches), devices)
     model, precision = state.model, state.precision
     forward = compiled(model, device) if options.trainer.compile else model
-    loss = nn.CrossEntropyLoss(label_smoothing=options.loss.label_smoothing)
 
     stop = devices.agreed(stop)
     stop.check()
@@ -135,7 +135,7 @@ def _trained(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
         try:
             with _few_rows_named(options):
                 fit(
-                    state, batches, evaluations, options.trainer, loss,
+                    state, batches, evaluations, options.trainer,
                     forward=forward, save=save, on_step=progress.step, on_epoch=on_epoch, stop=stop, devices=devices,
                     recorded=records_steps(options, device),
                 )  # fmt: skip
@@ -143,7 +143,8 @@ def _trained(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
             progress.close()
             close_logger()
         limit = FAST_DEV_STEPS if options.trainer.fast_dev_run else None
-        on_train = dict(evaluate(model, split_batches(data.train, options, data, devices), precision, limit, devices))
+        trained_on = split_batches(data.train, options, data, devices)
+        on_train = dict(evaluate(model, trained_on, precision, state.plain_loss, limit, devices))
         results = devices.from_first(lambda: results_of(state, on_train, model, device))
         if devices.first:
             finish(directory, job, config, state, results)
@@ -184,7 +185,8 @@ def build_state(options: TrainConfig, data: Data, steps_per_epoch: int, devices:
     fused = records_steps(options, device) or trainer.fused
     optimizer = build_optimizer(model, options.optimizer, options.base, trainer.max_norm, devices, fused)
     schedule = Schedule(options.schedule, optimizer, trainer.epochs, steps_per_epoch)
-    return TrainingState(model, optimizer, schedule, precision)
+    loss, plain = build_loss(options.loss), plain_loss(options.loss)
+    return TrainingState(model, optimizer, schedule, precision, loss, plain)
 
 
 @contextmanager

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROnPlateau
 
-from fsbench.config.schedule import (
-    AnySchedule,
-    CosineOptions,
-    InverseTimeOptions,
-    MultistepOptions,
-    PlateauOptions,
-)
+from fsbench.config.schedule import PlateauOptions, ScheduleOptions, Span
 
 
 class Schedule:
     """Moves the learning rates of an optimizer's groups: after every step, and on plateaus after every epoch."""
 
-    def __init__(self, options: AnySchedule, optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> None:
+    def __init__(self, options: ScheduleOptions, optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> None:
         self.by_step: LRScheduler
         self.by_epoch: ReduceLROnPlateau | None = None
         warmup = round(options.warmup_epochs * steps_per_epoch)
@@ -32,11 +25,10 @@ class Schedule:
             )
             return
 
-        total = epochs * steps_per_epoch
+        span = Span(epochs, steps_per_epoch, warmup)
 
         def factor(step: int) -> float:
-            ramp = min(1.0, (step + 1) / (warmup + 1))
-            return ramp * curve(options, step, warmup, total, epochs, steps_per_epoch)
+            return min(1.0, (step + 1) / (warmup + 1)) * options.at(step, span)
 
         self.by_step = LambdaLR(optimizer, factor)
 
@@ -56,15 +48,3 @@ class Schedule:
         if self.by_epoch is not None:
             self.by_epoch.load_state_dict(state["by_epoch"])
 
-
-def curve(options: AnySchedule, step: int, warmup: int, total: int, epochs: int, steps_per_epoch: int) -> float:
-    """Factor on lr at a step, warm-up left aside."""
-    if isinstance(options, CosineOptions):
-        done = min(1.0, max(0, step - warmup) / max(1, total - warmup))
-        return options.final_factor + (1 - options.final_factor) * (1 + math.cos(math.pi * done)) / 2
-    if isinstance(options, MultistepOptions):
-        edges = [(m * epochs if m < 1 else m) * steps_per_epoch for m in options.milestones]
-        return options.gamma ** sum(step >= edge for edge in edges)
-    if isinstance(options, InverseTimeOptions):
-        return 1 / (1 + options.decay * step)
-    return 1.0

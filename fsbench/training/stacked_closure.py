@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
 
 from fsbench.training.memory_format import memory_format_of
 
@@ -19,10 +18,10 @@ class StackedClosure:
 
     Args:
         model: the architecture, with no state but its parameters.
-        loss: the mean cross-entropy.
+        loss: a mean over a mini-batch, of operations that can be mapped (vmap).
     """
 
-    def __init__(self, model: nn.Module, loss: nn.CrossEntropyLoss) -> None:
+    def __init__(self, model: nn.Module, loss: nn.Module) -> None:
         self.model, self.loss = model, loss
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]
         convolutional = any(isinstance(module, nn.Conv2d) for module in model.modules())
@@ -48,10 +47,7 @@ class StackedClosure:
     def _together(self, weights: list[Tensor]) -> tuple[Tensor, list[Tensor], Tensor]:
         leaves = tuple(w.detach().requires_grad_() for w in weights)
         logits = torch.vmap(self._answer)(leaves, self.x)
-        rows = functional.cross_entropy(
-            logits.flatten(0, 1), self.y.flatten(), reduction="none", label_smoothing=self.loss.label_smoothing
-        )
-        losses = rows.view_as(self.y).mean(1)
+        losses = torch.vmap(self.loss)(logits, self.y)
         return losses.detach(), list(torch.autograd.grad(losses.sum(), leaves)), logits.detach()
 
     def _one_by_one(self, weights: list[Tensor]) -> tuple[Tensor, list[Tensor], Tensor]:

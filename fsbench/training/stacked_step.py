@@ -23,7 +23,7 @@ class StackedStep:
         loss: the mean cross-entropy.
     """
 
-    def __init__(self, members: Sequence[Descent], model: nn.Module, loss: nn.CrossEntropyLoss) -> None:
+    def __init__(self, members: Sequence[Descent], model: nn.Module, loss: nn.Module) -> None:
         self.optimizer = StackedDescent(members)
         self.closure = StackedClosure(model, loss)
         self.counts = DeviceCounts(self.optimizer.weights[0].device, len(members))

@@ -168,7 +168,7 @@ def tests(stage: Stage) -> int:
     """The tests, each written down as it ends."""
     import pytest
 
-    from fsbench.runs.cores import available_cores
+    from fsbench.runs.provenance import available_cores
 
     rows: list[dict[str, Any]] = []
 
@@ -332,7 +332,7 @@ def chosen(
 
 def study(stage: Stage) -> int:
     """Paired runs of all methods, then their measures; what is chosen, and what ends, is written at once."""
-    from fsbench.runs.cores import available_cores
+    from fsbench.runs.provenance import available_cores
 
     size = stage.size
     own = [*size.overrides, f"trainer.batch_size={size.batch}"]

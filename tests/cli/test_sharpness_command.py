@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from fsbench import sharpness
+from fsbench.config.dataset import Digits
 from fsbench.data import load as load_module
 from fsbench.data.digits import load_digits
 from fsbench.measuring.measures import MEASURES
-from fsbench.sharpness.estimate import Estimate
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.estimate import Estimate, Refused
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_run_is_measured(fsbench, run) -> None:
     # The network and the data by hand.
     weights = {name: value.double() for name, value in load_file(run / "model.safetensors").items()}
     first, second = (name.rpartition(".")[0] for name in weights if name.endswith("weight"))
-    raw = load_digits().train
+    raw = load_digits(Digits(), Path()).train
     x = ((raw.images.double() / 255 - 0.3046) / 0.3755).flatten(1)
     hidden = x @ weights[f"{first}.weight"].t() + weights[f"{first}.bias"]
     logits = hidden.relu() @ weights[f"{second}.weight"].t() + weights[f"{second}.bias"]

@@ -22,6 +22,13 @@ LINES = {
     "sharpness-cfg": ["sharpness", "--cfg", "job", "dataset=digits"],
     "sharpness-bad-input": ["sharpness", "run=nowhere"],
     "sharpness-bad-measure": ["sharpness", "run=nowhere", "measures=[foo]"],
+    "evaluate-help": ["evaluate", "--help", "dataset=mnist"],
+    "evaluate-bad-input": ["evaluate", "run=nowhere"],
+    "runs": ["runs", "."],
+    "runs-help": ["runs", "--help"],
+    "plot-help": ["plot", "--help"],
+    "plot-bad-input": ["plot", "--x", "epoch", "--y", "lr", "-o", "x"],
+    "runs-bad-input": ["runs", "--status", "x"],
     "bad-input": ["train", "optimizer.lr=foo"],
 }
 PROBE = """
@@ -63,7 +70,7 @@ def test_within_a_second(arguments) -> None:
 
 
 COMPLETIONS = {
-    "commands": ("fsbench ", {"train", "table", "list", "rerun"}),
+    "commands": ("fsbench ", {"train", "table", "list", "rerun", "runs", "evaluate", "plot"}),
     "command-prefix": ("fsbench t", {"train", "table"}),
     "choice": ("fsbench train optimizer=f", {"optimizer=fsam", "optimizer=fisher_trace"}),
     "with-flag": ("fsbench train -m optimizer=fsa", {"optimizer=fsam"}),
@@ -78,6 +85,11 @@ COMPLETIONS = {
     "sharpness-model-key": ("fsbench sharpness model=resnet20 model.d", {"model.depth="}),
     "sharpness-measure": ("fsbench sharpness measures=[minimum,norm", {"measures=[minimum,normalized"}),
     "sharpness-first-measure": ("fsbench sharpness measures=[fisher_t", {"measures=[fisher_trace"}),
+    "evaluate-key": ("fsbench evaluate sp", {"split="}),
+    "evaluate-data-set": ("fsbench evaluate run=x dataset=fo", {"dataset=folder"}),
+    "evaluate-run": ("fsbench evaluate run=runs/", {"run=runs/a"}),
+    "runs-directory": ("fsbench runs ru", {"runs/"}),
+    "rerun-directory": ("fsbench rerun runs/", {"runs/a", "runs/b/"}),
     "sharpness-run": ("fsbench sharpness run=ru", {"run=runs/"}),
     "sharpness-run-below": ("fsbench sharpness run=runs/", {"run=runs/a", "run=runs/b/"}),
 }

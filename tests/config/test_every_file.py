@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fsbench.cli.list import KINDS, described
+from fsbench.config.component import offered
 from fsbench.config.compose import compose_jobs
 from fsbench.config.paths import conf_dir
 
@@ -22,7 +23,7 @@ NEEDS = {
 
 
 def choices(group: str) -> list[str]:
-    return sorted(described(CONF / group))
+    return sorted({**described(CONF / group), **offered(group)})
 
 
 @pytest.mark.parametrize("choice", [f"{group}={c}" for group in KINDS.values() for c in choices(group)])
@@ -34,7 +35,7 @@ def test_composes_and_checks(choice) -> None:
 
 @pytest.mark.parametrize("group", sorted(set(KINDS.values()) | {"trainer"}))
 def test_every_choice_is_described(group) -> None:
-    assert all(line for line in described(CONF / group).values())
+    assert all(line for line in {**described(CONF / group), **offered(group)}.values())
 
 
 RECIPES = sorted(path.relative_to(CONF / "recipe") for path in (CONF / "recipe").rglob("*.yaml"))

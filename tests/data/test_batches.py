@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from pretended_gpu import PretendedGPU
 
-from fsbench.config.augment import AugmentOptions
-from fsbench.config.dataset import DatasetOptions
+from fsbench.config.augment import StandardAugment
+from fsbench.config.dataset import Digits, Folder
 from fsbench.data import (
     EvalBatches,
     MemorySplit,
@@ -37,8 +37,8 @@ from fsbench.data.streaming import _Decoded
 from fsbench.errors import FsbenchError, UsageError
 
 CPU = torch.device("cpu")
-NONE = AugmentOptions()
-RANDOM = AugmentOptions(flip=True, crop=2, cutout=3)
+NONE = StandardAugment()
+RANDOM = StandardAugment(flip=True, crop=2, cutout=3)
 
 
 def numbered(n: int) -> MemorySplit:
@@ -64,7 +64,7 @@ def insects(tmp_path):
 
     def load(**options):
         return load_data(
-            DatasetOptions(name="folder", root=str(tmp_path), mean=[0.5] * 3, std=[0.25] * 3, **options), tmp_path
+            Folder(root=str(tmp_path), mean=[0.5] * 3, std=[0.25] * 3, **options), tmp_path
         )
 
     return load
@@ -202,7 +202,7 @@ def test_resize_is_pils_bilinear(shape, side):
 
 
 def test_in_memory_images_are_resized_for_training_and_evaluation(tmp_path):
-    data = load_data(DatasetOptions(name="digits", image_size=32), tmp_path)
+    data = load_data(Digits(image_size=32), tmp_path)
     x, _ = next(train_batches(data, RANDOM, 16, 0, CPU, 0).epoch(0))
     assert x.shape == (16, *data.shape)
     x, _ = next(iter(eval_batches(data.test, data, RANDOM, CPU, 0)))
@@ -320,14 +320,14 @@ def to_floats(image: Image.Image) -> torch.Tensor:
 
 
 def test_evaluation_normalises_exactly(tmp_path):
-    data = load_data(DatasetOptions(name="digits", mean=[0.3], std=[0.2]), tmp_path)
+    data = load_data(Digits(mean=[0.3], std=[0.2]), tmp_path)
     x = torch.cat([x for x, _ in eval_batches(data.test, data, RANDOM, CPU, 0)])
     expected = (data.test.images.double() / 255 - 0.3) / 0.2
     torch.testing.assert_close(x, expected.float(), rtol=0, atol=2e-6)
 
 
 def test_noise_is_what_is_trained_on(tmp_path):
-    data = load_data(DatasetOptions(name="digits", noise=0.5), tmp_path)
+    data = load_data(Digits(noise=0.5), tmp_path)
     batches = train_batches(data, NONE, 1437, 0, CPU, 0)
     ((_, y),) = batches.epoch(0)
     assert torch.equal(y.bincount(), data.train.labels.bincount())
@@ -337,7 +337,7 @@ def test_noise_is_what_is_trained_on(tmp_path):
 def test_a_step_has_its_batch_without_the_host_waiting_for_the_gpu(monkeypatch, image_size):
     monkeypatch.setattr("fsbench.data.batches.one_ahead", lambda batches, device: batches)
     images = torch.zeros(50, 3, 32, 32, dtype=torch.uint8)
-    augment = batch_augment(AugmentOptions(flip=True, crop=2, cutout=3), [0.5] * 3, [0.25] * 3)
+    augment = batch_augment(StandardAugment(flip=True, crop=2, cutout=3), [0.5] * 3, [0.25] * 3)
     with PretendedGPU() as gpu:
         split, cuda = MemorySplit(images, torch.zeros(50, dtype=torch.int64)), torch.device("cuda")
         batches = TrainBatches(split, augment, 16, 0, cuda, image_size=image_size)

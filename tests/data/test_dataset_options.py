@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
-from fsbench.config.dataset import DatasetOptions
+from fsbench.config.dataset import DatasetOptions, Digits
 from fsbench.data import load_data
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset"
@@ -32,13 +32,13 @@ def test_yaml_names_every_key_and_is_valid(name):
     assert set(dataset) == set(DatasetOptions.model_fields)
     if name == "folder":
         dataset["root"] = "images"
-    options = DatasetOptions(**dataset)
+    options = DatasetOptions.model_validate(dataset)
     assert options.seed == 7
     assert options.name == name.removesuffix("128")
 
 
 def test_digits_moments_are_those_of_its_training_images(tmp_path):
-    computed = load_data(DatasetOptions(name="digits"), tmp_path)
+    computed = load_data(Digits(), tmp_path)
     values = OmegaConf.load(CONF / "digits.yaml")
     assert list(values["mean"]) == pytest.approx(computed.mean, abs=5e-5)
     assert list(values["std"]) == pytest.approx(computed.std, abs=5e-5)
@@ -60,7 +60,7 @@ def test_digits_moments_are_those_of_its_training_images(tmp_path):
 )
 def test_what_does_not_go_together(values, problem):
     with pytest.raises(ValidationError) as caught:
-        DatasetOptions(**{"name": "digits", **values})
+        DatasetOptions.model_validate({"name": "digits", **values})
     assert problem in str(caught.value)
 
 
@@ -75,4 +75,4 @@ def test_what_does_not_go_together(values, problem):
 )  # fmt: skip
 def test_values_out_of_range(values):
     with pytest.raises(ValidationError):
-        DatasetOptions(**{"name": "digits", **values})
+        DatasetOptions.model_validate({"name": "digits", **values})

@@ -15,13 +15,13 @@ import tiny_sets
 import torch
 from PIL import EpsImagePlugin, Image
 
-from fsbench.config.dataset import DatasetOptions
+from fsbench.config.dataset import Folder
 from fsbench.data import MemorySplit, StreamingSplit, load_data
 from fsbench.errors import UsageError
 
 
 def folder(root: Path, **options):
-    return load_data(DatasetOptions(name="folder", root=str(root), **options), Path("unused"))
+    return load_data(Folder(root=str(root), **options), Path("unused"))
 
 
 def refusal(root: Path, **options) -> str:

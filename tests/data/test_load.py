@@ -7,13 +7,13 @@ import json
 import pytest
 import torch
 
-from fsbench.config.dataset import DatasetOptions
+from fsbench.config.dataset import Digits
 from fsbench.data import load, load_data
 from fsbench.errors import UsageError
 
 
 def digits(tmp_path, **options):
-    return load_data(DatasetOptions(name="digits", **options), tmp_path)
+    return load_data(Digits(**options), tmp_path)
 
 
 def rows(split) -> list[bytes]:
@@ -113,7 +113,7 @@ def test_provenance_is_json_and_follows_the_data(tmp_path):
 
 def test_a_sweep_reads_once(tmp_path, monkeypatch):
     digits(tmp_path)
-    monkeypatch.setattr(load, "load_digits", lambda: pytest.fail("read again"))
+    monkeypatch.setattr(Digits, "builder", lambda *_: pytest.fail("read again"))
     assert len(digits(tmp_path, seed=1, noise=0.5).train) == 1437
 
 

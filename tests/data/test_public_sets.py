@@ -18,7 +18,7 @@ import tiny_sets
 import torch
 from PIL import Image
 
-from fsbench.config.dataset import DatasetOptions
+from fsbench.config.dataset import DatasetOptions, StanfordCars
 from fsbench.data import load_data
 from fsbench.errors import UsageError
 
@@ -28,7 +28,7 @@ THREE_WAYS = ("put its files below", "point data_dir (or $FSBENCH_DATA) at", "da
 
 
 def options(name: str) -> DatasetOptions:
-    return DatasetOptions(name=name, image_size=SIZES.get(name))
+    return DatasetOptions.model_validate({"name": name, "image_size": SIZES.get(name)})
 
 
 def refusal(name: str, data_dir: Path) -> str:
@@ -110,7 +110,7 @@ def test_streamed_sha256_follows_sizes_names_and_labels(tmp_path):
     tiny_sets.write_cars(tmp_path)
     first = load_data(options("stanford_cars"), tmp_path).provenance["sha256"]
     assert first == load_data(options("stanford_cars"), tmp_path).provenance["sha256"]
-    noisy = DatasetOptions(name="stanford_cars", image_size=224, noise=0.5)
+    noisy = StanfordCars(image_size=224, noise=0.5)
     assert first != load_data(noisy, tmp_path).provenance["sha256"]
     with (tmp_path / "stanford_cars/cars_train/00001.jpg").open("ab") as file:
         file.write(b"more")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fsbench.executors import serial
+from fsbench.executors import executor
 from fsbench.runs.directory import RunDirectory
 
 SWEEP = ("-m", "seed=0,1", "trainer.max_steps=1")
@@ -50,7 +50,7 @@ def test_it_is_waited_for(fsbench, quick, held, population) -> None:
 
 
 def test_it_is_not_waited_for_for_ever(fsbench, quick, held, monkeypatch) -> None:
-    monkeypatch.setattr(serial, "_PATIENCE", 0.2)
+    monkeypatch.setattr(executor, "_PATIENCE", 0.2)
     with held.locked():
         ended = fsbench("train", *quick, *SWEEP)
     assert ended.code == 3

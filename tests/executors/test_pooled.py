@@ -6,14 +6,13 @@ import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fsbench.errors import FsbenchError, Interrupted, UsageError, portable
-from fsbench.executors.engine import WorkerLost
-from fsbench.executors.pooled import PooledExecutor
-from fsbench.executors.serial import SerialExecutor
-from fsbench.executors.worker import Call, Returned, carry_out
+from fsbench.executors.executor import SerialExecutor
+from fsbench.executors.pooled import Call, PooledExecutor, Returned, WorkerLost, carry_out
 from fsbench.runs.directory import RunDirectory
 from fsbench.training.attempt import Outcome
 from fsbench.training.stop_signal import StopSignal
@@ -33,6 +32,10 @@ class OneTask:
     @property
     def directory(self) -> RunDirectory:
         return RunDirectory(self.root / self.name)
+
+    @property
+    def job(self) -> SimpleNamespace:
+        return SimpleNamespace(config=SimpleNamespace(trainer=SimpleNamespace(population=False)))
 
     @property
     def data(self) -> tuple[str, str, str | None]:

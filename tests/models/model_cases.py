@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import yaml
-from pydantic import TypeAdapter
 from torch import nn
 
 from fsbench.config.model import ModelOptions
@@ -20,7 +19,7 @@ DIGITS, MNIST, CIFAR, IMAGENET = (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 224, 2
 
 def options(name: str, /, **changes: Any) -> ModelOptions:
     values = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    return TypeAdapter(ModelOptions).validate_python({**values, **changes})
+    return ModelOptions.model_validate({**values, **changes})
 
 
 def meta_model(name: str, shape: tuple[int, int, int], classes: int, /, **changes: Any) -> nn.Module:

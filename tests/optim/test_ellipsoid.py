@@ -7,7 +7,7 @@ import torch
 from problems import Closure, batches, network_with_batchnorm
 
 from fsbench.geometries import INVERSE_FISHER
-from fsbench.optim import ASAM, FSAM, SAM, geometry
+from fsbench.optim import ASAM, FSAM, SAM, ellipsoid
 
 CASES = [
     pytest.param(SAM, {"rho": 0.3}, id="sam"),
@@ -30,7 +30,7 @@ def test_on_the_ellipsoid_and_maximal_there(method, options) -> None:
         metric = None if inverse_metric is None else inverse_metric(params, None)
     d = torch.ones_like(g) if metric is None else torch.cat([m.flatten() for m in metric])
     rho = options["rho"]
-    eps, _ = geometry.perturbation([p.grad for p in params], metric, [rho] * len(params))
+    eps, _ = ellipsoid.perturbation([p.grad for p in params], metric, [rho] * len(params))
     eps = torch.cat([e.flatten() for e in eps])
     assert float((eps**2 / d).sum().sqrt()) == pytest.approx(rho, rel=1e-12)
     generator = torch.Generator().manual_seed(0)
@@ -43,16 +43,16 @@ def test_on_the_ellipsoid_and_maximal_there(method, options) -> None:
 
 
 def test_zero_gradient_means_no_perturbation() -> None:
-    eps, norm = geometry.perturbation([torch.zeros(3)], None, [0.5])
+    eps, norm = ellipsoid.perturbation([torch.zeros(3)], None, [0.5])
     assert torch.equal(eps[0], torch.zeros(3))
     assert norm == 0
 
 
 def test_fsam_with_small_eta_is_sam() -> None:
     g = [torch.randn(20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))]
-    sam, _ = geometry.perturbation(g, None, [0.1])
-    fsam, _ = geometry.perturbation(g, INVERSE_FISHER.inverse_metric(g, g, ["weight"], [0.0]), [0.1])
+    sam, _ = ellipsoid.perturbation(g, None, [0.1])
+    fsam, _ = ellipsoid.perturbation(g, INVERSE_FISHER.inverse_metric(g, g, ["weight"], [0.0]), [0.1])
     torch.testing.assert_close(sam, fsam)
-    cosine, ratio = geometry.alignment(fsam, g, [0.1])
+    cosine, ratio = ellipsoid.alignment(fsam, g, [0.1])
     assert float(cosine) == pytest.approx(1)
     assert float(ratio) == pytest.approx(1)

@@ -13,7 +13,7 @@ from oracles import Oracle, ellipsoid_maximiser
 from problems import NETWORKS, Closure, batches
 from torch import Tensor, nn
 
-from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace, beside
+from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace, perturbed_weights
 
 SGD = {"lr": 0.3, "momentum": 0.9, "weight_decay": 0.01}
 
@@ -100,7 +100,7 @@ def sharpness_aware_gradient(oracle: Oracle, case: Case, x: Tensor, y: Tensor, s
 def both_ways_there(request, monkeypatch) -> None:
     """The way of a CPU, and that of every other device, which works on a CPU too."""
     if request.param == "parameters-move-in-place":
-        monkeypatch.setattr(beside, "_swaps", lambda params: False)
+        monkeypatch.setattr(perturbed_weights, "_swaps", lambda params: False)
 
 
 @pytest.mark.usefixtures("both_ways_there")

@@ -13,9 +13,9 @@ from problems import NETWORKS, Closure, batches, network_without_batchnorm
 from torch import Tensor, nn
 
 from fsbench.geometries import EUCLIDEAN, Geometry
-from fsbench.optim import SAM, Descent, FisherTrace, SharpnessAware, beside
-from fsbench.optim.beside import InverseMetric
-from fsbench.optim.geometry import inverse_or_zero, norm_of
+from fsbench.optim import SAM, Descent, FisherTrace, SharpnessAware, perturbed_weights
+from fsbench.optim.ellipsoid import inverse_or_zero, norm_of
+from fsbench.optim.perturbed_weights import InverseMetric
 from fsbench.optim.sharpness_aware import GradientAt
 from fsbench.optim.stacked_descent import StackedDescent
 
@@ -168,7 +168,7 @@ METHODS: dict[str, tuple[Callable[..., Descent], Callable, Callable]] = {
 @pytest.mark.parametrize("method", METHODS)
 def test_four_steps(method, network, in_place, monkeypatch) -> None:
     if in_place:
-        monkeypatch.setattr(beside, "_swaps", lambda params: False)
+        monkeypatch.setattr(perturbed_weights, "_swaps", lambda params: False)
     build, perturbation, descent = METHODS[method]
     model = NETWORKS[network]()
     oracle = Oracle(model, **SGD)

@@ -11,7 +11,7 @@ import torch
 from problems import Closure, batches, network_with_batchnorm, network_without_batchnorm
 from torch import nn
 
-from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace, geometry
+from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace, ellipsoid
 
 SGD = {"lr": 0.1, "momentum": 0.9}
 
@@ -172,7 +172,7 @@ def test_uneven_batches_without_a_size(size) -> None:
 def test_alignment_with_sam() -> None:
     g = [torch.tensor([3.0, 4.0], dtype=torch.float64)]
     eps = [torch.tensor([0.0, 2.0], dtype=torch.float64)]
-    cosine, ratio = geometry.alignment(eps, g, [0.5])
+    cosine, ratio = ellipsoid.alignment(eps, g, [0.5])
     assert float(cosine) == pytest.approx(0.8)
     assert float(ratio) == pytest.approx(4.0)
 

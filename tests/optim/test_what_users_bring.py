@@ -13,7 +13,7 @@ from problems import Closure, batches, network_without_batchnorm
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace, beside
+from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace, perturbed_weights
 from fsbench.training.batch_closure import BatchClosure
 from fsbench.training.precision import Precision
 
@@ -39,7 +39,7 @@ METHODS = {
 @pytest.mark.parametrize("method", ["sam", "asam", "fsam"])
 def test_norms_of_half_weights_neither_vanish_nor_overflow(method, dtype, scale, in_place, monkeypatch) -> None:
     if in_place:
-        monkeypatch.setattr(beside, "_swaps", lambda params: False)
+        monkeypatch.setattr(perturbed_weights, "_swaps", lambda params: False)
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(20_000, generator=generator).mul(0.05).to(dtype)
     slope = torch.randn(20_000, generator=generator).mul(scale).to(dtype)

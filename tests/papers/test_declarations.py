@@ -8,14 +8,13 @@ from collections import Counter
 import pytest
 from papers.paper_settings import PUBLISHED, REQUIRED, settings
 
-from fsbench.config.compose import compose_jobs
+from fsbench.config.compose import Composer, compose_jobs
 from fsbench.config.primary import SHARPNESS
 from fsbench.measuring.measures import MEASURES, chosen_measures, measure_of
 from fsbench.papers import artefacts, read
 from fsbench.papers.artefact import SCALES, Artefact, Computed, Lines, Published, Scale, Scatter, Table
 from fsbench.papers.collect import rows
 from fsbench.reproduce.cells import Cell, cells
-from fsbench.reproduce.compositions import Compositions
 from fsbench.runs.identity import flatten
 
 ALL = artefacts()
@@ -44,8 +43,8 @@ def test_all_25() -> None:
 
 
 @pytest.fixture(scope="module")
-def compositions() -> Compositions:
-    return Compositions()
+def composer() -> Composer:
+    return Composer()
 
 
 def lines(artefact: Artefact, scale: Scale) -> list[tuple[Cell, list[str]]]:
@@ -71,10 +70,10 @@ WHOLE.append(pytest.param("kim2022/table1", Scale(), id="kim2022/table1, all net
 
 
 @pytest.mark.parametrize(("name", "scale"), WHOLE)
-def test_every_cell_has_the_papers_settings(name, scale, compositions) -> None:
+def test_every_cell_has_the_papers_settings(name, scale, composer) -> None:
     artefact = TRAINED[name]
     for cell, line in lines(artefact, scale):
-        found = flatten(compositions.job(line).config.model_dump())
+        found = flatten(composer.job(line).config.model_dump())
         expected = settings(name, dict(cell.values))
         assert set(REQUIRED) <= expected.keys(), line
         assert {key: found.get(key, "no such key") for key in expected} == expected, line
@@ -90,11 +89,11 @@ def test_settings_are_written_out_for_every_artefact() -> None:
 
 @pytest.mark.parametrize("scale", ["small", "tiny"])
 @pytest.mark.parametrize("name", TRAINED)
-def test_cells_compose_at_every_scale(name, scale, compositions) -> None:
+def test_cells_compose_at_every_scale(name, scale, composer) -> None:
     artefact = TRAINED[name]
     cut = artefact.scales[scale]
     published = {tuple(sorted(cell.values.items())) for cell, _ in lines(artefact, Scale())}
-    composed = [compositions.job(line).config for _, line in lines(artefact, cut)]
+    composed = [composer.job(line).config for _, line in lines(artefact, cut)]
     assert 1 < len(composed) <= len(published)
     assert all(config.trainer.epochs <= 60 or config.dataset.subset for config in composed)
     if scale == "tiny":
@@ -108,11 +107,11 @@ def test_cells_compose_at_every_scale(name, scale, compositions) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
-def test_cells_are_command_lines_of_train(name, compositions) -> None:
+def test_cells_are_command_lines_of_train(name, composer) -> None:
     for scale in (Scale(), *TRAINED[name].scales.values()):
         for _, line in lines(TRAINED[name], scale):
             (job,) = compose_jobs([*line, "seed=1"], multirun=False)
-            assert job.config == compositions.job([*line, "seed=1"]).config
+            assert job.config == composer.job([*line, "seed=1"]).config
 
 
 @pytest.mark.parametrize("name", TRAINED)

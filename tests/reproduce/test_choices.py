@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from fsbench.config.compose import Composer
 from fsbench.errors import UsageError
 from fsbench.papers import add_papers, artefacts, collect
-from fsbench.reproduce.compositions import Compositions
 from fsbench.reproduce.plan import make_plan
 from fsbench.reproduce.request import read_request
-from fsbench.reproduce.tasks import missing_tasks
+from fsbench.reproduce.run import missing_tasks
 
 NAME = "chosen2099/table1"
 PAPER = """
@@ -53,8 +53,8 @@ def planned(papers):
     add_papers(papers)
 
     def plan(*words: str):
-        request = read_request([NAME, *words], artefacts())
-        return make_plan(request.artefacts[0], request, Compositions())
+        request = read_request([NAME, *words], artefacts(), Composer())
+        return make_plan(request.artefacts[0], request, Composer())
 
     return plan
 

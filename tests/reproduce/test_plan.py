@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from fsbench.config.compose import compose_jobs
-from fsbench.errors import UsageError
+from fsbench.config.compose import Composer, compose_jobs
+from fsbench.config.primary import SHARPNESS
 from fsbench.papers import add_papers, artefacts
-from fsbench.reproduce.compositions import Compositions
-from fsbench.reproduce.cost import CPU_THREAD, Estimator, operations, passes
+from fsbench.reproduce.cost import Estimator, operations, passes
 from fsbench.reproduce.plan import Plan, distinct, make_plan
 from fsbench.reproduce.request import read_request
 
@@ -18,18 +18,18 @@ TABLE, FIGURE = "made2099/table1", "made2099/fig1"
 
 
 @pytest.fixture(scope="module")
-def compositions() -> Compositions:
-    return Compositions()
+def composer() -> Composer:
+    return Composer()
 
 
 @pytest.fixture
-def planned(papers, compositions):
+def planned(papers, composer):
     """`planned("made2099/table1", "scale=tiny")`: the plans."""
     add_papers(papers)
 
     def plan(*words: str) -> list[Plan]:
-        request = read_request(words, artefacts())
-        return [make_plan(artefact, request, compositions) for artefact in request.artefacts]
+        request = read_request(words, artefacts(), composer)
+        return [make_plan(artefact, request, composer) for artefact in request.artefacts]
 
     return plan
 
@@ -151,14 +151,14 @@ def test_how_it_was_measured_is_said(planned, words, sentences) -> None:
     assert (plan.sharpness is None) == ("measure=false" in words)
 
 
-def test_a_copy_stands_for_the_papers_data_set(compositions) -> None:
+def test_a_copy_stands_for_the_papers_data_set(composer) -> None:
     """The paper's numbers stand beside it, and what the paper tuned for that data set is kept."""
 
     def plan(*words: str) -> Plan:
         request = read_request(
-            ["kim2022/table1", "scale=paper", "model=resnet20", "optimizer=sam", *words], artefacts()
+            ["kim2022/table1", "scale=paper", "model=resnet20", "optimizer=sam", *words], artefacts(), composer
         )
-        return make_plan(request.artefacts[0], request, compositions)
+        return make_plan(request.artefacts[0], request, composer)
 
     folder = ("dataset=folder", "dataset.root=copies/c100", 'dataset.label="CIFAR-100 (copy)"')
     copy = plan(*folder, "stands_for=cifar100")
@@ -172,43 +172,9 @@ def test_a_copy_stands_for_the_papers_data_set(compositions) -> None:
     assert "Not in the paper: dataset folder (CIFAR-100 (copy))." in alone.cuts
 
 
-LINES = {
-    "plain": ["experiment=kim2022/table4", "optimizer=asam", "dataset.noise=0.4", "seed=3"],
-    "text": ["dataset=fashion_mnist", "model=lenet", "runs_dir='a b'", "data_dir='it\\'s'", "seed=1"],
-    "list-and-null": ["dataset=digits", "model=mlp", "model.widths=[8,4]", "dataset.subset=100", "dataset.subset=null"],
-    "seed-of-the-data": ["dataset.seed=7", "seed=2"],
-    "group-set-after-a-value": ["optimizer=sam", "optimizer.rho=0.3", "dataset=cifar100", "base.weight_decay=1e-3"],
-    "added": ["dataset=digits", "model=mlp", "++model.bias=false"],
-    "scientific": ["optimizer=fsam", "optimizer.eta=1e-4", "trainer.max_norm=2"],
-    "boolean": ["dataset=digits", "model=mlp", "model.bias=false", "trainer.fast_dev_run=True"],
-    "reference": ["dataset=digits", "model=mlp", "trainer.max_steps=${trainer.batch_size}"],
-    "quoted-number": ["dataset=digits", "model=mlp", 'dataset.label="7"'],
-}
-
-
-@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
-def test_composed_together_is_composed_alone(compositions, line) -> None:
-    (alone,) = compose_jobs(line, multirun=False)
-    # Twice, so that the second is made of what the first left.
-    assert compositions.job(line) == compositions.job(line) == alone
-
-
-def test_what_does_not_compose_is_explained(compositions) -> None:
-    for line, message in (
-        (["model=resnet-20"], "model=resnet-20: no such model; did you mean 'resnet20'?"),
-        (["trainer.epohcs=1"], "trainer.epohcs=1: no such key; did you mean 'trainer.epochs'?"),
-        (["optimizer=sgd", "optimizer.rho=1"], "optimizer.rho=1: no such key"),
-        (["trainer.epochs=x"], "trainer.epochs=x: must be a whole number"),
-    ):
-        with pytest.raises(UsageError) as failure:
-            compositions.job(line)
-        assert str(failure.value).startswith(message)
-
-
 def test_operations_of_a_network() -> None:
     (job,) = compose_jobs(["dataset=digits", "model=mlp", "model.widths=[8,4]"], multirun=False)
-    network = operations(job.config.model, (1, 8, 8), 10)
-    assert network.flops == 2 * (64 * 8 + 8 * 4 + 4 * 10)
+    assert operations(job.config) == 2 * (64 * 8 + 8 * 4 + 4 * 10)
 
 
 COSTS = {
@@ -236,18 +202,42 @@ PASSES = {"sgd": 1, "sam": 2, "asam": 2, "fsam": 2, "fsam optimizer.fisher=per_e
 @pytest.mark.parametrize(("words", "expected"), PASSES.items(), ids=PASSES)
 def test_passes_of_a_method(words, expected) -> None:
     (job,) = compose_jobs(["setup=jia2020", "schedule=multistep", *f"optimizer={words}".split()], multirun=False)
-    assert passes(job.config.optimizer) == expected
+    assert passes(job.config.optimizer.model_dump(mode="json")) == expected
 
 
 def test_seconds_follow_the_work(monkeypatch, tmp_path) -> None:
-    """Twice the passes and twice the epochs take twice the time; so do half the threads."""
-    line = ["dataset=digits", "model=mlp", "trainer.eval_every=100", "trainer.epochs=20"]
+    """Steps, passes and threads."""
+    line = ["dataset=digits", "model=mlp", "trainer.epochs=20", "trainer.batch_size=100"]
     (sgd,), (sam,) = (compose_jobs([*line, f"optimizer={name}"], multirun=False) for name in ("sgd", "sam"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    estimator = Estimator("cpu", tmp_path / "none")
-    one, two = (estimator.training(job.config).seconds for job in (sgd, sam))
-    assert two == pytest.approx(2 * one, rel=0.05)
+    (sharpness,) = compose_jobs(["run=x", "measures=[trace]", "samples=50"], multirun=False, primary=SHARPNESS)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert estimator.training(sgd.config).seconds == pytest.approx(one / 2)
-    network = operations(sgd.config.model, (1, 8, 8), 10)
-    assert one > 20 * 1437 * 3 * network.flops / CPU_THREAD.flops
+    estimator = Estimator("cpu", tmp_path / "none")
+    image = 3 * operations(sgd.config) / 100e9
+    assert estimator.training(sgd.config).seconds == pytest.approx(20 * 15 * 100 * image)
+    assert estimator.training(sam.config).seconds == pytest.approx(2 * 20 * 15 * 100 * image)
+    assert estimator.measuring(sgd.config, sharpness.config) == pytest.approx(50 * 10 * image)
+    assert estimator.basis == "50 GFLOP/s for each of 2 CPU threads"
+
+
+def test_finished_runs_of_the_kind_tell_their_speed(fsbench) -> None:
+    line = ["dataset=digits", "model=mlp", "model.widths=[8]", "trainer.batch_size=100", "trainer.progress=false"]
+    fsbench("train", *line, "optimizer=sam", "trainer.epochs=1")
+    (summary,) = Path("runs").glob("*/summary.json")
+    seconds = json.loads(summary.read_text())["results"]["seconds_per_step"]
+    (sgd,) = compose_jobs([*line, "trainer.epochs=3"], multirun=False)
+    found = Estimator("cpu", Path("runs")).training(sgd.config)
+    assert (found.steps, found.measured) == (45, True)
+    assert found.seconds == pytest.approx(45 * seconds / 2)
+    (other,) = compose_jobs([*line, "model.widths=[9]"], multirun=False)
+    assert not Estimator("cpu", Path("runs")).training(other.config).measured
+
+
+def test_a_folder_is_of_unknown_size(reproduce) -> None:
+    """Nothing is looked for in it, nor in the working directory."""
+    line = ("made2099/table1", "scale=tiny", "dataset=folder", "optimizer=sgd", "plan=true")
+    for root in ("dataset.root=.", "dataset.root=nowhere"):
+        shown = reproduce(*line, root, "dataset.image_size=8").out.splitlines()
+        assert shown[-2].split()[2:6] == ["0", "?", "?", "-"]
+        assert shown[-1] == (
+            "1 runs, 1 to train (0 steps), 0 to measure: about ?, without those of data sets of unknown size"
+        )

@@ -131,7 +131,7 @@ def test_what_is_asked_for_is_read_as_ever(multiplied, asked) -> None:
     (runs[2] / "summary.json").write_text("{")
     everything, found = read_records([root]), read_records([root], asked)
     assert (found.choices, found.configuration) == (everything.choices, everything.configuration)
-    assert found.unfinished == everything.unfinished == {"done": 1, "unreadable": 1}
+    assert found.unfinished == everything.unfinished == {"interrupted": 1, "unreadable": 1}
     assert [[row.get(name) for name in asked] for row in found.rows] == [
         [row.get(name) for name in asked] for row in everything.rows
     ]

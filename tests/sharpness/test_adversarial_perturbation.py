@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fsbench.sharpness.adversarial_perturbation import adversarial_perturbation
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.estimate import Refused
 from fsbench.sharpness.risk import Risk
+from sharpness.derivatives.test_hessian_operator import state_of
 from sharpness.networks import CLASSES, NETWORKS, SMOOTH, batches, loss_at, risk_of, whole
-from sharpness.test_hessian_operator import state_of
 
 
 def moved(risk: Risk, alpha: float) -> nn.Module:

@@ -6,17 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from fsbench.sharpness.baseline import baseline_diagonal, baseline_trace
-from fsbench.sharpness.risk import Risk
+from fsbench.sharpness import Risk, hessian_diagonal, hessian_trace
+from sharpness.derivatives.test_hessian_operator import dense_hessian, state_of
 from sharpness.networks import CLASSES, batches, by_tensor, risk_of
-from sharpness.test_hessian_operator import dense_hessian, state_of
 
 
 @pytest.mark.parametrize("name", ["fcnn", "lenet", "resnet", "frozen", "unused", "tokens", "gelu"])
 def test_diagonal(name):
     risk = risk_of(name)
     before = state_of(risk.model)
-    diagonal = baseline_diagonal(risk)
+    diagonal = hessian_diagonal(risk, "baseline")
     assert state_of(risk.model) == before
     assert (diagonal.exact, diagonal.stderr, diagonal.samples, diagonal.method) == (True, None, 21, "baseline")
     reference = by_tensor(risk, dense_hessian(name).diag())
@@ -29,7 +28,7 @@ def test_diagonal(name):
 def test_trace(name):
     risk = risk_of(name)
     risk.memory = 60_000  # in pieces
-    estimate = baseline_trace(risk)
+    estimate = hessian_trace(risk, "baseline")
     reference = dense_hessian(name).diag()
     assert estimate.value == pytest.approx(float(reference.sum()), rel=1e-9)
     assert (estimate.exact, estimate.stderr, estimate.samples) == (True, 0.0, 21)
@@ -39,4 +38,4 @@ def test_trace(name):
 
 def test_a_loss_linear_in_the_weights():
     model = nn.Sequential(nn.Flatten(), nn.Linear(72, CLASSES)).double().eval()
-    assert baseline_trace(Risk(model, lambda o, y: (o.sum(1) * y).mean(), batches())).value == 0.0
+    assert hessian_trace(Risk(model, lambda o, y: (o.sum(1) * y).mean(), batches()), "baseline").value == 0.0

@@ -6,11 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fsbench.sharpness.diagonal_approximations import difference_diagonal, difference_diagonals
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.diagonal import difference_diagonals
+from fsbench.sharpness.estimate import Diagonal, Refused
 from fsbench.sharpness.risk import Risk
+from sharpness.derivatives.test_hessian_operator import Changing, dense_hessian, flipped, hessian_of, state_of
 from sharpness.networks import CLASSES, NETWORKS, SMOOTH, batches, risk_of
-from sharpness.test_hessian_operator import Changing, dense_hessian, flipped, hessian_of, state_of
+
+
+def difference_diagonal(risk: Risk, **options) -> Diagonal:
+    *_, (_, last) = difference_diagonals(risk, **options)
+    return last
 
 
 def flat(tensors: dict[str, Tensor]) -> Tensor:

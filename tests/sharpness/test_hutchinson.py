@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from fsbench.sharpness.hutchinson import hutchinson_trace, signs
-from fsbench.sharpness.risk import Risk
+from fsbench.sharpness import Risk
+from fsbench.sharpness.derivatives.hessian_operator import signs
+from fsbench.sharpness.trace import hutchinson_trace
+from sharpness.derivatives.test_hessian_operator import attention, dense_hessian, hessian_of, state_of
 from sharpness.networks import CLASSES, batches, by_tensor, risk_of
-from sharpness.test_hessian_operator import attention, dense_hessian, hessian_of, state_of
 
 
 @pytest.mark.parametrize("name", ["fcnn", "lenet", "resnet", "frozen", "unused", "tied", "tokens", "gelu"])

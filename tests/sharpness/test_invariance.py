@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fsbench.sharpness.derivatives.surrogate_loss import normalized_softmax_cross_entropy
 from fsbench.sharpness.estimate import Estimate
 from fsbench.sharpness.matrix_normalized import matrix_normalized_sharpness
 from fsbench.sharpness.minimum import minimum_sharpness
 from fsbench.sharpness.normalized import normalized_sharpness
 from fsbench.sharpness.risk import Risk
-from fsbench.sharpness.surrogate_loss import normalized_softmax_cross_entropy
 from fsbench.sharpness.trace import hessian_trace
 from sharpness.networks import NETWORKS, batches
 

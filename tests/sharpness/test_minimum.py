@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from fsbench.sharpness.estimate import Estimate
-from fsbench.sharpness.homogeneous_operations import NotInvariantWarning
+from fsbench.sharpness.derivatives.surrogate_loss import normalized_softmax_cross_entropy
+from fsbench.sharpness.estimate import Estimate, Refused
 from fsbench.sharpness.minimum import minimum_sharpness
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.rescaling.homogeneous_operations import NotInvariantWarning
 from fsbench.sharpness.risk import Risk
-from fsbench.sharpness.surrogate_loss import normalized_softmax_cross_entropy
 from fsbench.sharpness.trace import hessian_trace
 from sharpness.networks import NETWORKS, batches, by_tensor, dense_hessian, risk_of
 

@@ -10,18 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fsbench.sharpness.derivatives.logit_hessian import GaussNewtonWarning
+from fsbench.sharpness.derivatives.surrogate_loss import normalized_softmax_cross_entropy
 from fsbench.sharpness.diagonal import hessian_diagonal
-from fsbench.sharpness.estimate import Diagonal
-from fsbench.sharpness.gauss_newton import GaussNewtonWarning
-from fsbench.sharpness.homogeneous_operations import NotInvariantWarning, inhomogeneous_operations
+from fsbench.sharpness.estimate import Diagonal, Refused
 from fsbench.sharpness.matrix_normalized import matrix_normalized_sharpness
-from fsbench.sharpness.normalized import normalized_sharpness
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.normalized import WeightMatrix, normalized_sharpness
+from fsbench.sharpness.rescaling.homogeneous_operations import NotInvariantWarning, inhomogeneous_operations
 from fsbench.sharpness.risk import Risk
-from fsbench.sharpness.surrogate_loss import normalized_softmax_cross_entropy
-from fsbench.sharpness.weight_matrices import WeightMatrix
-from sharpness.balancing_reference import reference_minimum
 from sharpness.networks import NETWORKS, batches, by_tensor, dense_hessian, risk_of
+from sharpness.rescaling.balancing_reference import reference_minimum
 
 
 class Channels(nn.Module):
@@ -264,7 +262,7 @@ class Halved(torch.autograd.Function):
 
 
 @pytest.mark.parametrize(("of", "named"), BREAKING.values(), ids=BREAKING)
-@pytest.mark.filterwarnings("ignore::fsbench.sharpness.gauss_newton.GaussNewtonWarning")
+@pytest.mark.filterwarnings("ignore::fsbench.sharpness.derivatives.logit_hessian.GaussNewtonWarning")
 def test_what_breaks_the_invariance_is_named(of, named):
     it = built(lambda: Applied(of))
     h = diagonal({name: torch.ones_like(p) for name, p in it.parameters.items()})

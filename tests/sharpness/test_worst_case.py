@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from fsbench.geometries import Geometry
 from fsbench.optim import ASAM, FSAM, SAM, SharpnessAware
-from fsbench.sharpness.refused import Refused
+from fsbench.sharpness.estimate import Refused
 from fsbench.sharpness.risk import Risk
 from fsbench.sharpness.worst_case import worst_case_sharpness
+from sharpness.derivatives.test_hessian_operator import hessian_of, state_of
 from sharpness.networks import CLASSES, NETWORKS, SMOOTH, batches, loss_at, risk_of, whole
-from sharpness.test_hessian_operator import hessian_of, state_of
 
 OPTIMIZERS = {
     "sam": (SAM, {"rho": 0.05}, {}),

@@ -22,7 +22,6 @@ from fsbench.data.share import Share
 from fsbench.models import build_model
 from fsbench.optim import SAM
 from fsbench.optim.running_statistics import mixes_examples
-from fsbench.runs import identity as identity_module
 from fsbench.runs.directory import RunDirectory
 from fsbench.runs.identity import identity
 from fsbench.training import devices as devices_module
@@ -210,7 +209,7 @@ def test_the_number_of_devices_is_part_of_a_run_where_it_changes_the_result(mode
     assert changed(devices=4, sync_batchnorm=True) == changed(sync_batchnorm=True) == identity(config)
     pieces = {"sync_batchnorm": True, "micro_batch_size": 16}
     assert (changed(devices=4, **pieces) == changed(**pieces)) == MODELS[model]
-    assert (config["model"]["family"] in identity_module.WITHOUT_BATCHNORM) == MODELS[model]
+    assert job.config.model.batchnorm != MODELS[model]
     assert mixes_examples(build_model(job.config.model, (3, 32, 32), 10)) != MODELS[model]
 
 

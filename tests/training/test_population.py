@@ -20,7 +20,6 @@ from fsbench.optim import ASAM, FSAM, SAM, Descent, SharpnessAware
 from fsbench.optim.stacked_descent import StackedDescent
 from fsbench.runs.directory import RunDirectory
 from fsbench.training import population as population_module
-from fsbench.training.build import _METHODS
 from fsbench.training.population_plan import obstacle, populations
 from fsbench.training.progress import Progress
 from fsbench.training.stacked_closure import StackedClosure
@@ -103,7 +102,7 @@ def test_members_are_the_runs_they_would_be_alone(fsbench, quick, sweep) -> None
 
 def test_a_fourth_geometry_is_the_run_it_would_be_alone(fsbench, quick, monkeypatch) -> None:
     layerwise = Geometry("layerwise", lambda w, g, name, eta: w.square().sum(), {"rho": 0.05})
-    monkeypatch.setitem(_METHODS, "sam", partial(SharpnessAware, geometry=layerwise))
+    monkeypatch.setattr(SAMOptions, "builder", partial(SharpnessAware, geometry=layerwise))
     line = ["-m", *quick, "optimizer=sam", "optimizer.rho=0.05,0.2"]
     assert fsbench("train", *line, "runs_dir=alone").code == 0
     assert fsbench("train", *line, "runs_dir=together", TOGETHER).code == 0
@@ -117,7 +116,7 @@ def test_a_method_that_does_not_say_that_it_can_be_stacked(fsbench, quick, monke
         def inverse_metric(self, closure, rows, size):
             return lambda params, out: [torch.full_like(p, float(p.square().sum())) for p in params]
 
-    monkeypatch.setitem(_METHODS, "sam", Layerwise)
+    monkeypatch.setattr(SAMOptions, "builder", Layerwise)
     line = ["-m", *quick, "optimizer=sam", "seed=0,1", TOGETHER]
     ended = fsbench("train", *line)
     assert ended.code == 3

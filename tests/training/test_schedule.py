@@ -6,9 +6,8 @@ import math
 
 import pytest
 import torch
-from pydantic import TypeAdapter
 
-from fsbench.config.schedule import AnySchedule
+from fsbench.config.schedule import ScheduleOptions
 from fsbench.optim import SAM
 from fsbench.training.schedule import Schedule
 
@@ -19,7 +18,7 @@ TOTAL = EPOCHS * STEPS
 def schedule(**options) -> tuple[SAM, Schedule]:
     optimizer = SAM([torch.zeros(1, requires_grad=True)], torch.optim.SGD, rho=0.1, lr=1.0)
     optimizer._opt_called = True  # no steps are taken here
-    checked = TypeAdapter(AnySchedule).validate_python({"warmup_epochs": 0, **options})
+    checked = ScheduleOptions.model_validate(options)
     return optimizer, Schedule(checked, optimizer, EPOCHS, STEPS)
 
 

@@ -20,7 +20,8 @@ STREAMED_ONLY = ("random_resized_crop", "resize", "size", "color_jitter")
 def batch_augment(
     options: AugmentOptions, mean: Sequence[float], std: Sequence[float], size: int | None = None
 ) -> Callable[[Tensor, torch.Generator], Tensor]:
-    """Flip, crop, AutoAugment (or it before them), normalise, Cutout, as a function of (images, generator).
+    """Flip, crop, AutoAugment (or it before them), a user's own change, normalise, Cutout, as a function of (images,
+    generator).
 
     It takes uint8 images (B, C, H, W), which it leaves as they are, and a generator of the CPU, from which all its
     randomness comes on every device; it returns normalised float32 images of the same shape. `mean` and `std`: C
@@ -41,7 +42,9 @@ def batch_augment(
     def moved(images: Tensor, generator: torch.Generator) -> Tensor:
         return flip_crop(images, options.flip, options.crop, generator, options.padding)
 
-    steps = (changed, moved) if options.autoaugment_first else (moved, changed)
+    steps = [changed, moved] if options.autoaugment_first else [moved, changed]
+    if options.builder:
+        steps.append(options.built_by()(options))
 
     def augment(images: Tensor, generator: torch.Generator) -> Tensor:
         for step in steps:

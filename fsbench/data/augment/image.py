@@ -49,6 +49,9 @@ def image_transform(
         steps += policy
     if options.color_jitter:
         steps.append(v2.ColorJitter(options.color_jitter, options.color_jitter, options.color_jitter))
+    if options.builder:
+        own = options.built_by()(options)
+        steps.append(v2.Lambda(lambda image: own(image.unsqueeze(0), None).squeeze(0)))
     steps.append(Normalize(mean, std))
     if options.cutout:
         steps.append(Cutout(options.cutout))

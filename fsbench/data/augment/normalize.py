@@ -12,11 +12,14 @@ from torch import Tensor
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(x / 255 - mean) / std per channel: uint8 (..., C, H, W) to a new float32 tensor of the same shape.
 
-    `mean` and `std` hold C numbers each, for images scaled to [0, 1]. Raises TypeError where `images` is not uint8.
+    `mean` and `std` hold C numbers each, for images scaled to [0, 1]; float ones are taken as such, (x - mean) / std.
+    Raises TypeError where `images` is neither uint8 nor float.
     """
-    if images.dtype != torch.uint8:
-        raise TypeError(f"images must be uint8, not {images.dtype}")
     shift, scale = _moments(tuple(mean), tuple(std), images.device)
+    if images.is_floating_point():
+        return images.float().sub(shift).div_(scale)
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8 or float, not {images.dtype}")
     return images.float().mul_(1 / 255).sub_(shift).div_(scale)
 
 

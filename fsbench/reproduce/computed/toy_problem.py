@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fsbench.geometries import ADAPTIVE, EUCLIDEAN, INVERSE_FISHER_ADDITIVE
-from fsbench.optim.geometry import perturbation
+from fsbench.optim.ellipsoid import perturbation
 
 # (m, s, alpha, beta) of the two components.
 COMPONENTS = ((20.0, 30.0, 0.7, 1.8), (-20.0, 10.0, 0.3, 1.2))

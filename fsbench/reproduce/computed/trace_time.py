@@ -18,7 +18,7 @@ from fsbench.report.table import write_frame
 from fsbench.reproduce.computed import Context
 from fsbench.reproduce.computed.mnist_networks import NETWORKS, risk_of
 from fsbench.sharpness import Risk, hessian_diagonal, hessian_trace
-from fsbench.sharpness.hessian_operator import summed_gradient, twice_differentiable
+from fsbench.sharpness.derivatives.hessian_operator import summed_gradient, twice_differentiable
 
 
 def naive_entries(risk: Risk, entries: list[tuple[str, int]]) -> list[float]:

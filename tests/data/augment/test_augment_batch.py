@@ -8,7 +8,7 @@ from pretended_gpu import PretendedGPU
 from torchvision.transforms.v2 import functional as tv
 from torchvision_steps import ROUNDED, torchvision
 
-from fsbench.config.augment import AugmentOptions
+from fsbench.config.augment import StandardAugment
 from fsbench.data.augment import batch_augment, normalize
 from fsbench.data.augment.autoaugment import draw, plan
 from fsbench.data.augment.normalize import _moments
@@ -18,7 +18,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 KIM = {
     "flip": True, "crop": 4, "padding": "reflect", "autoaugment": "cifar10", "autoaugment_first": True, "cutout": 16,
 }  # fmt: skip
-FULL = AugmentOptions(flip=True, crop=4, autoaugment="cifar10", cutout=16)
+FULL = StandardAugment(flip=True, crop=4, autoaugment="cifar10", cutout=16)
 SHAPES = [(6, 3, 32, 32), (6, 1, 28, 28), (5, 3, 9, 40), (4, 1, 8, 8), (1, 3, 1, 1)]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 
@@ -30,7 +30,7 @@ def noise(*shape: int) -> torch.Tensor:
 @shapes
 def test_none_is_normalisation_exactly(shape):
     images, mean, std = noise(*shape), MEAN[: shape[1]], STD[: shape[1]]
-    found = batch_augment(AugmentOptions(), mean, std)(images, torch.Generator())
+    found = batch_augment(StandardAugment(), mean, std)(images, torch.Generator())
     assert found.dtype == torch.float32
     assert torch.equal(found, normalize(images, mean, std))
     exact = (images.double() / 255 - torch.tensor(mean).double().view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
@@ -42,7 +42,7 @@ def test_none_is_normalisation_exactly(shape):
 def test_autoaugment_before_or_after_flip_and_crop_is_torchvisions(padding, first):
     crop, side, batch = 2, 12, 60
     images = noise(batch, 3, side, side)
-    options = AugmentOptions(flip=True, crop=crop, padding=padding, autoaugment="svhn", autoaugment_first=first)
+    options = StandardAugment(flip=True, crop=crop, padding=padding, autoaugment="svhn", autoaugment_first=first)
     found = batch_augment(options, MEAN, STD)(images, torch.Generator().manual_seed(3))
 
     draws = torch.Generator().manual_seed(3)
@@ -92,12 +92,12 @@ def test_same_seed_same_batch_and_the_input_stays(shape):
 @pytest.mark.parametrize(
     "options",
     [
-        AugmentOptions(flip=True),
-        AugmentOptions(crop=4),
-        AugmentOptions(cutout=16),
-        AugmentOptions(autoaugment="cifar10"),
-        AugmentOptions(autoaugment="svhn"),
-        AugmentOptions(autoaugment="imagenet"),
+        StandardAugment(flip=True),
+        StandardAugment(crop=4),
+        StandardAugment(cutout=16),
+        StandardAugment(autoaugment="cifar10"),
+        StandardAugment(autoaugment="svhn"),
+        StandardAugment(autoaugment="imagenet"),
     ],
     ids=["flip", "crop", "cutout", "cifar10", "svhn", "imagenet"],
 )
@@ -105,12 +105,12 @@ def test_each_image_has_a_draw_of_its_own(options):
     images = noise(1, 3, 32, 32).expand(64, -1, -1, -1)
     found = batch_augment(options, MEAN, STD)(images, torch.Generator().manual_seed(0))
     different = len({image.numpy().tobytes() for image in found})
-    assert different == 2 if options == AugmentOptions(flip=True) else different > 20
+    assert different == 2 if options == StandardAugment(flip=True) else different > 20
 
 
 def test_the_hole_is_the_mean_and_comes_last():
     images = torch.full((32, 3, 32, 32), 255, dtype=torch.uint8)
-    found = batch_augment(AugmentOptions(cutout=16, autoaugment="svhn"), MEAN, STD)
+    found = batch_augment(StandardAugment(cutout=16, autoaugment="svhn"), MEAN, STD)
     zero = found(images, torch.Generator().manual_seed(0)).eq(0)
     assert zero.all(1).flatten(1).sum(1).min() >= 8 * 8
     assert zero.all(1).flatten(1).sum(1).max() <= 16 * 16
@@ -128,18 +128,18 @@ def test_the_hole_is_the_mean_and_comes_last():
 )
 def test_options_for_image_files_are_refused(options, message):
     with pytest.raises(UsageError) as error:
-        batch_augment(AugmentOptions(**options), MEAN, STD)
+        batch_augment(StandardAugment(**options), MEAN, STD)
     assert str(error.value).startswith(message)
 
 
 def test_autoaugment_needs_grey_or_rgb():
     with pytest.raises(UsageError, match=r"augment\.autoaugment=svhn: needs 1 or 3 channels, not 4"):
-        batch_augment(AugmentOptions(autoaugment="svhn"), (0.5,) * 4, (0.5,) * 4)
+        batch_augment(StandardAugment(autoaugment="svhn"), (0.5,) * 4, (0.5,) * 4)
 
 
 def test_a_hole_larger_than_the_images_is_refused():
     message = r"augment\.cutout=16: must be at most 8, the side of the images"
-    options = AugmentOptions(cutout=16)
+    options = StandardAugment(cutout=16)
     with pytest.raises(UsageError, match=message):
         batch_augment(options, MEAN, STD, size=8)
     with pytest.raises(UsageError, match=message):
@@ -149,7 +149,7 @@ def test_a_hole_larger_than_the_images_is_refused():
 
 def test_a_reflection_larger_than_the_images_is_refused():
     message = r"augment\.crop=8: must be at most 7 to pad these images by reflection"
-    options = AugmentOptions(crop=8, padding="reflect")
+    options = StandardAugment(crop=8, padding="reflect")
     with pytest.raises(UsageError, match=message):
         batch_augment(options, MEAN, STD, size=8)
     with pytest.raises(UsageError, match=message):
@@ -173,7 +173,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize(("options", "most"), OPTIONS.values(), ids=OPTIONS)
 def test_the_host_waits_for_nothing_on_a_gpu(options, most):
-    augment = batch_augment(AugmentOptions(**options), MEAN, STD)
+    augment = batch_augment(StandardAugment(**options), MEAN, STD)
     with PretendedGPU() as gpu:
         images = torch.empty(128, 3, 32, 32, dtype=torch.uint8, device="cuda")
         augment(images, torch.Generator().manual_seed(0))  # tables are made once
@@ -193,7 +193,7 @@ def test_only_uint8_is_taken():
 @pytest.mark.gpu
 def test_the_same_on_a_gpu():
     images = noise(256, 3, 32, 32)
-    for options in (FULL, AugmentOptions(**KIM)):
+    for options in (FULL, StandardAugment(**KIM)):
         augment = batch_augment(options, MEAN, STD)
         expected, first, again = (
             augment(where, torch.Generator().manual_seed(5)) for where in (images, images.cuda(), images.cuda())

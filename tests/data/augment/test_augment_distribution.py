@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms import AutoAugmentPolicy, v2
 from torchvision.transforms.v2 import functional as tv
 
-from fsbench.config.augment import AugmentOptions
+from fsbench.config.augment import AugmentOptions, StandardAugment
 from fsbench.data.augment import batch_augment, image_transform
 from fsbench.data.augment.autoaugment import draw, plan, sub_policies
 from fsbench.data.augment.magnitudes import SIGNED, magnitude
@@ -49,9 +49,9 @@ def numbered(channels: int, height: int, width: int) -> Tensor:
 @pytest.mark.parametrize("shape", [(1, 4, 3), (3, 3, 5)], ids=["grey", "colour"])
 def test_flips_and_crops_are_uniform_over_all_places(shape, flip, crop, padding):
     image = numbered(*shape)
-    options = AugmentOptions(flip=flip, crop=crop, padding=padding)
+    options = StandardAugment(flip=flip, crop=crop, padding=padding)
     mode = "constant" if padding == "zeros" else padding
-    normal = batch_augment(AugmentOptions(), MEAN[: shape[0]], STD[: shape[0]])
+    normal = batch_augment(StandardAugment(), MEAN[: shape[0]], STD[: shape[0]])
     outcomes = [
         tv.crop(tv.pad(mirrored, [crop], padding_mode=mode), top, left, *shape[1:])
         for mirrored in ([image, tv.horizontal_flip(image)] if flip else [image])
@@ -72,7 +72,7 @@ def test_flips_and_crops_are_uniform_over_all_places(shape, flip, crop, padding)
 def test_cutout_centres_are_uniform_and_the_hole_is_clipped(side):
     height, width = 7, 5
     image = torch.full((3, height, width), 255, dtype=torch.uint8)
-    whole = batch_augment(AugmentOptions(), MEAN, STD)(image[None], torch.Generator())[0]
+    whole = batch_augment(StandardAugment(), MEAN, STD)(image[None], torch.Generator())[0]
     probability: dict[bytes, float] = {}
     for y in range(height):
         for x in range(width):
@@ -81,7 +81,7 @@ def test_cutout_centres_are_uniform_and_the_hole_is_clipped(side):
             hole[:, max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = 0
             [key] = keys(hole[None])
             probability[key] = probability.get(key, 0.0) + 1 / (height * width)
-    for name, images in both_paths(AugmentOptions(cutout=side), image, 2000).items():
+    for name, images in both_paths(StandardAugment(cutout=side), image, 2000).items():
         assert excess(keys(images + 0.0), probability) < 4, name  # + 0.0: -0 is 0
 
 
@@ -138,10 +138,10 @@ def test_sub_policies_signs_and_chances_are_drawn_as_published(policy):
 @pytest.mark.parametrize(
     "options",
     [
-        AugmentOptions(autoaugment="cifar10"),
-        AugmentOptions(autoaugment="svhn"),
-        AugmentOptions(flip=True, crop=4, autoaugment="cifar10", cutout=16),
-        AugmentOptions(flip=True, crop=4, padding="reflect", autoaugment="cifar10", autoaugment_first=True, cutout=16),
+        StandardAugment(autoaugment="cifar10"),
+        StandardAugment(autoaugment="svhn"),
+        StandardAugment(flip=True, crop=4, autoaugment="cifar10", cutout=16),
+        StandardAugment(flip=True, crop=4, padding="reflect", autoaugment="cifar10", autoaugment_first=True, cutout=16),
     ],
     ids=["cifar10", "svhn", "flip-crop-cifar10-cutout", "kim2022"],
 )

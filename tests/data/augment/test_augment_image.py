@@ -10,13 +10,13 @@ from PIL import Image
 from torchvision.transforms import AutoAugmentPolicy, v2
 from torchvision.transforms.v2 import functional as tv
 
-from fsbench.config.augment import AugmentOptions
+from fsbench.config.augment import StandardAugment
 from fsbench.data.augment import batch_augment, eval_transform, image_transform, normalize
 from fsbench.errors import UsageError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-IMAGENET = AugmentOptions(flip=True, random_resized_crop=True, resize=256)
-IMAGENET128 = AugmentOptions(flip=True, resize=128, size=114, color_jitter=0.4)
+IMAGENET = StandardAugment(flip=True, random_resized_crop=True, resize=256)
+IMAGENET128 = StandardAugment(flip=True, resize=128, size=114, color_jitter=0.4)
 
 
 def photo(width: int = 150, height: int = 100, mode: str = "RGB") -> Image.Image:
@@ -33,10 +33,10 @@ def seeded(transform, image, seed):
 @pytest.mark.parametrize(
     ("options", "size", "shape"),
     [
-        (AugmentOptions(), None, (3, 100, 150)),
-        (AugmentOptions(), 32, (3, 32, 32)),
-        (AugmentOptions(flip=True, crop=4, autoaugment="imagenet", cutout=16), None, (3, 100, 150)),
-        (AugmentOptions(flip=True, crop=4, autoaugment="cifar10", cutout=16), 64, (3, 64, 64)),
+        (StandardAugment(), None, (3, 100, 150)),
+        (StandardAugment(), 32, (3, 32, 32)),
+        (StandardAugment(flip=True, crop=4, autoaugment="imagenet", cutout=16), None, (3, 100, 150)),
+        (StandardAugment(flip=True, crop=4, autoaugment="cifar10", cutout=16), 64, (3, 64, 64)),
         (IMAGENET, 224, (3, 224, 224)),
         (IMAGENET128, 128, (3, 114, 114)),
     ],
@@ -54,9 +54,9 @@ def test_training_and_evaluation_give_the_same_shape(options, size, shape):
 
 def test_none_equals_the_batched_path_bit_for_bit():
     image = photo()
-    batched = batch_augment(AugmentOptions(), MEAN, STD)(tv.pil_to_tensor(image)[None], torch.Generator())[0]
+    batched = batch_augment(StandardAugment(), MEAN, STD)(tv.pil_to_tensor(image)[None], torch.Generator())[0]
     for build in (image_transform, eval_transform):
-        assert torch.equal(build(AugmentOptions(), MEAN, STD, None)(image), batched)
+        assert torch.equal(build(StandardAugment(), MEAN, STD, None)(image), batched)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_none_equals_the_batched_path_bit_for_bit():
     [
         (IMAGENET, 224, [v2.Resize(256), v2.CenterCrop(224)]),
         (IMAGENET128, 128, [v2.Resize((128, 128)), v2.CenterCrop(114)]),
-        (AugmentOptions(flip=True, crop=4, cutout=8), 40, [v2.Resize((40, 40))]),
+        (StandardAugment(flip=True, crop=4, cutout=8), 40, [v2.Resize((40, 40))]),
     ],
     ids=["imagenet", "imagenet128", "flip-crop"],
 )
@@ -94,7 +94,7 @@ def test_imagenet128_crops_and_flips_the_resized_image():
 
 
 def test_jitter_follows_torchvision_and_the_seed():
-    options = AugmentOptions(color_jitter=0.4)
+    options = StandardAugment(color_jitter=0.4)
     reference = v2.Compose([v2.PILToTensor(), v2.ColorJitter(0.4, 0.4, 0.4)])
     transform = image_transform(options, MEAN, STD, None)
     found = seeded(transform, photo(), 3)
@@ -105,7 +105,7 @@ def test_jitter_follows_torchvision_and_the_seed():
 @pytest.mark.parametrize("first", [False, True], ids=["after the crop", "before it"])
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
 def test_the_order_is_the_one_asked_for(padding, first):
-    options = AugmentOptions(flip=True, crop=9, padding=padding, autoaugment="cifar10", autoaugment_first=first)
+    options = StandardAugment(flip=True, crop=9, padding=padding, autoaugment="cifar10", autoaugment_first=first)
     mode = "constant" if padding == "zeros" else padding
     moved = [v2.RandomHorizontalFlip(), v2.RandomCrop((100, 150), padding=9, padding_mode=mode)]
     changed = [v2.AutoAugment(AutoAugmentPolicy.CIFAR10)]
@@ -118,7 +118,7 @@ def test_the_order_is_the_one_asked_for(padding, first):
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_are_converted_to_the_channels_of_the_mean(mode, channels):
-    found = image_transform(AugmentOptions(), MEAN[:channels], STD[:channels], None)(photo(mode=mode))
+    found = image_transform(StandardAugment(), MEAN[:channels], STD[:channels], None)(photo(mode=mode))
     assert found.shape == (channels, 100, 150)
 
 
@@ -137,5 +137,5 @@ def test_images_are_converted_to_the_channels_of_the_mean(mode, channels):
 )
 def test_sizes_that_do_not_fit_are_refused(build, options, size, message):
     with pytest.raises(UsageError) as error:
-        build(AugmentOptions(**options), MEAN, STD, size)
+        build(StandardAugment(**options), MEAN, STD, size)
     assert str(error.value).startswith(message)

@@ -1,0 +1,207 @@
+"""`fsbench plot`: curves of finished runs, or one point a run, as a picture."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fsbench.cli.flags import Parser
+from fsbench.errors import UsageError, did_you_mean
+from fsbench.lines import say, tell
+from fsbench.measuring.measures import MEASURES, measure_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# By the ending of a file, what else would say when it was made: files differ only where the picture does.
+_DATES: dict[str, dict[str, Any]] = {
+    ".svg": {"Date": None, "Creator": None},
+    ".png": {"Software": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+_BANDS = {"stderr": "one standard error of the mean to either side", "range": "from the smallest to the largest run"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        prog="fsbench plot",
+        description="Draws finished runs: curves over epochs, means over a configuration key, or one point a run.",
+        epilog="--x decides. A configuration key (optimizer.rho): the mean of --y over runs is drawn at each of its "
+        "values, with a band. Another column that has one number a run, a result (test_accuracy) or a measure "
+        "(hessian_trace): each run is a point. A column of metrics.jsonl (epoch): the mean of --y over runs is drawn "
+        "epoch by epoch, with a band. An axis is logarithmic where its values are positive and a factor of 100 apart. "
+        "Example: fsbench plot runs --x epoch --y test_accuracy --by optimizer -o curves.svg",
+    )
+    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="directories (default: runs)")
+    parser.add_argument("--x", required=True, help="column along the horizontal axis")
+    parser.add_argument("--y", required=True, help="column along the vertical axis")
+    parser.add_argument("--by", default="", help="keys whose values are told apart, such as model,optimizer")
+    parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this value")
+    bands = "; ".join(f"{name}: {words}" for name, words in _BANDS.items())
+    parser.add_argument("--band", default="stderr", choices=list(_BANDS), help=f"{bands} (default: %(default)s)")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the picture, a name in .svg, .png or .pdf")
+    options = parser.parse_intermixed_args(list(arguments))
+    x, y, output = options.x, options.y, options.output
+    if output.suffix not in _DATES:
+        raise UsageError("-o", output, f"must end in one of {', '.join(_DATES)}")
+    by = [name.strip() for name in options.by.split(",") if name.strip()]
+
+    import pandas as pd
+
+    from fsbench.report.aggregate import mixed_keys
+    from fsbench.runs.records import read_records
+
+    records = read_records(options.runs)
+    rows = records.rows
+    left_out = ", ".join(f"{count} {status}" for status, count in sorted(records.unfinished.items()))
+    if not rows:
+        where = " ".join(map(str, options.runs))
+        raise UsageError("runs", where, "no finished run there" + (f" ({left_out})" if left_out else ""))
+    keys = dict.fromkeys([*records.choices, *records.configuration])
+    columns = dict.fromkeys(key for row in rows for key in row)
+    for option, name, given in [("--by", name, name) for name in by] + [
+        ("--where", condition.partition("=")[0], condition) for condition in options.where
+    ]:
+        if name not in columns:
+            raise _unknown(option, given, name, keys, columns)
+    for condition in options.where:
+        key, equals, value = condition.partition("=")
+        if not equals:
+            raise UsageError("--where", condition, "must read KEY=VALUE")
+        rows = [row for row in rows if _shown(row.get(key)) == _shown(_number(value))]
+        if not rows:
+            raise UsageError("--where", condition, f"none of {len(records.rows)} finished runs is like that")
+
+    found = [(row, row) for row in rows]
+    results = [key for key in columns if key not in keys and key != "run"]
+    of_epochs: dict[str, None] = {}
+    if curve := x not in columns:
+        found = [(row, epoch) for row in rows for epoch in _metrics(Path(row["run"], "metrics.jsonl"))]
+        of_epochs = dict.fromkeys(key for _, epoch in found for key in epoch)
+        if x not in of_epochs:
+            raise _unknown("--x", x, x, [*of_epochs, *results], [*of_epochs, *columns])
+    if y not in (of_epochs if curve else columns):
+        raise _unknown("--y", y, y, of_epochs if curve else results, of_epochs if curve else columns)
+    try:
+        points = pd.DataFrame(
+            {
+                "run": [row["run"] for row, _ in found],
+                "line": [", ".join(_shown(row.get(name)) for name in by) for row, _ in found],
+                "step": [point.get("epoch") if curve else point.get(x) for _, point in found],
+                "x": pd.to_numeric([point.get(x) for _, point in found]),
+                "y": pd.to_numeric([point.get(y) for _, point in found]),
+            }
+        )
+    except (ValueError, TypeError):
+        raise UsageError("--x", f"{x} --y={y}", "both must be numbers; others go with --by") from None
+    points = points.replace([float("inf"), float("-inf")], float("nan")).dropna(subset=["x", "y"])
+    if points.empty:
+        raise UsageError("--y", y, f"no run has both {x} and {y}")
+    averaged = curve or x in keys
+    say(f"{output}: {_draw(points, (x, y), ', '.join(by), _BANDS[options.band] if averaged else '', output)}")
+    if lacking := len(rows) - points["run"].nunique():
+        tell(f"note: {lacking} of {len(rows)} runs are left out, which lack {x} or {y}")
+    if averaged:
+        for key, values in mixed_keys(rows, [*by, x], records.choices, records.configuration).items():
+            tell(f"note: a line averages runs that differ in {key} ({', '.join(values)}); add it to --by")
+    if left_out:
+        tell(f"note: runs left out because they are not finished: {left_out}")
+    return 0
+
+
+def _metrics(file: Path) -> list[dict[str, Any]]:
+    from fsbench.runs.read import Unreadable, read_json_lines
+
+    try:
+        return read_json_lines(file)
+    except FileNotFoundError:
+        return []
+    except Unreadable as failure:
+        tell(f"note: {failure}")
+        return []
+
+
+def _unknown(option: str, given: str, name: str, listed: Iterable[str], columns: Iterable[str]) -> UsageError:
+    """There is no such column: one that is near, what measures it if it is a measure, and those that there are."""
+    there = f"; there are {', '.join(listed)}"
+    if (short := MEASURES.get(name)) is not None and short.column in columns:
+        return UsageError(option, given, f"no such column; the measure's is {short.column}")
+    if (measure := measure_of(name) or short) is not None:
+        command = f"`fsbench sharpness -m 'run=glob(runs/*)' measures=[{measure.name}]` does it"
+        return UsageError(option, given, f"no run there was measured, {command}{there}")
+    return UsageError(option, given, f"no such column{did_you_mean(name, columns)}{there}")
+
+
+def _draw(points: pd.DataFrame, axes_of: tuple[str, str], by: str, band: str, output: Path) -> str:
+    """Draw and write the picture; returns its caption.
+
+    Args:
+        points: run, line, step, x and y of each.
+        axes_of: names of the columns along the axes.
+        by: what lines differ in.
+        band: what is drawn around means over runs of equal line and step; empty: the points themselves.
+    """
+    from fsbench.report.figure_style import COLUMN, figure, legend_above, style, styles
+    from fsbench.runs.atomic import atomic_path
+
+    names = sorted(points["line"].unique(), key=lambda name: (isinstance(_number(name), str), _number(name)))
+    count = points["run"].nunique()
+    split = f", by {by}" if by else ""
+    caption = f"Mean over runs{split}; the band is {band}." if band else f"A point for each of {count} runs{split}."
+    with style():
+        from matplotlib.lines import Line2D
+        from matplotlib.ticker import MaxNLocator
+
+        drawn = figure(1.5 * COLUMN, 3.2)
+        axes = drawn.add_subplot()
+        handles = []
+        for name, look in styles(names).items():
+            line = points[points["line"] == name]
+            drawing = look.line()
+            if not band:
+                drawing |= {"linestyle": "none", "markersize": 5, "markeredgecolor": "white"}
+            if band:
+                steps = line.groupby("step")
+                mean, y = steps[["x", "y"]].mean(), steps["y"]
+                error = y.sem().fillna(0.0)  # a single run has none
+                low, high = (mean["y"] - error, mean["y"] + error) if band == _BANDS["stderr"] else (y.min(), y.max())
+                axes.fill_between(mean["x"], low, high, color=look.colour, alpha=0.18, linewidth=0)
+                axes.plot(mean["x"], mean["y"], **drawing, markevery=-(-len(mean) // 12))
+            else:
+                axes.plot(line["x"], line["y"], **drawing)
+            runs = line["run"].nunique()
+            handles.append(Line2D([], [], **drawing, label=f"{name} ({runs} run{'s' * (runs > 1)})"))
+        for column, label, axis, set_scale in (
+            ("x", axes_of[0], axes.xaxis, axes.set_xscale),
+            ("y", axes_of[1], axes.yaxis, axes.set_yscale),
+        ):
+            axis.set_label_text(label.replace("_", " "))
+            if 0 < points[column].min() <= points[column].max() / 100:
+                set_scale("log")
+                if column == "y":
+                    axes.set_ylim(bottom=points["y"].min() / 1.3)  # a band may reach zero
+            elif (points[column] % 1 == 0).all():
+                axis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+        if by:
+            legend_above(drawn, handles)
+        drawn.supxlabel("\n".join(textwrap.wrap(caption, 85)), fontsize=6.5, color="0.35")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(output) as part:
+            drawn.savefig(part, format=output.suffix[1:], metadata=_DATES[output.suffix])
+    return caption
+
+
+def _shown(value: object) -> str:
+    """A value as the command line has it; 0.10 and 0.1 are the same."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,304 @@
+"""The decorators by which a user declares components of their own, in a file that `--plugin` names.
+
+    # mine.py
+    import fsbench
+
+    @fsbench.model("my_net")
+    def my_net(classes: int, channels: int, width: int = 16) -> torch.nn.Module: ...
+
+    fsbench train --plugin mine.py model=my_net model.width=32
+
+A component's options are the parameters of its function beyond those that fsbench hands in, with their annotations and
+defaults; the first line of its docstring describes it in `fsbench list`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_origin, get_type_hints
+
+from fsbench.errors import UsageError, first_line
+from fsbench.plugins import PREFIX
+
+if TYPE_CHECKING:
+    from fsbench.config.component import Component
+
+_Declared = TypeVar("_Declared")
+
+
+def model(name: str, *, batchnorm: bool = True, smallest: int = 1) -> Callable[[_Declared], _Declared]:
+    """Declare a network: a function, or a class of `torch.nn.Module`, that gives logits (N, classes).
+
+    It is handed those of `classes`, `channels` and `shape` (C, H, W) that it asks for.
+
+    Args:
+        name: for `model=`.
+        batchnorm: whether an example's output in training may depend on the others of its batch. A network that says no
+            can be trained in a population, and its runs are the same on any number of devices.
+        smallest: least height and width of its images in pixels.
+
+    Example:
+        >>> @model("wide", batchnorm=False)
+        ... def wide(classes: int, shape: tuple[int, int, int], width: int = 512) -> "torch.nn.Module":
+        ...     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(math.prod(shape), classes))
+    """
+
+    def declare(function: _Declared) -> _Declared:
+        def build(options: Component, shape: tuple[int, int, int], classes: int) -> Any:
+            return _called(function, options, classes=classes, channels=shape[0], shape=tuple(shape))
+
+        handed = ("classes", "channels", "shape")
+        _declare("model", name, function, build, handed, batchnorm=batchnorm, smallest=smallest)
+        return function
+
+    return declare
+
+
+def dataset(
+    name: str, *, title: str | None = None, classes: Sequence[str] | None = None
+) -> Callable[[_Declared], _Declared]:
+    """Declare a data set: a function that returns its training and its test images.
+
+    Each is `(images, labels)`, or a `torch.utils.data.Dataset` of such pairs: images uint8 (N, H, W), (N, C, H, W) or
+    (N, H, W, C), or float (N, C, H, W), which are taken as scaled to [0, 1]; labels 0 to K - 1. The function is handed
+    `data_dir` if it asks for it.
+
+    Args:
+        name: for `dataset=`.
+        title: what tables call it.
+        classes: their names.
+    """
+
+    def declare(function: _Declared) -> _Declared:
+        def build(options: Component, data_dir: Path) -> Any:
+            from fsbench.data.given import given_data
+
+            return given_data(_called(function, options, data_dir=data_dir), name, classes)
+
+        _declare("dataset", name, function, build, ("data_dir",), title=title)
+        return function
+
+    return declare
+
+
+def optimizer(
+    name: str, *, passes: float = 2, title: str | None = None, stackable: bool = False
+) -> Callable[[_Declared], _Declared]:
+    """Declare a method.
+
+    It is a `Geometry`, or a function that returns one; a class of `fsbench.optim.Descent` or `SharpnessAware`; or any
+    class of `torch.optim.Optimizer` whose `step(closure)` does all passes, made as `kind(params, base, lr=..., ...)`
+    with the options of the base among the rest if it takes `base`, else as `kind(params, lr=..., ...)` without a base.
+
+    Args:
+        name: for `optimizer=`.
+        passes: forward-backward passes over the mini-batch that a step takes, for estimates of cost.
+        title: what tables call it.
+        stackable: whether a population can train it; a geometry can.
+    """
+
+    def declare(given: _Declared) -> _Declared:
+        from fsbench.config.optimizer import NonNegative, OptimizerOptions, SharpnessAwareOptions
+        from fsbench.geometries import Geometry
+
+        facts: dict[str, Any] = {"passes": passes, "title": title, "stackable": stackable, "recordable": False}
+        if isinstance(given, Geometry) or not isinstance(given, type):
+            facts |= {"stackable": True, "recordable": True}
+
+            def of_geometry(params: Any, base: Any, **options: Any) -> Any:
+                from fsbench.optim import SharpnessAware
+
+                chosen = {key: options.pop(key) for key in own}
+                # The members of a population share theirs.
+                shape = shapes.setdefault(repr(chosen), make(**chosen))
+                return SharpnessAware(params, base, geometry=shape, **options)
+
+            shapes: dict[str, Geometry] = {}
+            make: Any = (lambda: given) if isinstance(given, Geometry) else given
+            own = _parameters(make, "optimizer", name, ())
+            shape = make(**{key: default for key, (_, default) in own.items()})
+            if not isinstance(shape, Geometry):
+                raise UsageError("--plugin", name, f"optimizer {name} gives a {type(shape).__name__}, not a Geometry")
+            fields = {key: (NonNegative, value) for key, value in shape.defaults.items()}
+            _record(SharpnessAwareOptions, name, given, of_geometry, {**fields, **own}, facts)
+            return given
+        from fsbench.optim import Descent, SharpnessAware
+
+        kind: Any = given
+        if issubclass(kind, Descent):
+            of_kind = SharpnessAwareOptions if issubclass(kind, SharpnessAware) else OptimizerOptions
+            handed = ("params", "base", "geometry", "max_norm", "model", "processes", "defaults")
+            defaults = kind.geometry.defaults if issubclass(kind, SharpnessAware) else {}
+            fields = {key: (NonNegative, value) for key, value in defaults.items()}
+            own = _parameters(kind, "optimizer", name, (*handed, *of_kind.model_fields))
+            _record(of_kind, name, given, kind, {**fields, **own}, facts)
+            return given
+
+        def of_theirs(params: Any, base: Any, **options: Any) -> Any:
+            from fsbench.optim.foreign import Foreign
+
+            return Foreign(params, base, kind=kind, own=own, **options)
+
+        own = _parameters(kind, "optimizer", name, ("params", "base", "base_optimizer", "lr"))
+        _record(OptimizerOptions, name, given, of_theirs, own, facts)
+        return given
+
+    return declare
+
+
+def loss(name: str) -> Callable[[_Declared], _Declared]:
+    """Declare a loss: a function of logits (N, K) and labels (N,) that returns the mean over the examples.
+
+    Training, evaluation and measures take it alike.
+    """
+
+    def declare(function: _Declared) -> _Declared:
+        def build(**options: Any) -> Any:
+            from fsbench.losses import Given
+
+            return Given(function, options)  # type: ignore[arg-type]
+
+        _declare("loss", name, function, build, 2)
+        return function
+
+    return declare
+
+
+def schedule(name: str, *, drops: bool = True) -> Callable[[_Declared], _Declared]:
+    """Declare a learning-rate schedule: a function that returns the factor on lr.
+
+    It is handed those of `progress` (the share of the training after the warm-up that is over, 0 to 1), `step` and
+    `steps` (of the whole training) that it asks for.
+
+    Args:
+        name: for `schedule=`.
+        drops: whether the rate ever falls below its peak.
+    """
+
+    def declare(function: _Declared) -> _Declared:
+        def at(options: Component, step: int, span: Any) -> Any:
+            return _called(function, options, progress=span.progress(step), step=step, steps=span.total)
+
+        _declare("schedule", name, function, "", ("progress", "step", "steps"), drops=drops, at=at)
+        return function
+
+    return declare
+
+
+def augmentation(name: str) -> Callable[[_Declared], _Declared]:
+    """Declare a change of training images: a function of uint8 images (B, C, H, W) and a generator of the CPU.
+
+    It returns uint8 images of the same shape, after flip, crop and AutoAugment, which are options beside its own, and
+    before images are normalised. All its randomness comes from the generator; None is torch's global one, for images
+    that are streamed from files.
+    """
+
+    def declare(function: _Declared) -> _Declared:
+        def build(options: Component) -> Any:
+            return lambda images, generator: _called(function, options, images, generator)
+
+        _declare("augment", name, function, build, 2)
+        return function
+
+    return declare
+
+
+def measure(name: str, *, column: str | None = None, whole: bool = False) -> Callable[[_Declared], _Declared]:
+    """Declare a measure: a function of a `Risk` that returns an `Estimate`, or a number that is exact.
+
+    Args:
+        name: for `measures=`.
+        column: of tables; None: the name.
+        whole: whether it takes all images of the split, not the `samples` drawn from it.
+    """
+
+    def declare(function: _Declared) -> _Declared:
+        from fsbench.measuring.measures import Measure, add_measure
+
+        _declare("measure", name, function, function, 1)
+        line, version = _line(function), _source(function)
+        add_measure(Measure(name, column or name, line, "a plugin", function, whole=whole, version=version))
+        return function
+
+    return declare
+
+
+def _declare(group: str, name: str, function: Any, build: Any, handed: Sequence[str] | int, **facts: Any) -> None:
+    from fsbench.config.component import group_of
+
+    kind = group_of(group)
+    taken = handed if isinstance(handed, int) else (*handed,)
+    _record(kind, name, function, build, _parameters(function, group, name, taken), facts)
+
+
+def _record(
+    kind: type[Component], name: str, given: Any, build: Any, fields: dict[str, Any], facts: dict[str, Any]
+) -> None:
+    """Define the record of a component's options, which puts it into the table."""
+    from pydantic import create_model
+
+    from fsbench.config.component import components
+
+    known = components(kind.group).get(name)
+    if known is not None and not known.source:
+        raise UsageError("--plugin", name, f"fsbench has a {kind.group} of this name; choose another")
+    source = _source(given)
+    # The record of a run holds the source, which so belongs to its identity.
+    made = create_model(
+        name, __base__=kind, __cls_kwargs__={"name": name}, __module__=__name__, __doc__=_line(given),
+        **fields, plugin=(str, source),
+    )  # fmt: skip
+    for fact, value in {**facts, "builder": build, "source": source, "own": tuple(fields)}.items():
+        if value is not None:
+            setattr(made, fact, value)
+
+
+def _parameters(function: Any, group: str, name: str, handed: Sequence[str] | int) -> dict[str, Any]:
+    """A function's own options, (annotation, default) by name: its parameters but those that fsbench hands in."""
+    from pydantic import Field
+
+    target = function.__init__ if isinstance(function, type) else function
+    try:
+        hints = get_type_hints(target, include_extras=True)
+        found = list(inspect.signature(function).parameters.values())
+    except (NameError, TypeError, ValueError) as failure:
+        problem = f"the annotations of {group} {name} can't be read: {first_line(failure)}"
+        raise UsageError("--plugin", name, problem) from None
+    found = found[handed:] if isinstance(handed, int) else [one for one in found if one.name not in handed]
+    own: dict[str, Any] = {}
+    for one in found:
+        if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+            continue
+        if one.name not in hints:
+            raise UsageError("--plugin", name, f"{group} {name}: its parameter {one.name} has no annotation")
+        annotation = hints[one.name]
+        if get_origin(annotation) is tuple:  # YAML has lists
+            annotation = Annotated[annotation, Field(strict=False)]
+        own[one.name] = (annotation, ... if one.default is one.empty else one.default)
+    return own
+
+
+def _called(function: Any, options: Component, *inputs: Any, **handed: Any) -> Any:
+    """Call a user's function with its own options, and of what is handed in with what it asks for."""
+    asked = {key: value for key, value in handed.items() if key in inspect.signature(function).parameters}
+    return function(*inputs, **asked, **options.arguments())
+
+
+def _line(given: Any) -> str:
+    """The first line of its docstring, else where it stands."""
+    text = (getattr(given, "__doc__", None) or "").strip() if callable(given) else ""
+    return text.partition("\n")[0] or f"of {getattr(given, '__module__', 'a plugin').removeprefix(PREFIX)}"
+
+
+def _source(given: Any) -> str:
+    """sha256 of the file that declares it; where there is none (a notebook), of its own text."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    file = frame.f_globals.get("__file__") if frame is not None else None
+    text = Path(file).read_bytes() if file and os.path.isfile(file) else inspect.getsource(given).encode()
+    return hashlib.sha256(text).hexdigest()

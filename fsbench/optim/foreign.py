@@ -1,0 +1,78 @@
+"""An optimizer of somebody else's, in the same loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fsbench.optim.descent import Closure, Descent, NonFiniteGradient
+
+_BASE = ("base", "base_optimizer")
+
+
+class Foreign(Descent):
+    """A class of `torch.optim.Optimizer` whose own `step(closure)` makes all the passes of a method.
+
+    Its closure empties the gradients, computes the loss of the mini-batch and its gradient, and returns the loss; the
+    first call of a step has to be at w. What else the class does, with BatchNorm's statistics say, is its own affair.
+
+    Args:
+        kind: the class. If it takes `base` (or `base_optimizer`), it is made as kind(params, base=base, lr=..., ...)
+            with the base's options among the rest, else as kind(params, lr=..., ...), and there is no base.
+        own: names of the options that are the method's, not the base's.
+    """
+
+    stackable = False
+
+    def __init__(
+        self,
+        params: Any,
+        base: type[torch.optim.Optimizer],
+        *,
+        kind: Any,
+        own: Iterable[str],
+        lr: float,
+        **options: Any,
+    ) -> None:
+        shared = {key: options.pop(key) for key in ("max_norm", "model", "processes")}
+        if shared["max_norm"] is not None:
+            raise ValueError(f"{kind.__name__} makes its own steps, and trainer.max_norm can't act in them")
+        asked = next((name for name in _BASE if name in signature(kind).parameters), None)
+        self._below = {} if asked is None else {asked: base}
+        handed = options if asked is not None else {key: options[key] for key in own}
+        super().__init__(params, kind, lr=lr, **shared, **handed)
+
+    def make_base(self, base: type[torch.optim.Optimizer], options: dict[str, Any]) -> torch.optim.Optimizer:
+        return base(self.param_groups, **self._below, **options)
+
+    @property
+    def name(self) -> str:
+        return type(self.base).__name__
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None, size: int | None = None) -> Tensor:  # type: ignore[override]
+        """One update of theirs; returns the loss of the first pass. One that is not finite there skips the step."""
+        losses: list[Tensor] = []
+
+        def theirs() -> Tensor:
+            assert closure is not None
+            losses.append(self.one_pass(closure))
+            if len(losses) == 1 and not torch.isfinite(losses[0]):
+                raise NonFiniteGradient(losses[0])
+            return losses[-1]
+
+        try:
+            self.base.step(theirs)
+        except NonFiniteGradient:
+            self.zero_grad()
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+            return losses[0]
+        if not losses:
+            raise RuntimeError(f"{self.name}.step made no pass: it has to call the closure that it is handed")
+        self.skipped_in_a_row = 0
+        return losses[0]

@@ -1,0 +1,87 @@
+"""The files and modules in which a user declares components of their own, and reading them.
+
+They are named on the command line (`--plugin mine.py`), in the environment (`FSBENCH_PLUGINS`), or by installed
+packages (entry points `fsbench.plugins`); never by a run directory, which anybody may have written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from fsbench.errors import UsageError, first_line
+
+VARIABLE = "FSBENCH_PLUGINS"
+ENTRY_POINTS = "fsbench.plugins"
+# Before the name of a file that is read as a module: no installed package is called so.
+PREFIX = "fsbench_plugin_"
+
+# Plugins that were read, by name, and the text that is read now.
+_read: dict[str, str] = {}
+
+
+def name_plugins(names: Sequence[str]) -> None:
+    """Add plugins to those of the environment, where every process that is started finds them; files by full path."""
+    found = [name for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
+    found += [os.path.abspath(name) if name.endswith(".py") else name for name in names]
+    if found:
+        os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys(found))
+
+
+def load_plugins() -> None:
+    """Read the plugins of the environment and of installed packages, each once.
+
+    Raises:
+        UsageError: one is not there, can't be read, or declares what it may not.
+    """
+    for name in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+        _load(name, lambda name=name: _of_file(name) if name.endswith(".py") else importlib.import_module(name))
+    for entry in _installed():
+        _load(entry.value, entry.load)
+
+
+@cache
+def _installed() -> metadata.EntryPoints:
+    return metadata.entry_points(group=ENTRY_POINTS)
+
+
+def plugins_read() -> dict[str, str]:
+    """The plugins that were read, and the sha256 of the file of each."""
+    return dict(_read)
+
+
+def _load(name: str, read: Callable[[], Any]) -> None:
+    if name in _read:
+        return
+    _read[name] = ""  # what it declares looks into the table, which has plugins read first
+    try:
+        module = read()
+    except UsageError:
+        del _read[name]
+        raise
+    except (Exception, SystemExit) as failure:  # whatever the file may raise
+        del _read[name]
+        problem = f"can't be read, {type(failure).__name__}: {first_line(failure)}"
+        raise UsageError("--plugin", name, problem) from failure
+    file = getattr(module, "__file__", None)
+    _read[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+
+
+def _of_file(name: str) -> Any:
+    path = Path(name)
+    if not path.is_file():
+        raise UsageError("--plugin", name, "there is no such file")
+    spec = importlib.util.spec_from_file_location(f"{PREFIX}{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # noqa: PT018
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,1 @@
+"""Gradients of single examples, Hessian-vector products and the logit Hessian: what measures are computed from."""
