@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
     import pandas as pd
 
-    from fsbench.report.aggregate import mixed_keys
+    from fsbench.report.runs_table import mixed_keys
     from fsbench.runs.records import read_records
 
     records = read_records(options.runs)
@@ -143,7 +143,7 @@ def _draw(points: pd.DataFrame, axes_of: tuple[str, str], by: str, band: str, ou
         by: what lines differ in.
         band: what is drawn around means over runs of equal line and step; empty: the points themselves.
     """
-    from fsbench.report.figure_style import COLUMN, figure, legend_above, style, styles
+    from fsbench.report.style import COLUMN, figure, legend_above, style, styles
     from fsbench.runs.atomic import atomic_path
 
     names = sorted(points["line"].unique(), key=lambda name: (isinstance(_number(name), str), _number(name)))
