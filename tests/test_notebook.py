@@ -16,6 +16,7 @@ import torch
 import fsbench
 from fsbench import notebook
 from fsbench.cli.main import main
+from fsbench.config.dataset import Digits
 from fsbench.data.digits import load_digits
 from fsbench.errors import FsbenchError, UsageError
 from fsbench.training.progress import Progress
@@ -69,7 +70,7 @@ def test_the_network_is_the_trained_one(monkeypatch) -> None:
     network = run.model()
     assert torch.equal(torch.random.get_rng_state(), before)
     assert not network.training
-    raw = load_digits().test
+    raw = load_digits(Digits(), Path()).test
     with torch.no_grad():
         logits = network((raw.images.float() / 255 - 0.3046) / 0.3755)
     assert float((logits.argmax(1) == raw.labels).float().mean()) == pytest.approx(run.results["test_accuracy"])
@@ -113,9 +114,8 @@ def test_it_measures_as_the_command_does(capsys) -> None:
 
 
 def test_what_is_refused_and_what_fails(monkeypatch, capsys) -> None:
-    from fsbench.sharpness.refused import Refused
-
     from fsbench import sharpness
+    from fsbench.sharpness import Refused
 
     def refused(risk, **_):
         raise Refused("it has no such layers")

@@ -29,7 +29,7 @@ They are normalised with the run's own mean and standard deviation; dataset.mean
   fsbench evaluate run=runs/ID dataset=folder dataset.root=DIR
   fsbench evaluate -m 'run=glob(runs/*)' dataset=svhn --format json
 
-The loss is the mean cross-entropy in nats, without label smoothing; from 100 classes on there is a top-5 accuracy too.
+The loss is that of the run, without label smoothing; from 100 classes on there is a top-5 accuracy too.
 JSON has accuracies in [0, 1]; with -m it is a list. Nothing is written into the run's directory.
 Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
 Also: --format text|json, --cfg job (show the configuration), --config-dir DIR (groups of your own), --version.

@@ -12,6 +12,7 @@ from fsbench.config.sharpness import MovedDataset
 from fsbench.data import Data, MemorySplit, eval_batches, load_data
 from fsbench.data.augment.batch import refuse_streamed
 from fsbench.errors import UsageError
+from fsbench.losses import plain_loss
 from fsbench.measuring.measure import device_named
 from fsbench.measuring.network import TrainingImages, build_network
 from fsbench.measuring.source import Source, trained_as
@@ -21,7 +22,7 @@ from fsbench.training.precision import Precision, arithmetic
 
 
 def evaluated(source: Source, config: EvaluateConfig, *, own_moments: bool) -> dict[str, Any]:
-    """Loss in nats and accuracy in [0, 1] of a run's network on a split, and what they are of.
+    """Loss and accuracy in [0, 1] of a run's network on a split, and what they are of.
 
     Computed as in training, so that on the run's own images they are the numbers that it recorded. A run that was
     trained in TF32 is evaluated in fp32 on a CPU.
@@ -60,7 +61,7 @@ def evaluated(source: Source, config: EvaluateConfig, *, own_moments: bool) -> d
         model, _ = build_network(source, data, device, torch.float32)
         model.to(memory_format=chosen_memory_format(trainer.memory_format, model, precision))
         batches = eval_batches(split, data, source.augment, device, config.workers)
-        found = dict(evaluate(model, batches, precision))
+        found = dict(evaluate(model, batches, precision, plain_loss(source.loss)))
     return {
         "run": config.run,
         "dataset": data.provenance["label"],

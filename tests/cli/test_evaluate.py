@@ -12,6 +12,7 @@ from data.tiny_sets import pixels, save_image
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from fsbench.config.dataset import Digits
 from fsbench.data import load as load_module
 from fsbench.data.digits import load_digits
 
@@ -34,6 +35,7 @@ KINDS = {
     "batchnorm": ("model=resnet20", "model.depth=8", "trainer.max_steps=2"),
     "bf16": ("model=cnn", "trainer.precision=bf16"),
     "noise": ("model=mlp", "model.widths=[16]", "dataset.noise=0.5", "loss.label_smoothing=0.1"),
+    "mse": ("model=mlp", "model.widths=[16]", "loss=mse"),
     "moments": ("model=mlp", "model.widths=[16]", "dataset.mean=[0.5]", "dataset.std=[0.2]"),
 }
 
@@ -67,7 +69,7 @@ def by_hand(mean: float, std: float) -> tuple[float, float]:
     """Loss and accuracy of the network of `quick` on the test images of digits."""
     weights = list(load_file("runs/run/model.safetensors").items())
     (_, b1), (_, w1), (_, b2), (_, w2) = sorted(weights)
-    raw = load_digits().test
+    raw = load_digits(Digits(), Path()).test
     x = ((raw.images.float() / 255 - mean) / std).flatten(1)
     logits = functional.linear(functional.linear(x, w1, b1).relu(), w2, b2)
     return float(functional.cross_entropy(logits, raw.labels)), float((logits.argmax(1) == raw.labels).float().mean())
