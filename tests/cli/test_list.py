@@ -62,7 +62,7 @@ OPTIONS = [
     (("optimizers", "fsam"), "optimizer.eta=1.0              D = 1 / (1 + eta f).\n"),
     (("schedules", "multistep"), "schedule.milestones=[0.5, 0.75]\n"),
     (("models", "wrn28_10"), "model.width=10\n"),
-    (("datasets", "folder"), "dataset.root=null                 required\n"),
+    (("datasets", "folder"), "dataset.root=null                  required\n"),
 ]
 
 
