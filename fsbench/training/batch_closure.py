@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fsbench.data import Share
-from fsbench.training.devices import Devices
-from fsbench.training.gradient_sum import GradientSum
+from fsbench.distributed.devices import Devices
+from fsbench.distributed.gradient_sum import GradientSum
+from fsbench.distributed.sync_batchnorm import SyncedBatchNorm
 from fsbench.training.memory_format import memory_format_of
 from fsbench.training.precision import Precision
-from fsbench.training.sync_batchnorm import SyncedBatchNorm
 
 
 class BatchClosure:

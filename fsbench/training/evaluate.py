@@ -8,8 +8,8 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from fsbench.distributed.devices import Devices
 from fsbench.losses import summed
-from fsbench.training.devices import Devices
 from fsbench.training.memory_format import memory_format_of
 from fsbench.training.precision import Precision
 

@@ -12,18 +12,17 @@ from torch import nn
 
 from fsbench.config.train import TrainerOptions
 from fsbench.data import EvalBatches, TrainBatches
+from fsbench.distributed.devices import Devices
 from fsbench.errors import Diverged, Interrupted
 from fsbench.optim import Descent
+from fsbench.stop_signal import StopSignal
 from fsbench.training.batch_closure import BatchClosure
-from fsbench.training.devices import Devices
+from fsbench.training.cuda_graphs import CudaRecorder, GraphedStep
 from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.evaluate import evaluate
-from fsbench.training.graphed_step import GraphedStep
-from fsbench.training.plain_step import PlainStep
 from fsbench.training.precision import Precision
-from fsbench.training.recorder import CudaRecorder
 from fsbench.training.schedule import Schedule
-from fsbench.training.stop_signal import StopSignal
+from fsbench.training.step import PlainStep
 
 FAST_DEV_STEPS = 2
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import resource
+import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +22,8 @@ from fsbench.config.compose import Job
 from fsbench.config.train import TrainConfig
 from fsbench.data import Data, EvalBatches, TrainBatches, eval_batches, load_data, train_batches
 from fsbench.data.splits import Split
-from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError
+from fsbench.distributed.devices import Devices
+from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError, first_line
 from fsbench.lines import tell
 from fsbench.losses import build_loss, plain_loss
 from fsbench.models import build_model, parameter_count
@@ -28,6 +32,7 @@ from fsbench.runs.directory import RunDirectory, open_log
 from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
 from fsbench.runs.read import Unreadable, read_json
+from fsbench.stop_signal import StopSignal
 from fsbench.training.build import build_optimizer
 from fsbench.training.checkpoint import (
     fitting,
@@ -37,19 +42,15 @@ from fsbench.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
-from fsbench.training.compiled import compiled
-from fsbench.training.devices import Devices
+from fsbench.training.cuda_graphs import records_steps
 from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.evaluate import evaluate
 from fsbench.training.fit import FAST_DEV_STEPS, TrainingState, fit
 from fsbench.training.loggers import build_logger
 from fsbench.training.memory_format import chosen_memory_format
-from fsbench.training.peak_memory import peak_memory, reset_peak_memory
 from fsbench.training.precision import Precision, arithmetic, arithmetic_in_force
 from fsbench.training.progress import Progress
-from fsbench.training.recorder import records_steps
 from fsbench.training.schedule import Schedule
-from fsbench.training.stop_signal import StopSignal
 
 log = logging.getLogger("fsbench")
 
@@ -57,6 +58,10 @@ _FEW_DIGITS = (
     "the regulariser's difference of gradients has %.1f digits left, the rest is rounding (difference_digits in "
     "metrics.jsonl); a larger optimizer.alpha leaves more"
 )
+
+# Dropout then draws what it draws without compiling; whole steps are recorded (`trainer.cuda_graph`), which nothing
+# inside may be on its own.
+_OPTIONS = {"fallback_random": True, "triton.cudagraphs": False}
 
 
 def train(job: Job, stop: StopSignal) -> dict[str, Any]:
@@ -150,6 +155,25 @@ def _trained(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
             finish(directory, job, config, state, results)
         devices.any(False)  # nobody leaves before the summary is written
     return results
+
+
+def compiled(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model` compiled; the parameters and buffers are its own.
+
+    Raises:
+        UsageError: torch.compile can't make code here.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # With a product, which makes inductor recommend TF32: once, and here nobody hears it.
+            probe = torch.compile(lambda x: torch.relu(x @ x) + 1, options=_OPTIONS)
+            probe(torch.zeros(8, 8, device=device))
+    except Exception as failure:  # whatever the compilers below raise
+        problem = f"torch.compile does not work here ({first_line(failure)}); use trainer.compile=false"
+        raise UsageError("trainer.compile", "true", problem) from None
+    # Each size of batch (the last one, sub-batches) gets code of its own: no slower code for all sizes.
+    return torch.compile(model, dynamic=False, options=_OPTIONS)
 
 
 def build_batches(options: TrainConfig, data: Data, devices: Devices) -> tuple[TrainBatches, dict[str, EvalBatches]]:
@@ -260,6 +284,28 @@ def record_provenance(
     record |= {"seed": job.config.seed, "data": data, "choices": job.choices, "overrides": list(job.overrides)}
     record |= details
     write_json(directory.provenance, record)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start counting here, so that a sweep's later runs do not report their predecessors' peak."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:  # not Linux, or not allowed: the peak of the whole process is reported
+        return
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU's allocator, or resident memory of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def results_of(

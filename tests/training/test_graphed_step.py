@@ -19,18 +19,16 @@ from torch import Tensor, nn
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.sharpness_aware import SharpnessAware
-from fsbench.training import compiled as compiled_module
 from fsbench.training import fit as fit_module
+from fsbench.training import run as compiled_module
 from fsbench.training import run as run_module
 from fsbench.training.batch_closure import BatchClosure
-from fsbench.training.compiled import compiled
-from fsbench.training.device_counts import DeviceCounts
+from fsbench.training.cuda_graphs import CudaRecorder, GraphedStep
 from fsbench.training.epoch_totals import EpochTotals
-from fsbench.training.graphed_step import GraphedStep
-from fsbench.training.plain_step import PlainStep
 from fsbench.training.precision import Precision, arithmetic
 from fsbench.training.progress import Progress
-from fsbench.training.recorder import CudaRecorder
+from fsbench.training.run import compiled
+from fsbench.training.step import DeviceCounts, PlainStep
 
 SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "fused": True}
 METHODS: dict[str, Callable[..., Descent]] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,12 +18,11 @@ from torch import Tensor, nn
 from fsbench.config.train import TrainerOptions
 from fsbench.data import Share
 from fsbench.data.seeding import derived_seed
-from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError, one_line
+from fsbench.distributed.failures import retold, told
+from fsbench.errors import UsageError
 from fsbench.optim import Processes
 from fsbench.optim.running_statistics import mixes_examples
-from fsbench.runs.directory import RunIsBusy
-from fsbench.training.build import build_device
-from fsbench.training.stop_signal import StopSignal, by_default
+from fsbench.stop_signal import StopSignal, by_default
 
 Value = TypeVar("Value")
 
@@ -34,15 +32,13 @@ _PATIENCE = timedelta(hours=12)
 # Steps between two agreements about a stop, at most.
 _AGREE_EVERY = 20
 
-_EXPLAINED: dict[str, type[FsbenchError]] = {
-    kind.__name__: kind for kind in (FsbenchError, UsageError, Diverged, Interrupted, RunIsBusy)
-}
 
-
-class DeviceFailed(RuntimeError):
-    """Another device's process met an exception that explains nothing; `traceback` is that of it."""
-
-    traceback = ""
+def build_device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("trainer.device", name, "no CUDA device was found; use cpu or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 class Devices(Processes):
@@ -251,30 +247,6 @@ def refuse_absent(name: str, devices: int, key: str = "trainer.devices") -> None
             key, devices, f"there {'is 1 GPU' if there == 1 else f'are {there} GPUs'} here; "
             f"use fewer devices, or {key.removesuffix('s')}=cpu",
         )  # fmt: skip
-
-
-def told(failure: BaseException, rank: int = 0) -> dict[str, Any]:
-    """A failure as plain data, for another process."""
-    kind = type(failure).__name__
-    if isinstance(failure, UsageError):
-        kind = "UsageError"
-        arguments = [failure.key, str(failure.value), failure.problem]
-    elif isinstance(failure, KeyboardInterrupt):
-        kind, arguments = "Interrupted", ["interrupted"]
-    elif kind in _EXPLAINED:
-        arguments = [str(failure)]
-    else:
-        arguments = [f"device {rank}: {one_line(failure)}"]
-    return {"kind": kind, "arguments": arguments, "traceback": "".join(traceback.format_exception(failure))}
-
-
-def retold(record: dict[str, Any]) -> Exception:
-    """The failure that `told` wrote down."""
-    if record["kind"] in _EXPLAINED:
-        return _EXPLAINED[record["kind"]](*record["arguments"])
-    failure = DeviceFailed(*record["arguments"])
-    failure.traceback = record["traceback"]
-    return failure
 
 
 class _AgreedStop(StopSignal):

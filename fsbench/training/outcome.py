@@ -14,7 +14,7 @@ from fsbench.errors import FsbenchError, Interrupted, UsageError, first_line, po
 from fsbench.image_folder import files_digest, folder_parts
 from fsbench.runs.directory import RunDirectory, RunIsBusy
 from fsbench.runs.read import Unreadable, read_json
-from fsbench.training.stop_signal import StopSignal
+from fsbench.stop_signal import StopSignal
 
 # What torch's launcher sets for each process.
 _LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
