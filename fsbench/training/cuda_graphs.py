@@ -21,12 +21,14 @@ from fsbench.training.step import DeviceCounts
 
 
 def records_steps(config: TrainConfig, device: torch.device) -> bool:
-    """Whether a run's steps are to be recorded.
+    """True where `trainer.cuda_graph=true` asks for it; `auto` records no steps: no GPU has tried the recordings yet.
 
     Raises:
-        UsageError: `trainer.cuda_graph=true` where that can't be.
+        UsageError: it is asked for where that can't be.
     """
     trainer, method = config.trainer, config.optimizer
+    if trainer.cuda_graph is not True:
+        return False
     reasons = {
         "needs a GPU": device.type != "cuda",
         f"not with trainer.devices={trainer.devices}, whose processes wait for each other": trainer.devices > 1,
@@ -37,10 +39,10 @@ def records_steps(config: TrainConfig, device: torch.device) -> bool:
         f"not with optimizer={method.name}, which does not say that its step can be recorded": not method.recordable,
         "not with trainer.fast_dev_run=true, which makes two steps": trainer.fast_dev_run,
     }
-    obstacle = next((reason for reason, holds in reasons.items() if holds), None)
-    if trainer.cuda_graph is True and obstacle is not None:
-        raise UsageError("trainer.cuda_graph", "true", f"{obstacle}; use auto or false")
-    return trainer.cuda_graph is not False and obstacle is None
+    for reason, holds in reasons.items():
+        if holds:
+            raise UsageError("trainer.cuda_graph", "true", f"{reason}; use false")
+    return True
 
 
 class Recorder(Protocol):

@@ -16,6 +16,7 @@ import torch
 from recording import Again, Elsewhere
 from torch import Tensor, nn
 
+from fsbench.config.compose import compose_jobs
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.sharpness_aware import SharpnessAware
@@ -23,7 +24,7 @@ from fsbench.training import fit as fit_module
 from fsbench.training import run as compiled_module
 from fsbench.training import run as run_module
 from fsbench.training.batch_closure import BatchClosure
-from fsbench.training.cuda_graphs import CudaRecorder, GraphedStep
+from fsbench.training.cuda_graphs import CudaRecorder, GraphedStep, records_steps
 from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.precision import Precision, arithmetic
 from fsbench.training.progress import Progress
@@ -433,8 +434,15 @@ FORBIDDEN = [
 @pytest.mark.parametrize(("words", "reason"), FORBIDDEN)
 def test_asked_for_where_it_can_not_be_it_is_refused(fsbench, quick, words, reason, tmp_path) -> None:
     ended = fsbench("train", *quick, *words, "trainer.cuda_graph=true", "trainer.device=cpu")
-    assert (ended.code, ended.err) == (2, f"fsbench: trainer.cuda_graph=true: {reason}; use auto or false\n")
+    assert (ended.code, ended.err) == (2, f"fsbench: trainer.cuda_graph=true: {reason}; use false\n")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("words", "records"), [((), False), (("trainer.cuda_graph=false",), False),
+                                                (("trainer.cuda_graph=true",), True)])  # fmt: skip
+def test_steps_are_recorded_only_where_it_is_asked_for(quick, words, records) -> None:
+    (job,) = compose_jobs([*quick, *words], multirun=False)
+    assert records_steps(job.config, torch.device("cuda")) is records
 
 
 @pytest.mark.gpu
