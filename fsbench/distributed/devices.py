@@ -149,10 +149,12 @@ class Devices(Processes):
         """What `act` gives on every device; it may leave files, so that one process on a node comes before the rest."""
         if self.count == 1:
             return act()
-        leads = int(os.environ["LOCAL_RANK"]) == 0
-        value = act() if leads else None
+        if int(os.environ["LOCAL_RANK"]) == 0:
+            value = act()
+            self.any(False)
+            return value
         self.any(False)
-        return value if leads else act()
+        return act()
 
     def same_(self, model: nn.Module) -> None:
         """Give every device the first one's weights and running statistics."""
@@ -196,7 +198,7 @@ class Devices(Processes):
 
     def cause(self, failure: BaseException) -> BaseException:
         """What failed first on any device: this failure, or the one that it is only a consequence of."""
-        if self.count == 1:
+        if self._store is None:
             return failure
         if self._cause is None:
             self._cause = {"rank": self.rank, **told(failure, self.rank)}
@@ -211,7 +213,7 @@ class Devices(Processes):
 
     def unanimous(self, what: str, patience: float = 600.0) -> bool:
         """Whether all processes come to say `what`; told apart from exchanges, for some may be waiting in one."""
-        if self.count == 1:
+        if self._store is None:
             return True
         self._store.add(what, 1)
         until = time.monotonic() + patience
@@ -224,7 +226,7 @@ class Devices(Processes):
     def speaks(self) -> bool:
         """Whether this process is the one to say how the run ended: the first that asks."""
         try:
-            return self.count == 1 or self._store.add("spoken", 1) == 1
+            return self._store is None or self._store.add("spoken", 1) == 1
         except RuntimeError:
             return self.first
 
@@ -255,7 +257,8 @@ class _AgreedStop(StopSignal):
 
     def __init__(self, stop: StopSignal, devices: Devices) -> None:
         self._stop, self._devices = stop, devices
-        self._steps, self._every, self._since = 0, 1, time.monotonic()
+        self._steps, self._since = 0, time.monotonic()
+        self._every: float = 1
 
     @property
     def requested(self) -> bool:  # type: ignore[override]

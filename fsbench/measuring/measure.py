@@ -132,8 +132,9 @@ def _computed(one: Measure, config: SharpnessConfig, risks: _Risks, images: Imag
 def _wrong_option(one: Measure, config: SharpnessConfig, failure: ValueError) -> UsageError | None:
     """`k=100: must be 1 to 50`, said of the key that it came from."""
     found = re.match(r"(\w+)=.*?: (.*)", first_line(failure))
-    key = one.options(config).get(found[1]) if found else None
-    return UsageError(key, getattr(config, key), found[2]) if key else None
+    if found is None or not (key := one.options(config).get(found[1])):
+        return None
+    return UsageError(key, getattr(config, key), found[2])
 
 
 def _single(one: Measure, result: Estimate | float, images: Images) -> dict[str, Entry]:

@@ -69,14 +69,14 @@ class StackedClosure:
     def load(self, x: Tensor, y: Tensor) -> None:
         """Take the next mini-batches, (M, B, C, H, W) and (M, B)."""
         self.x, self.y = x, y
-        self.hits: Tensor | None = None
+        self._first = True
 
     def __call__(self, weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Losses (M,) and gradients. `hits` remembers how many of each member's answers were right at first, at w."""
         with torch.enable_grad():
             losses, gradients, logits = self._pass(weights)
-        if self.hits is None:
-            self.hits = (logits.argmax(-1) == self.y).sum(1)
+        if self._first:
+            self.hits, self._first = (logits.argmax(-1) == self.y).sum(1), False
         return losses, gradients
 
     def _answer(self, weights: tuple[Tensor, ...], x: Tensor) -> Tensor:

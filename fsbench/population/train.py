@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fsbench.config.compose import Job
 from fsbench.data import Data, MemorySplit, load_data
+from fsbench.data.splits import Split
 from fsbench.distributed.devices import Devices, build_device
 from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError
 from fsbench.population.step import StackedBatches, StackedStep
@@ -65,7 +66,7 @@ class SharedData:
             )
         return self._loaded[key]
 
-    def _place(self, split: MemorySplit) -> MemorySplit:
+    def _place(self, split: Split) -> MemorySplit:
         if not isinstance(split, MemorySplit):
             raise UsageError("dataset.in_memory", "null", "a population needs its images in memory")
         # The source is kept with its copy, so that its address stays its own.
@@ -93,7 +94,7 @@ class Member:
         self.on_train = split_batches(self.data.train, job.config, self.data, self.devices)
         self.state = build_state(job.config, self.data, len(self.batches), self.devices)
         # The population moves the weights, and says so to nobody.
-        self.state.optimizer._opt_called = True
+        self.state.optimizer._opt_called = True  # type: ignore[attr-defined]  # torch's own mark
         self._log = logging.getLogger(f"fsbench.member.{self.directory.path.name}")
         self._held = ExitStack()
 

@@ -63,18 +63,18 @@ class BatchClosure:
     def __call__(self, rows: slice | None = None, *, sample_labels: bool | None = None) -> Tensor:
         indices = range(self.size)[rows or slice(None)]
         own = self.devices.own(indices, self.size)
-        together = self._gradients is not None and self.devices.together
+        gradients = self._gradients if self.devices.together else None
         of = len(indices) if self.devices.together else len(own)
         piece = self.micro_batch_size or max(len(indices), 1)
-        starts = range(0, self._most(indices) if self._synced and together else len(own), piece)
+        starts = range(0, self._most(indices) if self._synced and gradients is not None else len(own), piece)
         total = torch.zeros((), device=self.x.device)
         with self.precision.scaled(self.parameters) as scale:
             for start in starts:
                 part = own[start : start + piece]
                 selected = self.devices.share.held(part, self.size)
                 share = len(part) / of
-                if together and start == starts[-1]:
-                    self._gradients.start()
+                if gradients is not None and start == starts[-1]:
+                    gradients.start()
                 with self.precision.autocast(), self._batchnorm():
                     logits = self.model(self.x[selected])
                     # Told either way it is a pass of FSAM's, which takes the log-likelihood.
@@ -84,9 +84,9 @@ class BatchClosure:
                 (loss * (share * scale)).backward()
                 total += share * loss.detach()
                 self._remember(logits.detach(), selected)
-            if together:
+            if gradients is not None:
                 right = (self._answers == 1).sum()
-                total, self._hits = self._gradients.finish(torch.stack([total.double(), right.double()]))
+                total, self._hits = gradients.finish(torch.stack([total.double(), right.double()]))
         return total
 
     def after_step(self, skipped: bool) -> None:

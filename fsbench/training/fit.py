@@ -97,7 +97,6 @@ def fit(
     max_steps = FAST_DEV_STEPS if options.fast_dev_run else options.max_steps or math.inf
     total_steps = min(options.epochs * len(batches), max_steps)
     eval_limit = FAST_DEV_STEPS if options.fast_dev_run else None
-    compares = hasattr(optimizer, "compare") and options.compare_every > 0
 
     while state.epoch * len(batches) + state.step < total_steps:
         model.train()
@@ -106,7 +105,7 @@ def fit(
         # The clock takes in the making of batches, but not evaluation and saving.
         clock = time.perf_counter()
         for x, y in batches.epoch(state.epoch, start=state.step):
-            if compares:
+            if options.compare_every > 0 and hasattr(optimizer, "compare"):
                 optimizer.compare = state.step % options.compare_every == 0
             step(x, y, batches.size(state.step), state.totals)
             schedule.after_step()

@@ -9,10 +9,11 @@ import resource
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -61,7 +62,7 @@ _FEW_DIGITS = (
 
 # Dropout then draws what it draws without compiling; whole steps are recorded (`trainer.cuda_graph`), which nothing
 # inside may be on its own.
-_OPTIONS = {"fallback_random": True, "triton.cudagraphs": False}
+_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"fallback_random": True, "triton.cudagraphs": False}
 
 
 def train(job: Job, stop: StopSignal) -> dict[str, Any]:
@@ -118,7 +119,8 @@ def _trained(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
             state.epoch * len(batches) + state.step,
             options.trainer.progress and devices.first,
         )
-        log_row, close_logger = start_logger(directory.path, config) if devices.first else (None, lambda: None)
+        silent = (lambda row: None), (lambda: None)
+        log_row, close_logger = start_logger(directory.path, config) if devices.first else silent
         reset_peak_memory(device)
 
         def save() -> None:
@@ -173,7 +175,7 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
         problem = f"torch.compile does not work here ({first_line(failure)}); use trainer.compile=false"
         raise UsageError("trainer.compile", "true", problem) from None
     # Each size of batch (the last one, sub-batches) gets code of its own: no slower code for all sizes.
-    return torch.compile(model, dynamic=False, options=_OPTIONS)
+    return torch.compile(model, dynamic=False, options=_OPTIONS)  # type: ignore[return-value]  # of a module it is one
 
 
 def build_batches(options: TrainConfig, data: Data, devices: Devices) -> tuple[TrainBatches, dict[str, EvalBatches]]:
@@ -202,7 +204,8 @@ def build_state(options: TrainConfig, data: Data, steps_per_epoch: int, devices:
     shape = data.shape if side is None else (data.shape[0], side, side)
     precision = Precision(trainer.precision, device)
     model = devices.node_by_node(lambda: build_model(options.model, shape, data.classes))
-    model.to(device, memory_format=chosen_memory_format(trainer.memory_format, model, precision))
+    layout = chosen_memory_format(trainer.memory_format, model, precision)
+    model.to(device, memory_format=layout)  # type: ignore[call-overload]  # the stubs leave that argument out
     devices.same_(model)
     devices.seed(options.seed)
     # The recorded step leaves it to the fused kernels to pass over what is not finite.
@@ -356,8 +359,11 @@ def finish(
 
 
 class _LogFile(logging.FileHandler):
-    def _open(self) -> IO[str]:
+    def _open(self) -> TextIOWrapper:
         return open_log(Path(self.baseFilename))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing: a full disk is met, and said, at the next file."""
 
 
 @contextmanager
@@ -382,7 +388,6 @@ def _few_rows_named(options: TrainConfig) -> Iterator[None]:
 def reported(directory: RunDirectory, devices: Devices, log: logging.Logger = log) -> Iterator[None]:
     """Log to train.log what `log` is told; leave status, and the traceback of a failure, in the run directory."""
     handler = _LogFile(directory.log, delay=True)
-    handler.handleError = lambda record: None  # a full disk is met, and said, at the next file
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -394,12 +399,12 @@ def reported(directory: RunDirectory, devices: Devices, log: logging.Logger = lo
                 raise disk_full(directory.path.parent) from None
             raise
     except BaseException as met:
-        failure = devices.cause(met)
+        cause = devices.cause(met)
         status = {Diverged: "diverged", Interrupted: "interrupted", KeyboardInterrupt: "interrupted"}
         with suppress(OSError, UsageError):
-            if not isinstance(failure, (FsbenchError, KeyboardInterrupt)):
-                write_text(directory.traceback, getattr(failure, "traceback", "") or traceback.format_exc())
-            directory.set_status(status.get(type(failure), "failed"), message=f"{type(failure).__name__}: {failure}")
+            if not isinstance(cause, (FsbenchError, KeyboardInterrupt)):
+                write_text(directory.traceback, getattr(cause, "traceback", "") or traceback.format_exc())
+            directory.set_status(status.get(type(cause), "failed"), message=f"{type(cause).__name__}: {cause}")
         raise
     finally:
         log.removeHandler(handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -184,7 +185,7 @@ class PlainStep:
     def _rates_on_device(self) -> Iterator[None]:
         """Learning rates are read from the device inside, where each step finds its own."""
         groups = self.optimizer.param_groups
-        own = [{key: group[key] for key in ("lr", "capturable") if key in group} for group in groups]
+        own: list[dict[str, Any]] = [{k: group[k] for k in ("lr", "capturable") if k in group} for group in groups]
         try:
             for rate, group in zip(self._rates, groups, strict=True):
                 group["lr"] = rate

@@ -338,7 +338,7 @@ def test_how_often_a_step_is_recorded(method, last, expected) -> None:
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What was logged, but for the lines here where recorders raise."""
-    return [re.sub(r" \(test_graphed_step.py, line \d+\)$", "", message) for message in caplog.messages]
+    return [re.sub(r" \(test_cuda_graphs.py, line \d+\)$", "", message) for message in caplog.messages]
 
 
 REFUSED = [
