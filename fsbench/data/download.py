@@ -86,7 +86,7 @@ def fetch(
 
 
 def ways_out(data_dir: Path) -> str:
-    """What to do where a data set is neither there nor to be had."""
+    """Advice where a data set is neither there nor to be had."""
     return (
         f"Either put its files below {data_dir}, or point data_dir (or $FSBENCH_DATA) at a directory that has them, "
         "or use dataset=digits, which needs no download"

@@ -25,7 +25,7 @@ IMAGES, LABELS = 2051, 2049
 
 
 def idx_problem(path: Path, magic: int, image_shape: tuple[int, ...] = ()) -> str | None:
-    """What is wrong with the file, or None.
+    """A line about what is wrong with the file, or None.
 
     The form: magic number, then one big-endian uint32 per dimension (N first), then N x image_shape bytes.
     """
@@ -53,7 +53,7 @@ def idx_count(path: Path) -> int:
 
 @dataclass(frozen=True)
 class PublicSet:
-    """How one of torchvision's data sets lies on disk.
+    """The files of one of torchvision's data sets on disk.
 
     Args:
         folder: what to name in messages about it, relative to data_dir.

@@ -97,7 +97,7 @@ class Devices(Processes):
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that reads and writes the run directory, and speaks."""
+        """True for the process that reads and writes the run directory, and speaks."""
         return self.rank == 0
 
     # What an optimizer asks.
@@ -127,11 +127,11 @@ class Devices(Processes):
         return numbers.tolist()
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on one device at least."""
+        """True if it is so on one device at least."""
         return self.total(flag)[0] > 0
 
     def from_first(self, act: Callable[[], Value]) -> Value:
-        """What `act` gives on the first device, where alone it is called."""
+        """The value of `act` on the first device, where alone it is called."""
         if self.count == 1:
             return act()
         values: list[Any] = [act() if self.first else None]
@@ -146,7 +146,7 @@ class Devices(Processes):
         return values
 
     def node_by_node(self, act: Callable[[], Value]) -> Value:
-        """What `act` gives on every device; it may leave files, so that one process on a node comes before the rest."""
+        """The value of `act` on each device; it may leave files, so one process on a node comes before the rest."""
         if self.count == 1:
             return act()
         if int(os.environ["LOCAL_RANK"]) == 0:
@@ -197,7 +197,7 @@ class Devices(Processes):
             raise cause from failure
 
     def cause(self, failure: BaseException) -> BaseException:
-        """What failed first on any device: this failure, or the one that it is only a consequence of."""
+        """The failure that came first on any device: this one, or the one that it is only a consequence of."""
         if self._store is None:
             return failure
         if self._cause is None:
@@ -212,7 +212,7 @@ class Devices(Processes):
         return failure if self._cause["rank"] == self.rank else retold(self._cause)
 
     def unanimous(self, what: str, patience: float = 600.0) -> bool:
-        """Whether all processes come to say `what`; told apart from exchanges, for some may be waiting in one."""
+        """True if all processes come to say `what`; told apart from exchanges, for some may be waiting in one."""
         if self._store is None:
             return True
         self._store.add(what, 1)
@@ -224,7 +224,7 @@ class Devices(Processes):
         return True
 
     def speaks(self) -> bool:
-        """Whether this process is the one to say how the run ended: the first that asks."""
+        """True for the process that says how the run ended: the first that asks."""
         try:
             return self._store is None or self._store.add("spoken", 1) == 1
         except RuntimeError:

@@ -70,7 +70,7 @@ def start(count: int, module: str, place: str) -> None:
 
 
 def why(place: str) -> Exception | None:
-    """What the first process to fail wrote down, if it could."""
+    """The failure that the first process to fail wrote down, if it could."""
     try:
         return retold(json.loads(Path(place, "failure.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):

@@ -77,7 +77,7 @@ class SharedData:
 
 
 class Member:
-    """What `train` holds for one run, in the hands of a population.
+    """One run of a population: its data, its state, its directory, as `train` holds them for a run alone.
 
     Raises:
         UsageError: the data, the network or the directory can't be used as configured; nothing was written.

@@ -17,7 +17,7 @@ from fsbench.training.precision import Precision
 
 
 class BatchClosure:
-    """What the training loop hands to `optimizer.step`.
+    """The closure that the training loop hands to `optimizer.step`.
 
     Called with a slice (or None) it adds the gradient of the mean loss over those rows into `.grad` and
     returns that loss. Rows beyond `micro_batch_size` are passed in pieces whose gradients add up to the

@@ -53,7 +53,7 @@ class Recorder(Protocol):
         ...
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        """What makes the step again."""
+        """Record a step; returns the function that makes it again."""
         ...
 
     def random_state(self) -> Tensor:
@@ -61,7 +61,7 @@ class Recorder(Protocol):
         ...
 
     def fits(self) -> bool:
-        """Whether there is memory for a recorded step, which keeps its own, beside plain ones."""
+        """True if there is memory for a recorded step, which keeps its own, beside plain ones."""
         ...
 
 
@@ -153,7 +153,7 @@ class Step(Protocol):
 
 @dataclass
 class _Form:
-    """How many plain steps had this form, whether the last drew random numbers, and the recording."""
+    """A form of the step: the number of plain steps that had it, if the last drew random numbers, and the recording."""
 
     seen: int = 0
     drew: bool = False
@@ -196,7 +196,7 @@ class GraphedStep:
 
     @property
     def recorded(self) -> int:
-        """How many forms of the step are made by launching a recording."""
+        """The number of forms of the step that are made by launching a recording."""
         return sum(form.used for form in self._forms.values())
 
     @property

@@ -16,7 +16,7 @@ _TYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.floa
 
 @contextmanager
 def arithmetic(precision: str, device: torch.device, repeatable: bool = False) -> Iterator[None]:
-    """How torch multiplies inside; its switches, which are global, are afterwards as they were before.
+    """Set how torch multiplies inside; its switches, which are global, are afterwards as they were before.
 
     With every value of `trainer.precision`, weights, `.grad`, running statistics, and the optimizer's state and
     arithmetic are fp32. They differ in the forward and backward passes, those of training and of evaluation alike:

@@ -179,7 +179,7 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def build_batches(options: TrainConfig, data: Data, devices: Devices) -> tuple[TrainBatches, dict[str, EvalBatches]]:
-    """What a run is trained on, and what it is evaluated on, by the prefix of the metrics."""
+    """The batches that a run is trained on, and those that it is evaluated on, by the prefix of the metrics."""
     batches = train_batches(
         data, options.augment, options.trainer.batch_size, options.seed, devices.device, options.trainer.workers,
         devices.share,
@@ -253,7 +253,7 @@ def resume(state: TrainingState, directory: RunDirectory, data: dict[str, Any], 
 
 
 def _refuse_other_shapes(state: TrainingState) -> None:
-    """What the optimizer keeps of a parameter has its shape, and there is a row of numbers for each epoch."""
+    """Raise unless the optimizer's state of each parameter has its shape, and each epoch its row of numbers."""
     for parameter, kept in state.optimizer.state.items():
         for name, value in kept.items():
             if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
@@ -314,7 +314,7 @@ def peak_memory(device: torch.device) -> int:
 def results_of(
     state: TrainingState, on_train: dict[str, float], model: nn.Module, device: torch.device
 ) -> dict[str, Any]:
-    """What tables can show. Accuracies in [0, 1], losses in nats, times in seconds, memory in bytes."""
+    """The results that tables can show. Accuracies in [0, 1], losses in nats, times in seconds, memory in bytes."""
     last = state.rows[-1]
     evaluated = [row for row in state.rows if "test_accuracy" in row]
     best = max(evaluated, key=lambda row: row["test_accuracy"])

@@ -139,8 +139,8 @@ class PlainStep:
     # What a recording of it asks.
 
     def form(self, x: Tensor, y: Tensor, size: int) -> Hashable:
-        """What is the same in all steps that one recording can make: the shape of the batch, the options of the groups
-        but for the learning rate, and what `Descent.begin` says."""
+        """A key that is the same for all steps that one recording can make: the shape of the batch, the options of the
+        groups but for the learning rate, and what `Descent.begin` says."""
         groups = self.optimizer.param_groups
         options = [sorted((k, v) for k, v in group.items() if k not in _FREE) for group in groups]
         return x.shape, x.dtype, y.shape, size, self.optimizer.begin(), repr(options)

@@ -199,7 +199,7 @@ def apply_in_turn(images: Tensor, numbers: Tensor, tables: StepTables) -> Tensor
 
 
 def _grouped(numbers: Tensor, tables: StepTables) -> tuple[list[list[int]], Tensor]:
-    """How many images each family gets, turn by turn; and index vectors, int64 (2 n + 1, B).
+    """The number of images that each family gets, turn by turn; and index vectors, int64 (2 n + 1, B).
 
     Two for each turn: where the images, sorted by family, lie after the turn before, and their rows in the tables. The
     last one: where each image lies in the end.
