@@ -227,6 +227,22 @@ def measure(name: str, *, column: str | None = None, whole: bool = False) -> Cal
     return declare
 
 
+def paper(name: str) -> Callable[[_Declared], _Declared]:
+    """Declare a paper: a function that returns the tuple of its artefacts, called `<name>/...`.
+
+    What they print lies in `numbers/*.csv` beside the file.
+    """
+
+    def declare(function: _Declared) -> _Declared:
+        from fsbench.papers import add_paper
+
+        file = _file()
+        add_paper(name, function(), Path(file).parent if file else Path())  # type: ignore[operator]
+        return function
+
+    return declare
+
+
 def _declare(group: str, name: str, function: Any, build: Any, handed: Sequence[str] | int, **facts: Any) -> None:
     from fsbench.config.component import group_of
 
@@ -296,9 +312,15 @@ def _line(given: Any) -> str:
 
 def _source(given: Any) -> str:
     """sha256 of the file that declares it; where there is none (a notebook), of its own text."""
+    file = _file()
+    text = Path(file).read_bytes() if file else inspect.getsource(given).encode()
+    return hashlib.sha256(text).hexdigest()
+
+
+def _file() -> str | None:
+    """The file that calls a decorator."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__") == __name__:
         frame = frame.f_back
     file = frame.f_globals.get("__file__") if frame is not None else None
-    text = Path(file).read_bytes() if file and os.path.isfile(file) else inspect.getsource(given).encode()
-    return hashlib.sha256(text).hexdigest()
+    return file if file and os.path.isfile(file) else None

@@ -19,7 +19,7 @@ ALLOWED = {
     "lines": set(),
     "geometries": set(),
     "plugins": {"errors"},
-    "declare": {"config", "data", "errors", "geometries", "losses", "measuring", "optim", "plugins"},
+    "declare": {"config", "data", "errors", "geometries", "losses", "measuring", "optim", "papers", "plugins"},
     "config": {"errors", "geometries", "lines", "plugins"},
     "optim": {"geometries"},
     "image_folder": {"errors"},

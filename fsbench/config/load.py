@@ -42,14 +42,14 @@ def _usage_error(error: ErrorDetails, values: dict[str, Any]) -> UsageError:
         problem = str(context["error"])
         # Checks of several keys name the one at fault themselves.
         return (
-            UsageError("", "", problem) if "=" in problem.partition(":")[0] else UsageError(key, _shown(node), problem)
+            UsageError("", "", problem) if "=" in problem.partition(":")[0] else UsageError(key, shown(node), problem)
         )
     if kind == "extra_forbidden":
         parent = values
         for part in path[:-1]:
             parent = parent[part]
         siblings = [name for name in parent if name != path[-1]]
-        return UsageError(key, _shown(node), f"no such key{did_you_mean(path[-1], siblings)}")
+        return UsageError(key, shown(node), f"no such key{did_you_mean(path[-1], siblings)}")
     if kind == "missing":
         return UsageError(key, "(missing)", "has to be given")
     if kind == "unknown":
@@ -60,7 +60,7 @@ def _usage_error(error: ErrorDetails, values: dict[str, Any]) -> UsageError:
         expected = context["expected"].replace("'", "").replace(" or ", ", ")
         context = {"expected": expected.replace("True", "true").replace("False", "false")}
     context = {name: f"{bound:g}" if isinstance(bound, float) else bound for name, bound in context.items()}
-    return UsageError(key, _shown(node), _WORDS.get(kind, error["msg"]).format(**context))
+    return UsageError(key, shown(node), _WORDS.get(kind, error["msg"]).format(**context))
 
 
 _WORDS = {
@@ -85,7 +85,8 @@ _WORDS = {
 }
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as it is written on the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
