@@ -27,7 +27,7 @@ from fsbench.plugins import PREFIX
 if TYPE_CHECKING:
     from fsbench.config.component import Component
 
-_Declared = TypeVar("_Declared")
+_Declared = TypeVar("_Declared", bound=Callable[..., Any])
 
 
 def model(name: str, *, batchnorm: bool = True, smallest: int = 1) -> Callable[[_Declared], _Declared]:
@@ -277,7 +277,7 @@ def _parameters(function: Any, group: str, name: str, handed: Sequence[str] | in
     """A function's own options, (annotation, default) by name: its parameters but those that fsbench hands in."""
     from pydantic import Field
 
-    target = function.__init__ if isinstance(function, type) else function
+    target = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]  # its own, no subclass's
     try:
         hints = get_type_hints(target, include_extras=True)
         found = list(inspect.signature(function).parameters.values())

@@ -12,7 +12,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def load_plugins() -> None:
         UsageError: one is not there, can't be read, or declares what it may not.
     """
     for name in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
-        _load(name, lambda name=name: _of_file(name) if name.endswith(".py") else importlib.import_module(name))
+        _load(name, partial(_of_file if name.endswith(".py") else importlib.import_module, name))
     for entry in _installed():
         _load(entry.value, entry.load)
 

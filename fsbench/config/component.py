@@ -1,4 +1,4 @@
-"""What can be chosen for a config group: each component is one class, with its name, options, checks and facts."""
+"""The components that can be chosen for a config group: each is one class, with its name, options, checks and facts."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Component(Options):
 
     @classmethod
     def built_by(cls) -> Any:
-        """What makes it, imported now."""
+        """The function that builds it, imported now."""
         if not isinstance(cls.builder, str):
             return cls.builder
         module, _, name = cls.builder.partition(":")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from fsbench.config.options import Options
 from fsbench.errors import UsageError, did_you_mean
@@ -24,15 +25,17 @@ def load(values: dict[str, Any], kind: type[Record]) -> Record:
         raise _usage_error(failure.errors(include_url=False)[0], values) from None
 
 
-def _usage_error(error: dict[str, Any], values: dict[str, Any]) -> UsageError:
-    path, node = [], values
+def _usage_error(error: ErrorDetails, values: dict[str, Any]) -> UsageError:
+    path: list[str] = []
+    node: Any = values
     absent = error["loc"][-1] if error["type"] in ("missing", "extra_forbidden") else None
     for part in error["loc"]:
         # pydantic adds the tag of optional types to the location.
-        if not isinstance(node, (dict, list)) or (isinstance(node, dict) and part not in node and part != absent):
+        listed, grouped = isinstance(node, list), isinstance(node, dict)
+        if not listed and not (grouped and (part in node or part == absent)):
             continue
         path.append(str(part))
-        node = node[part] if isinstance(node, list) or part in node else None
+        node = node[part] if listed or part in node else None
     key = ".".join(path)
     kind, context = error["type"], error.get("ctx", {})
     if kind == "value_error":

@@ -55,7 +55,7 @@ def compute(
     Raises:
         UsageError: there is no such device, or whatever the function says.
     """
-    from fsbench.training.build import build_device
+    from fsbench.distributed.devices import build_device
     from fsbench.training.precision import arithmetic
 
     config, options = request.config, options_of(artefact, request)
