@@ -338,6 +338,8 @@ def study(stage: Stage) -> int:
     own = [*size.overrides, f"trainer.batch_size={size.batch}"]
     common = ["experiment=kim2022/table1", *stage.images, *own, f"trainer.device={stage.device}"]
     common.append("trainer.progress=false")
+    if stage.device == "cuda":
+        common.append("trainer.cuda_graph=true")
     record: dict[str, Any] = {"overrides": own, "root": stage.root, "label": size.label, "step": {}, "runs": []}
     most = min(available_cores(), size.most[2])
     with mps(stage.device) as record["mps"]:
