@@ -28,11 +28,12 @@ def _usage_error(error: dict[str, Any], values: dict[str, Any]) -> UsageError:
     path, node = [], values
     absent = error["loc"][-1] if error["type"] in ("missing", "extra_forbidden") else None
     for part in error["loc"]:
-        # pydantic adds the tag of optional types to the location.
-        if not isinstance(node, (dict, list)) or (isinstance(node, dict) and part not in node and part != absent):
+        # pydantic adds the tag of optional types to the location, and the place of what a tuple lacks.
+        within = range(len(node)) if isinstance(node, list) else node if isinstance(node, dict) else ()
+        if part not in within and (part != absent or not isinstance(node, dict)):
             continue
         path.append(str(part))
-        node = node[part] if isinstance(node, list) or part in node else None
+        node = node[part] if part in within else None
     key = ".".join(path)
     kind, context = error["type"], error.get("ctx", {})
     if kind == "value_error":
@@ -47,6 +48,8 @@ def _usage_error(error: dict[str, Any], values: dict[str, Any]) -> UsageError:
             parent = parent[part]
         siblings = [name for name in parent if name != path[-1]]
         return UsageError(key, _shown(node), f"no such key{did_you_mean(path[-1], siblings)}")
+    if kind == "missing" and isinstance(node, list):
+        return UsageError(key, _shown(node), "has too few entries")
     if kind == "missing":
         return UsageError(key, "(missing)", "has to be given")
     if kind == "unknown":
@@ -71,6 +74,8 @@ _WORDS = {
     "bool_type": "must be true or false",
     "string_type": "must be text",
     "list_type": "must be a list, such as [1,2]",
+    "tuple_type": "must be a list, such as [1,2]",
+    "dict_type": "must be a table, such as {{a: 1}}",
     "literal_error": "must be one of {expected}",
     "finite_number": "must be a finite number",
     "too_short": "must have at least {min_length} entries",
