@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fsbench.declare import loss as loss
     from fsbench.declare import model as model
     from fsbench.declare import optimizer as optimizer
+    from fsbench.declare import paper as paper
     from fsbench.declare import schedule as schedule
     from fsbench.notebook import Run as Run
     from fsbench.notebook import load as load
@@ -27,7 +28,7 @@ __version__ = "0.1.0"
 # `import fsbench` stays light.
 _LATER = {
     **dict.fromkeys(("Run", "load", "measure", "train"), "fsbench.notebook"),
-    **dict.fromkeys(("augmentation", "dataset", "loss", "model", "optimizer", "schedule"), "fsbench.declare"),
+    **dict.fromkeys(("augmentation", "dataset", "loss", "model", "optimizer", "paper", "schedule"), "fsbench.declare"),
 }
 
 

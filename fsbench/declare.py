@@ -32,7 +32,7 @@ from fsbench.plugins import PREFIX
 if TYPE_CHECKING:
     from fsbench.config.component import Component
 
-_Declared = TypeVar("_Declared")
+_Declared = TypeVar("_Declared", bound=Callable[..., Any])
 _Decorator = TypeVar("_Decorator", bound=Callable[..., Any])
 
 
@@ -288,6 +288,22 @@ def measure(name: str, *, column: str | None = None, whole: bool = False) -> Cal
     return declare
 
 
+def paper(name: str) -> Callable[[_Declared], _Declared]:
+    """Declare a paper: a function that returns the tuple of its artefacts, called `<name>/...`.
+
+    What they print lies in `numbers/*.csv` beside the file.
+    """
+
+    def declare(function: _Declared) -> _Declared:
+        from fsbench.papers import add_paper
+
+        file = _file()
+        add_paper(name, function(), Path(file).parent if file else Path())  # type: ignore[operator]
+        return function
+
+    return declare
+
+
 def _declare(group: str, name: str, function: Any, build: Any, handed: Sequence[str] | int, **facts: Any) -> None:
     from fsbench.config.component import group_of
 
@@ -332,7 +348,7 @@ def _record(
 
 def _parameters(function: Any, group: str, name: str, handed: Sequence[str] | int) -> dict[str, Any]:
     """A function's own options, (annotation, default) by name: its parameters but those that fsbench hands in."""
-    target = function.__init__ if isinstance(function, type) else function
+    target = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]  # its own, no subclass's
     try:
         hints = get_type_hints(target, include_extras=True)
         found = list(inspect.signature(function).parameters.values())
@@ -407,14 +423,19 @@ def _line(given: Any) -> str:
 
 def _source(given: Any, what: str) -> tuple[str, str]:
     """sha256 of the file that declares it, and that file; where there is none (a notebook), of its own text."""
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__") == __name__:
-        frame = frame.f_back
-    file = frame.f_globals.get("__file__") if frame is not None else None
-    if file and os.path.isfile(file):
+    if file := _file():
         return hashlib.sha256(Path(file).read_bytes()).hexdigest(), os.path.realpath(file)
     try:
         return hashlib.sha256(inspect.getsource(given).encode()).hexdigest(), ""
     except (OSError, TypeError):
         problem = "its text, which belongs to the identity of runs, can't be read; declare it in a file"
         raise UsageError("", "", f"{what}: {problem}") from None
+
+
+def _file() -> str | None:
+    """The file that calls a decorator."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    file = frame.f_globals.get("__file__") if frame is not None else None
+    return file if file and os.path.isfile(file) else None

@@ -6,6 +6,7 @@ import difflib
 import errno
 import signal
 from collections.abc import Iterable
+from typing import Any
 
 # Characters of a value in a message.
 _SHOWN = 240
@@ -68,7 +69,7 @@ def bad_input(failure: BaseException) -> UsageError | None:
 
 def check_signals() -> None:
     """Raise for a signal that came, where its own exception was lost on the way, in a destructor say."""
-    handler = signal.getsignal(signal.SIGINT)
+    handler: Any = signal.getsignal(signal.SIGINT)
     if getattr(handler, "requested", False):
         handler.check()
 

@@ -46,8 +46,8 @@ def folder_parts(base: Path) -> tuple[FolderPart, FolderPart]:
         if (other := spelt.setdefault(unicodedata.normalize("NFC", name), name)) != name:
             raise refused(base, f"classes {other!a} and {name!a} differ only in how letters are composed; rename one")
     if train.classes != test.classes:
-        for one, other, here, there in ((train, test, "train", "test"), (test, train, "test", "train")):
-            if lacking := sorted(set(one.classes) - set(other.classes)):
+        for one, rest, here, there in ((train, test, "train", "test"), (test, train, "test", "train")):
+            if lacking := sorted(set(one.classes) - set(rest.classes)):
                 raise refused(base, f"class {lacking[0]!r} is in {here}/ but not in {there}/; both need all classes")
     return train, test
 

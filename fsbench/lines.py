@@ -52,7 +52,7 @@ def flushed() -> OSError | None:
     return failure
 
 
-def _line(line: str, stream: TextIO | None) -> None:
+def _line(line: str, stream: TextIO) -> None:
     try:
         print(printable(line), file=stream, flush=True)
     except OSError:  # closed at the other end (`| head`), or on a full disk

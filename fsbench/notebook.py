@@ -132,8 +132,8 @@ def train(*overrides: str | Mapping[str, Any], config_dir: str | None = None, **
     """
     from fsbench.cli.train import train as carry_out
     from fsbench.config.compose import compose_jobs
-    from fsbench.training.attempt import directory_of
-    from fsbench.training.stop_signal import stop_signal
+    from fsbench.stop_signal import stop_signal
+    from fsbench.training.outcome import directory_of
 
     with _interruptible(), stop_signal() as stop:
         jobs = compose_jobs(_line(*overrides, keys), multirun=False, config_dir=config_dir)

@@ -12,7 +12,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def load_plugins() -> None:
     for name in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
         if name.endswith(".py") and not os.path.isfile(name):
             raise UsageError("--plugin", name, "there is no such file")
-        _load(name, lambda name=name: _of_file(name) if name.endswith(".py") else importlib.import_module(name))
+        _load(name, partial(_of_file if name.endswith(".py") else importlib.import_module, name))
     for entry in _installed():
         _load(entry.value, entry.load)
 

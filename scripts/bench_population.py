@@ -15,10 +15,10 @@ import torch
 from benchmark import add_options, aligned, ended, names, publish, write
 
 from fsbench.config.compose import Job, compose_jobs
+from fsbench.population.train import train_population
 from fsbench.runs.provenance import provenance
-from fsbench.training.attempt import attempt
-from fsbench.training.population import train_population
-from fsbench.training.stop_signal import StopSignal
+from fsbench.stop_signal import StopSignal
+from fsbench.training.outcome import attempt
 
 # How many times as fast a population has to be.
 TARGETS = {"cpu": 1.0, "cuda": 3.0}

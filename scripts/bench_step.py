@@ -27,13 +27,12 @@ from fsbench.models import build_model
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
 from fsbench.runs.provenance import provenance
 from fsbench.training.batch_closure import BatchClosure
-from fsbench.training.compiled import compiled
+from fsbench.training.cuda_graphs import WARM_UP, CudaRecorder, GraphedStep
 from fsbench.training.epoch_totals import EpochTotals
-from fsbench.training.graphed_step import WARM_UP, GraphedStep
 from fsbench.training.memory_format import chosen_memory_format
-from fsbench.training.plain_step import PlainStep
 from fsbench.training.precision import Precision, arithmetic
-from fsbench.training.recorder import CudaRecorder
+from fsbench.training.run import compiled
+from fsbench.training.step import PlainStep
 
 GREY = {"mlp", "lenet", "fcnn", "fcnn_small", "small_cnn", "lenet_ibayashi"}  # on images of 1 x 28 x 28
 PIXELS = {"vit_base_patch16": 224}  # on a side of colour images; else those of --pixels

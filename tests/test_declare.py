@@ -27,6 +27,7 @@ LINES = {
     "focal.py": 8,
     "polynomial.py": 20,
     "norm.py": 12,
+    "two_radii.py": 22,
 }
 QUICK = ("trainer.epochs=1", "trainer.batch_size=128", "trainer.progress=false", "dataset.subset=256")
 SMALL = ("dataset=digits", "model=mlp", "model.widths=[16]", *QUICK)

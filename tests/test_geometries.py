@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fsbench.geometries import FORMS, GEOMETRIES, SCALES, Geometry
-from fsbench.optim.stacked_base import by_member
+from fsbench.population.base_optimizers import by_member
 
 NAMES = ["0.weight", "0.bias", "1.weight", "1.bias"]
 SHAPES = [(3, 2, 2, 2), (3,), (5,), (5,)]

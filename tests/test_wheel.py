@@ -36,6 +36,9 @@ def test_a_wheel_trains(tmp_path) -> None:
     zipfile.ZipFile(wheel).extractall(site)
     shipped = {p.relative_to(site / "fsbench") for p in (site / "fsbench/conf").rglob("*.yaml")}
     assert shipped == {p.relative_to(CHECKOUT) for p in (CHECKOUT / "conf").rglob("*.yaml")}
+    guides = {p.relative_to(CHECKOUT / "fsbench") for p in (CHECKOUT / "fsbench/guides").iterdir()}
+    assert {p.relative_to(site / "fsbench") for p in (site / "fsbench/guides").iterdir()} == guides
+    assert (site / "fsbench/py.typed").is_file()
     done = subprocess.run(
         [sys.executable, "-m", "fsbench", "train", "dataset=digits", "model=mlp", "model.widths=[16]",
          "trainer.epochs=1"],

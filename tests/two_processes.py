@@ -16,11 +16,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from fsbench import sharpness
+from fsbench.distributed.devices import Devices
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace, Processes
+from fsbench.stop_signal import StopSignal
 from fsbench.training.batch_closure import BatchClosure
-from fsbench.training.devices import Devices
 from fsbench.training.precision import Precision
-from fsbench.training.stop_signal import StopSignal
 
 # The last batches are smaller than two rows a process: the second one has none of them.
 SIZES = (9, 8, 5, 3, 2)

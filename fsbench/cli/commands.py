@@ -11,4 +11,5 @@ COMMANDS = {
     "plot": ("fsbench.cli.plot", "curves of finished runs, or one point a run, as a picture"),
     "list": ("fsbench.cli.list", "what there is: models, datasets, optimizers, experiments, ..."),
     "rerun": ("fsbench.cli.rerun", "train again what a run directory holds, with changes"),
+    "help": ("fsbench.cli.help", "the guides: training, sharpness, library, extending, ..."),
 }

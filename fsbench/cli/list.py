@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from fsbench.cli.flags import Parser
-from fsbench.config.component import offered
+from fsbench.config.component import components, offered
+from fsbench.config.load import shown
 from fsbench.config.paths import conf_dir
 from fsbench.errors import UsageError, did_you_mean
 from fsbench.measuring import measures
@@ -35,10 +37,14 @@ ALL = (*KINDS, MEASURES, ARTEFACTS)
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(prog="fsbench list", description="What there is to choose from, a line each.")
     parser.add_argument("kind", nargs="?", metavar="KIND", help=", ".join(ALL))
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the options of this one")
     parser.add_argument("-cd", "--config-dir", type=Path, help="config groups of your own, listed too")
     parser.add_argument("--format", default="text", choices=["text", "json"], help="(default: %(default)s)")
     options = parser.parse_args(list(arguments))
-    entries = _entries(options.kind, options.config_dir)
+    if options.name is not None:
+        entries = _options(options.kind, options.name)
+    else:
+        entries = _entries(options.kind, options.config_dir)
     if options.format == "json":
         print(json.dumps(entries, indent=1))
         return 0
@@ -47,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         star = "*" if entry.get("default") else " "
         measure = f" {star} {entry['column']:{column}}" if "column" in entry else ""
         source = f" ({entry['source']})" if "source" in entry else ""
-        print(f"{entry['name']:{name}}{measure}  {entry['line']}{source}")
+        print(f"{entry['name']:{name}}{measure}  {entry['line']}{source}".rstrip())
     if options.kind == MEASURES:
         print("* measured where measures= is not given; tables have the second column")
     return 0
@@ -80,6 +86,24 @@ def _entries(kind: str | None, config_dir: Path | None) -> list[dict[str, str | 
     roots = [conf_dir(), *([config_dir] if config_dir else [])]
     found = {name: line for root in roots for name, line in described(root / group).items()}
     return [{"name": name, "line": line} for name, line in sorted((found | offered(group)).items())]
+
+
+def _options(kind: str, name: str) -> list[dict[str, str | bool]]:
+    """The options of a choice: their values and what they mean. Raises UsageError where there is no such choice."""
+    group = KINDS.get(kind, kind)
+    if (file := conf_dir() / group / f"{name}.yaml").is_file():
+        lines = re.findall(r"^(\w+): +(.*?)(?: +# (.*))?$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        return [{"name": f"{group}.{key}={value}", "line": meaning} for key, value, meaning in lines]
+    if name not in offered(group):
+        near = did_you_mean(name, {**described(conf_dir() / group), **offered(group)})
+        raise UsageError("list", f"{kind} {name}", f"no such choice{near}; fsbench list {kind} shows them")
+    component = components(group)[name]
+    meanings, node = component.meanings(), component.as_node()
+    return [
+        {"name": f"{group}.{option}={shown(node[option])}", "line": meanings.get(option, "")}
+        for option in component.model_fields
+        if option in node and option not in (component.key, "plugin")
+    ]
 
 
 def described(group: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from fsbench.cli.commands import COMMANDS
 from fsbench.errors import FsbenchError, Interrupted, UsageError, bad_input, did_you_mean, one_line
 from fsbench.lines import flushed, steady_streams, tell
 from fsbench.plugins import load_plugins, name_plugins
-from fsbench.training.stop_signal import AtOnce, at_once, too_late
+from fsbench.stop_signal import AtOnce, at_once, too_late
 
 HELP = """fsbench: train with sharpness-aware optimizers and compare what comes out.
 
@@ -88,7 +88,7 @@ def _dispatch(arguments: list[str]) -> int:
 
         load_plugins()
         return complete(arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         lines = (f"  {name:{width}}  {line}" for name, (_, line) in COMMANDS.items())
         print(HELP.format(commands="\n".join(lines)), end="")

@@ -26,7 +26,7 @@ from fsbench.reproduce.provenance import refuse_smaller, without_places
 from fsbench.reproduce.request import Request, read_request
 from fsbench.reproduce.run import Outcome, Task, missing_tasks
 from fsbench.runs.directory import refuse_unwritable
-from fsbench.training.stop_signal import at_once, stop_signal
+from fsbench.stop_signal import at_once, stop_signal
 
 _HELP = """\
 fsbench reproduce ARTEFACT ... [KEY=VALUE ...]: the papers' tables and figures, published numbers beside measured ones.
@@ -224,7 +224,7 @@ class _Work:
 
     def _refuse_absent_device(self) -> None:
         """Raise UsageError where there is no CUDA device: no run could be trained."""
-        from fsbench.training.build import build_device
+        from fsbench.distributed.devices import build_device
 
         try:
             build_device("cuda")

@@ -12,8 +12,8 @@ from fsbench.cli.train import train
 from fsbench.config.compose import compose_jobs
 from fsbench.errors import UsageError
 from fsbench.runs.read import Unreadable, read_json
-from fsbench.training.attempt import by_torchrun
-from fsbench.training.stop_signal import stop_signal
+from fsbench.stop_signal import stop_signal
+from fsbench.training.outcome import by_torchrun
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -8,8 +8,8 @@ from argparse import Namespace
 from fsbench.config.compose import Job, compose_jobs
 from fsbench.errors import FsbenchError, UsageError
 from fsbench.lines import say
-from fsbench.training.attempt import already_done, described, failed_line, finished
-from fsbench.training.stop_signal import StopSignal, stop_signal
+from fsbench.stop_signal import StopSignal, stop_signal
+from fsbench.training.outcome import already_done, described, failed_line, finished
 
 
 def main(options: Namespace) -> int:
@@ -39,7 +39,7 @@ def _job(options: Namespace) -> Job:
 
 
 def _train(job: Job, stop: StopSignal) -> int:
-    from fsbench.training.devices import Devices
+    from fsbench.distributed.devices import Devices
     from fsbench.training.run import train_on
 
     devices = Devices.of(job.config.trainer)

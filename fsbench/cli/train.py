@@ -12,7 +12,8 @@ from fsbench.config.compose import Job, compose_jobs
 from fsbench.errors import FsbenchError, UsageError
 from fsbench.lines import say, tell
 from fsbench.runs.read import Unreadable
-from fsbench.training.attempt import (
+from fsbench.stop_signal import StopSignal, stop_signal
+from fsbench.training.outcome import (
     Outcome,
     TrainingTask,
     already_done,
@@ -23,7 +24,6 @@ from fsbench.training.attempt import (
     finished,
     run,
 )
-from fsbench.training.stop_signal import StopSignal, stop_signal
 
 HELP = """\
 fsbench train [-m] [KEY=VALUE ...]: train one model, or with -m every combination of comma-separated values.

@@ -28,7 +28,7 @@ class AugmentOptions(Component, group="augment"):
     crop: int = Field(default=0, ge=0, le=10_000)
     """Pixels added on each side before a random crop back to the size; 0: none."""
     padding: Literal["zeros", "reflect"] = "zeros"
-    """What is added: black, or the image mirrored at its outermost pixels."""
+    """The padding: black, or the image mirrored at its outermost pixels."""
     autoaugment: Literal["cifar10", "svhn", "imagenet"] | None = None
     """The AutoAugment policy found on this data set."""
     autoaugment_first: bool = False

@@ -1,9 +1,13 @@
-"""What can be chosen for a config group: each component is one class, with its name, options, checks and facts."""
+"""The components that can be chosen for a config group: each is one class, with its name, options, checks and facts."""
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
+import textwrap
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 from pydantic import ModelWrapValidatorHandler, model_validator
@@ -92,8 +96,22 @@ class Component(Options):
         return (cls.__doc__ or "").strip().partition("\n")[0].rstrip(".")
 
     @classmethod
+    def meanings(cls) -> dict[str, str]:
+        """What is said of its options below their declarations."""
+        found: dict[str, str] = {}
+        for kind in reversed(cls.__mro__):
+            if not issubclass(kind, Component) or kind.source:
+                continue
+            (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+            assert isinstance(body, ast.ClassDef)
+            for one, after in pairwise(body.body):
+                if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and isinstance(after, ast.Expr):
+                    found[one.target.id] = " ".join(str(ast.literal_eval(after.value)).split())
+        return found
+
+    @classmethod
     def built_by(cls) -> Any:
-        """What makes it, imported now."""
+        """The function that builds it, imported now."""
         if not isinstance(cls.builder, str):
             return cls.builder
         module, _, name = cls.builder.partition(":")

@@ -98,7 +98,7 @@ class DatasetOptions(Component, group="dataset"):
 
     @property
     def in_files(self) -> bool:
-        """Whether images may be decoded in every epoch."""
+        """True if images may be decoded in every epoch."""
         return self.streamed is True or (self.streamed is None and not self.in_memory)
 
 

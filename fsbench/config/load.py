@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from fsbench.config.options import Options
 from fsbench.errors import UsageError, did_you_mean
@@ -24,8 +25,9 @@ def load(values: dict[str, Any], kind: type[Record]) -> Record:
         raise _usage_error(failure.errors(include_url=False)[0], values) from None
 
 
-def _usage_error(error: dict[str, Any], values: dict[str, Any]) -> UsageError:
-    path, node = [], values
+def _usage_error(error: ErrorDetails, values: dict[str, Any]) -> UsageError:
+    path: list[str] = []
+    node: Any = values
     absent = error["loc"][-1] if error["type"] in ("missing", "extra_forbidden") else None
     for part in error["loc"]:
         # pydantic adds the tag of optional types to the location, and the place of what a tuple lacks.
@@ -40,16 +42,16 @@ def _usage_error(error: dict[str, Any], values: dict[str, Any]) -> UsageError:
         problem = str(context["error"])
         # Checks of several keys name the one at fault themselves.
         return (
-            UsageError("", "", problem) if "=" in problem.partition(":")[0] else UsageError(key, _shown(node), problem)
+            UsageError("", "", problem) if "=" in problem.partition(":")[0] else UsageError(key, shown(node), problem)
         )
     if kind == "extra_forbidden":
         parent = values
         for part in path[:-1]:
             parent = parent[part]
         siblings = [name for name in parent if name != path[-1]]
-        return UsageError(key, _shown(node), f"no such key{did_you_mean(path[-1], siblings)}")
+        return UsageError(key, shown(node), f"no such key{did_you_mean(path[-1], siblings)}")
     if kind == "missing" and isinstance(node, list):
-        return UsageError(key, _shown(node), "has too few entries")
+        return UsageError(key, shown(node), "has too few entries")
     if kind == "missing":
         return UsageError(key, "(missing)", "has to be given")
     if kind == "unknown":
@@ -60,7 +62,7 @@ def _usage_error(error: dict[str, Any], values: dict[str, Any]) -> UsageError:
         expected = context["expected"].replace("'", "").replace(" or ", ", ")
         context = {"expected": expected.replace("True", "true").replace("False", "false")}
     context = {name: f"{bound:g}" if isinstance(bound, float) else bound for name, bound in context.items()}
-    return UsageError(key, _shown(node), _WORDS.get(kind, error["msg"]).format(**context))
+    return UsageError(key, shown(node), _WORDS.get(kind, error["msg"]).format(**context))
 
 
 _WORDS = {
@@ -87,7 +89,8 @@ _WORDS = {
 }
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as it is written on the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):

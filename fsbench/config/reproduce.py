@@ -11,7 +11,7 @@ from fsbench.config.options import Options, PathText
 
 
 class ReproduceConfig(Options):
-    """What `conf/reproduce.yaml` composes to; artefacts, axes and changes of the runs stand beside it."""
+    """The configuration of `conf/reproduce.yaml`; artefacts, axes and changes of the runs stand beside it."""
 
     scale: Literal["paper", "small", "tiny"]
     plan: bool

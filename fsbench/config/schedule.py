@@ -13,7 +13,7 @@ from fsbench.config.component import Component
 
 @dataclass(frozen=True)
 class Span:
-    """How long a training is, in steps."""
+    """The length of a training in steps."""
 
     epochs: int
     steps_per_epoch: int

@@ -36,7 +36,7 @@ AnyDataset = Annotated[
 
 
 class SharpnessConfig(Options):
-    """What `conf/sharpness.yaml` composes to: a network, the images, the measures and their options."""
+    """The configuration of `conf/sharpness.yaml`: a network, the images, the measures and their options."""
 
     run: PathText | None
     model: SerializeAsAny[ModelOptions] | None = None

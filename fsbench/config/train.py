@@ -38,7 +38,7 @@ class TrainerOptions(Options):
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     compile: bool = False
     fused: bool = True
-    cuda_graph: Literal["auto", True, False] = "auto"
+    cuda_graph: Literal["auto", True, False] = "auto"  # auto: as false, until recordings were tried on a GPU
     population: bool = False
 
 

@@ -8,14 +8,12 @@ from fsbench.data.for_training import eval_batches, train_batches
 from fsbench.data.load import Data, load_data
 from fsbench.data.share import Share
 from fsbench.data.splits import MemorySplit, StreamingSplit
-from fsbench.data.stacked_batches import StackedBatches
 
 __all__ = [
     "Data",
     "EvalBatches",
     "MemorySplit",
     "Share",
-    "StackedBatches",
     "StreamingSplit",
     "TrainBatches",
     "eval_batches",

@@ -11,15 +11,36 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from fsbench.data.augment import normalize
 from fsbench.data.overlap import one_ahead, sent
-from fsbench.data.resize import resized
 from fsbench.data.seeding import generator
 from fsbench.data.share import ALONE, Share
 from fsbench.data.splits import MemorySplit, Split
 from fsbench.data.streaming import FileBatches
 from fsbench.errors import UsageError
+
+
+def resized(images: Tensor, side: int | None) -> Tensor:
+    """uint8 (B, C, H, W) to uint8 (B, C, side, side): bilinear with PIL's antialiasing; None: as it is.
+
+    Float images stay float. In two passes, each rounded to whole grey levels (half up), as PIL does it: streamed images
+    come out the same.
+    """
+    if side is None or images.shape[-2:] == (side, side):
+        return images
+    if images.is_floating_point():
+        size = (side, side)
+        return functional.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+    wide = _pass(images.float(), images.shape[-2], side)
+    return _pass(wide, side, side).to(torch.uint8)
+
+
+def _pass(images: Tensor, height: int, width: int) -> Tensor:
+    change = functional.interpolate(images, (height, width), mode="bilinear", antialias=True, align_corners=False)
+    return change.add_(0.5).floor_().clamp_(0, 255)
+
 
 BatchAugment = Callable[[Tensor, torch.Generator], Tensor]
 ImageTransform = Callable[[Image.Image], Tensor]
@@ -48,7 +69,7 @@ class TrainBatches:
     def __init__(
         self,
         split: Split,
-        augment: BatchAugment | ImageTransform,
+        augment: Callable[..., Tensor],
         batch_size: int,
         seed: int,
         device: torch.device,
@@ -138,6 +159,8 @@ class EvalBatches:
         if isinstance(split, MemorySplit):
             self._images, self._labels = split.images.to(device), split.labels.to(device)
         else:
+            if transform is None:
+                raise ValueError("streamed images need a transform")
             self._files = FileBatches(split, transform, 0, device, workers, batch_size)
         self._in_memory = isinstance(split, MemorySplit)
 

@@ -86,7 +86,7 @@ def fetch(
 
 
 def ways_out(data_dir: Path) -> str:
-    """What to do where a data set is neither there nor to be had."""
+    """Advice where a data set is neither there nor to be had."""
     return (
         f"Either put its files below {data_dir}, or point data_dir (or $FSBENCH_DATA) at a directory that has them, "
         "or use dataset=digits, which needs no download"
@@ -94,7 +94,7 @@ def ways_out(data_dir: Path) -> str:
 
 
 def _cannot_write(data_dir: Path, failure: OSError) -> UsageError:
-    return UsageError("data_dir", data_dir, f"cannot be written: {_NO_ROOM.get(failure.errno, failure)}")
+    return UsageError("data_dir", data_dir, f"cannot be written: {_NO_ROOM.get(failure.errno or 0, failure)}")
 
 
 def _link_present(sources: Iterable[tuple[str, str]], data_dir: Path, scratch: Path) -> None:

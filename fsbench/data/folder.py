@@ -13,7 +13,7 @@ from PIL import Image
 from fsbench.config.dataset import DatasetOptions
 from fsbench.data.decode import UndecodableImage, decoded, opened
 from fsbench.data.raw import RawData
-from fsbench.data.splits import MemorySplit, StreamingSplit
+from fsbench.data.splits import MemorySplit, Split, StreamingSplit
 from fsbench.errors import UsageError
 from fsbench.image_folder import KEY, FolderPart, files_digest, folder_parts, list_of, refused
 
@@ -41,9 +41,10 @@ def load_folder(options: DatasetOptions, data_dir: Path) -> RawData:
                    for kind in sorted(train.passed_over.keys() | test.passed_over.keys())}  # fmt: skip
     if passed_over:
         log.warning("%s=%s: passed over are %s", KEY, base, list_of(passed_over))
+    splits: Sequence[Split]
     if _goes_into_memory(base, train.items + test.items, image_size, in_memory):
-        splits = _into_memory(base, train, test, image_size)
-        variant = f"image folder, {' x '.join(map(str, splits[0].images.shape[1:]))} in memory"
+        splits = both = _into_memory(base, train, test, image_size)
+        variant = f"image folder, {' x '.join(map(str, both[0].images.shape[1:]))} in memory"
     else:
         if image_size is None:
             problem = "must be a number of pixels, such as 224, because the images are streamed"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from fsbench.config.augment import AugmentOptions
 from fsbench.data.augment import batch_augment, eval_transform, image_transform
@@ -34,9 +37,10 @@ def train_batches(
             policy = augment.autoaugment
             raise UsageError("augment.autoaugment", policy, "works on whole grey levels, not on float images")
         side = min(data.shape[1:])
-        change, size = batch_augment(augment, data.mean, data.std, side), _resize_to(data, data.train)
+        change: Callable[..., Tensor] = batch_augment(augment, data.mean, data.std, side)
     else:
-        change, size = image_transform(augment, data.mean, data.std, data.shape[1]), None
+        change = image_transform(augment, data.mean, data.std, data.shape[1])
+    size = _resize_to(data, data.train)
     return TrainBatches(data.train, change, batch_size, seed, device, image_size=size, workers=workers, share=share)
 
 
@@ -46,19 +50,22 @@ def eval_batches(
     """Batches of any split of `data`, or one device's share of them (not augmented; `augment` says how streamed images
     are cropped)."""
     batch_size = max(1, min(1000, _PIXELS_PER_BATCH // (data.shape[0] * data.shape[1] * data.shape[2])))
-    in_memory = isinstance(split, MemorySplit)
+    streamed = not isinstance(split, MemorySplit)
     return EvalBatches(
         split,
         device,
         data.mean,
         data.std,
-        image_size=_resize_to(data, split) if in_memory else None,
+        image_size=_resize_to(data, split),
         batch_size=batch_size,
-        transform=None if in_memory else eval_transform(augment, data.mean, data.std, data.shape[1]),
+        transform=eval_transform(augment, data.mean, data.std, data.shape[1]) if streamed else None,
         workers=workers,
         share=share,
     )
 
 
-def _resize_to(data: Data, split: MemorySplit) -> int | None:
-    return None if tuple(split.images.shape[1:]) == data.shape else data.shape[1]
+def _resize_to(data: Data, split: Split) -> int | None:
+    """The side to which images in memory are resized; None where they are as the network sees them."""
+    if not isinstance(split, MemorySplit) or tuple(split.images.shape[1:]) == data.shape:
+        return None
+    return data.shape[1]

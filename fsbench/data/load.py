@@ -11,11 +11,36 @@ from torch import Tensor
 
 from fsbench.config.dataset import DatasetOptions
 from fsbench.data.labels import confusion_set, random_labels, symmetric_noise
-from fsbench.data.moments import channel_moments
 from fsbench.data.raw import RawData
 from fsbench.data.splits import MemorySplit, Split
 from fsbench.data.stratified import stratified_split
 from fsbench.errors import UsageError
+
+_CHUNK = 4096
+
+
+def channel_moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and population standard deviation per channel of uint8 images (N, C, H, W), as shares of 255.
+
+    Exact: the sums are integers. A channel that never varies gets the deviation 1. Images that are float are taken as
+    they are.
+    """
+    if images.is_floating_point():
+        values = images.double().transpose(0, 1).flatten(1)
+        deviations = values.std(1, correction=0).tolist()
+        return tuple(values.mean(1).tolist()), tuple(deviation or 1.0 for deviation in deviations)
+    first = second = torch.zeros(images.shape[1], dtype=torch.int64)
+    for chunk in images.split(_CHUNK):
+        pixels = chunk.int()
+        first = first + pixels.sum(dim=(0, 2, 3))
+        second = second + (pixels * pixels).sum(dim=(0, 2, 3))
+    count = images.numel() // images.shape[1]
+    mean, std = [], []
+    for one, two in zip(first.tolist(), second.tolist(), strict=True):
+        mean.append(one / count / 255)
+        std.append((two * count - one * one) ** 0.5 / count / 255 or 1.0)
+    return tuple(mean), tuple(std)
+
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -53,7 +78,7 @@ def load_data(options: DatasetOptions, data_dir: Path) -> Data:
         UsageError: absent or corrupt data; sizes that the data set can't fill.
     """
     raw = _raw(options, Path(data_dir).expanduser())
-    channels, native = 3, None
+    channels, native = 3, list[int]()
     if isinstance(raw.train, MemorySplit):
         channels, *native = raw.train.images.shape[1:]
     mean, std = _moments(options, raw, channels)
@@ -116,7 +141,7 @@ def _raw(options: DatasetOptions, data_dir: Path) -> RawData:
 
 
 def _moments(options: DatasetOptions, raw: RawData, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if options.mean is not None:
+    if options.mean is not None and options.std is not None:
         for key, values in (("mean", options.mean), ("std", options.std)):
             if len(values) != channels:
                 problem = f"needs {channels} number{'s' * (channels > 1)}, one per channel of the images"
@@ -131,7 +156,7 @@ def _moments(options: DatasetOptions, raw: RawData, channels: int) -> tuple[tupl
 
 def _prepared(options: DatasetOptions, raw: RawData) -> tuple[Split, Split | None, dict[str, int]]:
     """Training split, validation split, and how many labels were changed how."""
-    train, validation, unused = raw.train, None, None
+    train, validation = raw.train, None
     classes, seed = len(raw.class_names), options.seed
     if options.validation > 0:
         if options.validation >= len(train):
@@ -139,6 +164,7 @@ def _prepared(options: DatasetOptions, raw: RawData) -> tuple[Split, Split | Non
             raise UsageError("dataset.validation", options.validation, problem)
         chosen, rest = stratified_split(train.labels, options.validation, classes, seed, "validation")
         validation, train = train.take(chosen), train.take(rest)
+    pool, chosen, rest = train, torch.arange(len(train)), torch.arange(0)
     if options.subset is not None:
         if options.subset > len(train):
             left = " left beside the validation split" if options.validation > 0 else ""
@@ -146,7 +172,7 @@ def _prepared(options: DatasetOptions, raw: RawData) -> tuple[Split, Split | Non
                 "dataset.subset", options.subset, f"must be at most the {len(train)} training images{left}"
             )
         chosen, rest = stratified_split(train.labels, options.subset, classes, seed, "subset")
-        unused, train = train.take(rest), train.take(chosen)
+        train = pool.take(chosen)
 
     labels = train.labels
     if options.noise > 0:
@@ -163,13 +189,13 @@ def _prepared(options: DatasetOptions, raw: RawData) -> tuple[Split, Split | Non
     train = train.with_labels(labels)
 
     if options.confusion > 0:
-        if options.confusion > len(unused):
-            problem = f"must be at most {len(unused)}, the training images outside the subset"
+        if options.confusion > len(rest):
+            problem = f"must be at most {len(rest)}, the training images outside the subset"
             raise UsageError("dataset.confusion", options.confusion, problem)
-        chosen, wrong = confusion_set(len(unused), options.confusion, classes, seed)
-        extra = unused.take(chosen)
-        changes["confusion_labels_changed"] = _changed(extra.labels, wrong)
-        train = train.joined(extra.with_labels(wrong))
+        drawn, wrong = confusion_set(len(rest), options.confusion, classes, seed)
+        extra = rest[drawn]
+        changes["confusion_labels_changed"] = _changed(pool.labels[extra], wrong)
+        train = pool.take(torch.cat([chosen, extra])).with_labels(torch.cat([labels, wrong]))
     return train, validation, changes
 
 

@@ -23,7 +23,7 @@ class RawData:
     files: str | None = None
 
     def problem(self) -> str | None:
-        """What is inconsistent in it, or None."""
+        """A line about what is inconsistent in it, or None."""
         for name, split in (("training", self.train), ("test", self.test)):
             if len(split) == 0:
                 return f"the {name} split is empty"

@@ -41,7 +41,7 @@ class Share:
         return slice(start, start + len(rows) * step, step)
 
     def _sharing(self, size: int) -> int:
-        """How many devices have rows."""
+        """The number of devices that have rows."""
         return self.count if size >= 2 * self.count else max(1, size // 2)
 
 

@@ -6,7 +6,6 @@ import hashlib
 import os
 from dataclasses import dataclass, replace
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -30,15 +29,11 @@ class MemorySplit:
     def with_labels(self, labels: Tensor) -> MemorySplit:
         return replace(self, labels=labels)
 
-    def joined(self, other: MemorySplit) -> MemorySplit:
-        """This split, then `other`."""
-        return MemorySplit(torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels]))
-
     def sha256(self) -> str:
         """Of the images' shape, their bytes and the labels."""
         digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        digest.update(self.images.contiguous().numpy())
-        digest.update(self.labels.contiguous().numpy())
+        digest.update(self.images.contiguous().numpy().data)
+        digest.update(self.labels.contiguous().numpy().data)
         return digest.hexdigest()
 
 
@@ -72,10 +67,6 @@ class StreamingSplit:
     def with_labels(self, labels: Tensor) -> StreamingSplit:
         return replace(self, labels=labels)
 
-    def joined(self, other: StreamingSplit) -> StreamingSplit:
-        """This split, then `other`."""
-        return replace(self, items=self.items + other.items, labels=torch.cat([self.labels, other.labels]))
-
     def sha256(self) -> str:
         """Of the file names, their sizes in bytes and the labels; the pixels are not read."""
         digest = hashlib.sha256()
@@ -83,7 +74,7 @@ class StreamingSplit:
             digest.update(
                 f"{item}\0{os.path.getsize(os.path.join(self.base, item))}\n".encode(errors="surrogateescape")
             )
-        digest.update(self.labels.contiguous().numpy())
+        digest.update(self.labels.contiguous().numpy().data)
         return digest.hexdigest()
 
 

@@ -9,7 +9,7 @@ from fsbench.data.seeding import generator
 
 
 def stratified_counts(class_sizes: Tensor, n: int, draw: torch.Generator) -> Tensor:
-    """How many of each class are in a subset of n: n N_c / N rounded down or up, n in all.
+    """The number of each class in a subset of n: n N_c / N rounded down or up, n in all.
 
     Largest remainders are rounded up; equal remainders are decided by `draw`.
 

@@ -2,24 +2,58 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from fsbench.config.dataset import DatasetOptions
 from fsbench.data.download import fetch, ways_out
-from fsbench.data.idx import IMAGES, LABELS, idx_count, idx_problem
 from fsbench.data.raw import RawData
 from fsbench.data.splits import MemorySplit, StreamingSplit
 from fsbench.errors import UsageError
 
+if TYPE_CHECKING:
+    from torchvision.datasets import Flowers102
+
+IMAGES, LABELS = 2051, 2049
+
+
+def idx_problem(path: Path, magic: int, image_shape: tuple[int, ...] = ()) -> str | None:
+    """A line about what is wrong with the file, or None.
+
+    The form: magic number, then one big-endian uint32 per dimension (N first), then N x image_shape bytes.
+    """
+    header = 4 * (2 + len(image_shape))
+    with path.open("rb") as file:
+        start = file.read(header)
+    if len(start) < header:
+        return f"truncated: {len(start)} bytes, the header alone has {header}"
+    found, count, *shape = struct.unpack(f">{len(start) // 4}I", start)
+    if found != magic:
+        return f"not the expected idx file: magic number {found} instead of {magic}"
+    if tuple(shape) != image_shape:
+        return f"images of {' x '.join(map(str, shape))} instead of {' x '.join(map(str, image_shape))}"
+    expected, size = header + count * math.prod(image_shape), path.stat().st_size
+    if size != expected:
+        return f"{'truncated' if size < expected else 'too long'}: {size} bytes instead of {expected}"
+    return None
+
+
+def idx_count(path: Path) -> int:
+    """N, the number of examples that the header announces."""
+    with path.open("rb") as file:
+        return struct.unpack(">2I", file.read(8))[1]
+
 
 @dataclass(frozen=True)
 class PublicSet:
-    """How one of torchvision's data sets lies on disk.
+    """The files of one of torchvision's data sets on disk.
 
     Args:
         folder: what to name in messages about it, relative to data_dir.
@@ -229,7 +263,7 @@ def _flowers102() -> PublicSet:
     )
 
 
-def _flower_items(part: object) -> list[tuple[Path, int]]:
+def _flower_items(part: Flowers102) -> list[tuple[Path, int]]:
     return list(zip(part._image_files, part._labels, strict=True))
 
 

@@ -13,11 +13,11 @@ from fsbench.config.compose import Job
 from fsbench.config.executor import ExecutorOptions, RayOptions, SerialOptions, SlurmOptions
 from fsbench.errors import FsbenchError, UsageError
 from fsbench.lines import tell
+from fsbench.population.plan import populations
 from fsbench.runs.directory import RunDirectory, RunIsBusy
-from fsbench.training.attempt import Outcome as Trained
-from fsbench.training.attempt import finished
-from fsbench.training.population_plan import populations
-from fsbench.training.stop_signal import StopSignal
+from fsbench.stop_signal import StopSignal
+from fsbench.training.outcome import Outcome as Trained
+from fsbench.training.outcome import finished
 
 # Seconds for which the serial executor waits for each run that another process is at work on.
 _PATIENCE = 600.0
@@ -131,7 +131,7 @@ class SerialExecutor:
             self._tell(f"{count} run{'s' * (count > 1)} trained alone: {reason}")
         busy: list[Task[Outcome]] = []
         for group in groups:
-            from fsbench.training.population import train_population
+            from fsbench.population.train import train_population
 
             self._stop.check()
             for number, outcome in train_population([asking[number].job for number in group], self._stop):

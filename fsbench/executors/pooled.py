@@ -16,7 +16,7 @@ from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line
 from fsbench.executors.executor import Outcome, Task, wait_for_lock
 from fsbench.lines import tell
 from fsbench.runs.directory import RunDirectory
-from fsbench.training.stop_signal import StopSignal, stop_signal
+from fsbench.stop_signal import StopSignal, stop_signal
 
 # Loader processes of a run that was killed hold its lock until they notice, which takes them about five seconds.
 _PATIENCE = 30.0

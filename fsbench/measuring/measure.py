@@ -18,6 +18,7 @@ from torch import nn
 from fsbench import __version__, sharpness
 from fsbench.config.loss import CrossEntropyOptions
 from fsbench.config.sharpness import SharpnessConfig
+from fsbench.distributed.devices import Devices, build_device
 from fsbench.errors import UsageError, check_signals, first_line
 from fsbench.losses import plain_loss
 from fsbench.measuring.failed import Failed
@@ -30,8 +31,6 @@ from fsbench.runs.atomic import finite
 from fsbench.runs.provenance import cpu_name, git_commit
 from fsbench.sharpness.estimate import Estimate, Refused
 from fsbench.sharpness.risk import GIB, Risk
-from fsbench.training.build import build_device
-from fsbench.training.devices import Devices
 from fsbench.training.precision import arithmetic
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -133,8 +132,9 @@ def _computed(one: Measure, config: SharpnessConfig, risks: _Risks, images: Imag
 def _wrong_option(one: Measure, config: SharpnessConfig, failure: ValueError) -> UsageError | None:
     """`k=100: must be 1 to 50`, said of the key that it came from."""
     found = re.match(r"(\w+)=.*?: (.*)", first_line(failure))
-    key = one.options(config).get(found[1]) if found else None
-    return UsageError(key, getattr(config, key), found[2]) if key else None
+    if found is None or not (key := one.options(config).get(found[1])):
+        return None
+    return UsageError(key, getattr(config, key), found[2])
 
 
 def _single(one: Measure, result: Estimate | float, images: Images) -> dict[str, Entry]:

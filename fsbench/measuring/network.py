@@ -53,15 +53,18 @@ def build_network(
     torch.manual_seed(source.seed)
     with _messages() as notes:
         model = build_model(source.model, shape, data.classes)
-    if source.model.checkpoint is None and not _pretrained(source):
+    pretrained = _pretrained(source)
+    if source.model.checkpoint is None and pretrained is None:
         notes.append(f"the weights are the initial ones, of seed {source.seed}: no model.checkpoint, not pretrained")
-    if _pretrained(source) and (published := _published_classes(source.model.name)) not in (None, data.classes):
+    if pretrained is not None and (published := _published_classes(pretrained)) not in (None, data.classes):
         notes.append(f"the classifier for {data.classes} classes is initial: the published one has {published}")
     return model.to(device=device, dtype=dtype).eval(), notes
 
 
-def _pretrained(source: Source) -> bool:
-    return source.model.checkpoint is None and isinstance(source.model, Timm) and source.model.pretrained
+def _pretrained(source: Source) -> str | None:
+    """The name of timm's published weights, if the network's are those."""
+    model = source.model
+    return model.name if isinstance(model, Timm) and model.pretrained and model.checkpoint is None else None
 
 
 def _published_classes(name: str) -> int | None:

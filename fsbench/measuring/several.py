@@ -12,14 +12,14 @@ from torch.distributed.elastic.multiprocessing import SignalException
 
 from fsbench import __version__
 from fsbench.config.sharpness import SharpnessConfig
+from fsbench.distributed.devices import refuse_absent
+from fsbench.distributed.elastic import start
 from fsbench.errors import Interrupted
 from fsbench.measuring.failed import Failed
 from fsbench.measuring.measures import Measure
 from fsbench.measuring.record import Entry, Record, answers
 from fsbench.measuring.source import Source
 from fsbench.runs.atomic import scratch_directory
-from fsbench.training.devices import refuse_absent
-from fsbench.training.launch import start
 
 
 def measure_by_several(

@@ -6,14 +6,14 @@ import json
 import pickle
 from pathlib import Path
 
+from fsbench.distributed.devices import Devices
+from fsbench.distributed.failures import recorded_failure
 from fsbench.measuring.failed import Failed
 from fsbench.measuring.measure import measure
 from fsbench.measuring.measures import MEASURES
 from fsbench.measuring.record import Record
 from fsbench.plugins import load_plugins
-from fsbench.training.devices import Devices
-from fsbench.training.stop_signal import at_once
-from fsbench.training.worker import recorded_failure
+from fsbench.stop_signal import at_once
 
 
 def main(directory: str) -> int:

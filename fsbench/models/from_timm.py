@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from fsbench.config.model import Timm
@@ -18,21 +20,21 @@ def build(options: Timm, shape: tuple[int, int, int], classes: int) -> nn.Module
     """
     import timm  # imported late: timm takes seconds to load
 
-    known_name(options.name)
-    size: dict[str, tuple[int, int]] = {}
-    published = timm.get_pretrained_cfg(options.name)
+    name = known_name(options.name)
+    size: dict[str, Any] = {}
+    published = timm.get_pretrained_cfg(name)
     if published is not None and published.fixed_input_size and tuple(published.input_size[1:]) != shape[1:]:
         size["img_size"] = shape[1:]
     try:
         model = timm.create_model(
-            options.name, pretrained=options.pretrained, in_chans=shape[0], num_classes=classes, **size
+            name, pretrained=options.pretrained, in_chans=shape[0], num_classes=classes, **size
         )
     except Exception as error:  # whatever timm, the hub or the network throws
         if options.pretrained:
             raise UsageError(
                 "model.pretrained",
                 "true",
-                f"the pretrained weights of {options.name} can't be had ({first_line(error)}); download them where "
+                f"the pretrained weights of {name} can't be had ({first_line(error)}); download them where "
                 "there is a network and give the file as model.checkpoint=FILE with model.pretrained=false",
             ) from error
         raise UsageError("model", options, f"can't take {images(shape)} ({first_line(error)})") from error
@@ -49,8 +51,8 @@ def _whole_patches(options: Timm, shape: tuple[int, int, int], patch: tuple[int,
         raise UsageError("model", options, f"can't take {images(shape)}; {allowed}")
 
 
-def known_name(name: str | None) -> None:
-    """Raise UsageError unless timm has this network, and this tag of its weights where one is named."""
+def known_name(name: str | None) -> str:
+    """The name, if timm has this network, and this tag of its weights where one is named; else UsageError is raised."""
     import timm
 
     if name is None:
@@ -64,4 +66,5 @@ def known_name(name: str | None) -> None:
         tags = [known.partition(".")[2] for known in timm.list_models(f"{architecture}.*", pretrained=True)]
         allowed = f"it has {', '.join(tags)}" if tags else "it has none"
         raise UsageError("model.name", name, f"timm has no weights '{tag}' for {architecture}; {allowed}")
+    return name
 

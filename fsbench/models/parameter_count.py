@@ -6,5 +6,5 @@ from torch import nn
 
 
 def parameter_count(model: nn.Module) -> int:
-    """How many trainable numbers a network has; shared parameters count once, buffers don't."""
+    """The number of trainable numbers of a network; shared parameters count once, buffers don't."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

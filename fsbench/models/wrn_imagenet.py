@@ -16,7 +16,7 @@ def build(options: WideResNetImageNet, shape: tuple[int, int, int], classes: int
     from timm.models.resnet import BasicBlock, ResNet  # imported late: timm takes seconds to load
 
     return ResNet(
-        BasicBlock,
+        BasicBlock,  # type: ignore[arg-type]  # timm takes the class, and says an instance
         layers=(2, 2, 2, 2) if options.depth == 18 else (3, 4, 6, 3),
         num_classes=classes,
         in_chans=shape[0],

@@ -42,7 +42,7 @@ class Foreign(Descent):
         if shared["max_norm"] is not None:
             raise ValueError(f"{kind.__name__} makes its own steps, and trainer.max_norm can't act in them")
         asked = next((name for name in _BASE if name in signature(kind).parameters), None)
-        self._below = {} if asked is None else {asked: base}
+        self._below: dict[str, Any] = {} if asked is None else {asked: base}
         handed = options if asked is not None else {key: options[key] for key in own}
         super().__init__(params, kind, lr=lr, **shared, **handed)
 
@@ -58,7 +58,7 @@ class Foreign(Descent):
         """One update of theirs; returns the loss of the first pass. One that is not finite there skips the step."""
         losses: list[Tensor] = []
 
-        def theirs() -> Tensor:
+        def theirs() -> Any:  # a float by torch's annotation
             assert closure is not None
             losses.append(self.one_pass(closure))
             if len(losses) == 1 and not torch.isfinite(losses[0]):

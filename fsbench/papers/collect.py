@@ -16,8 +16,9 @@ from fsbench.errors import UsageError, first_line
 from fsbench.papers.artefact import Artefact, Computed, Published
 
 _OWN = Path(__file__).resolve().parent
-# The files of each directory that were read, in the order in which the directories were added.
-_papers: dict[Path, tuple[ModuleType, ...]] = {}
+# The artefacts of each paper, by the directory that it was read from and its name, in the order of adding.
+_papers: dict[tuple[Path, str], tuple[Artefact | Computed, ...]] = {}
+_read: set[Path] = set()
 
 
 def artefacts() -> dict[str, Artefact | Computed]:
@@ -28,12 +29,11 @@ def artefacts() -> dict[str, Artefact | Computed]:
     """
     add_papers(_OWN)
     found: dict[str, Artefact | Computed] = {}
-    for directory, papers in _papers.items():
-        for paper in papers:
-            for one in paper.ARTEFACTS:
-                if one.name in found:
-                    raise UsageError("papers", directory, f"{one.name} is there already")
-                found[one.name] = one
+    for (directory, _), paper in _papers.items():
+        for one in paper:
+            if one.name in found:
+                raise UsageError("papers", directory, f"{one.name} is there already")
+            found[one.name] = one
     return found
 
 
@@ -46,19 +46,29 @@ def add_papers(directory: Path) -> None:
         UsageError: there is no such directory, no paper in it, or one that can't be read.
     """
     place = Path(directory).expanduser().resolve()
-    if place in _papers:
+    if place in _read:
         return
     if not place.is_dir():
         raise UsageError("papers", directory, "no such directory")
-    papers = tuple(
-        module
+    papers = {
+        (place, path.stem): _checked(module.ARTEFACTS, path.stem, place)
         for path in sorted(place.glob("*.py"))
         if not path.stem.startswith("_") and "ARTEFACTS" in path.read_text(encoding="utf-8")
         if hasattr(module := _module(path, place), "ARTEFACTS")
-    )
+    }
     if not papers:
         raise UsageError("papers", directory, "holds no paper: a .py file with a tuple ARTEFACTS")
-    _papers[place] = papers
+    _papers.update(papers)
+    _read.add(place)
+
+
+def add_paper(name: str, artefacts: tuple[Artefact | Computed, ...], directory: Path) -> None:
+    """Take one more paper, `abc2024`, with the artefacts `abc2024/...`; `numbers/*.csv` lies in the directory.
+
+    Raises:
+        UsageError: they are not called so, or are no artefacts.
+    """
+    _papers[directory.resolve(), name] = _checked(artefacts, name, directory)
 
 
 def _module(path: Path, place: Path) -> ModuleType:
@@ -73,16 +83,19 @@ def _module(path: Path, place: Path) -> ModuleType:
     except (Exception, SystemExit) as failure:  # whatever the file may raise
         problem = f"{path.name} can't be read, {type(failure).__name__}: {first_line(failure)}"
         raise UsageError("papers", place, problem) from failure
-    found = getattr(module, "ARTEFACTS", ())
+    return module
+
+
+def _checked(found: object, paper: str, place: Path) -> tuple[Artefact | Computed, ...]:
     if not isinstance(found, tuple):
-        raise UsageError("papers", place, f"{path.name}: ARTEFACTS is a {type(found).__name__}, not a tuple")
+        raise UsageError("papers", place, f"{paper}.py: ARTEFACTS is a {type(found).__name__}, not a tuple")
     for one in found:
         if not isinstance(one, Artefact | Computed):
-            problem = f"{path.name}: ARTEFACTS holds a {type(one).__name__}, not an Artefact or Computed"
+            problem = f"{paper}.py: ARTEFACTS holds a {type(one).__name__}, not an Artefact or Computed"
             raise UsageError("papers", place, problem)
-        if not one.name.startswith(f"{path.stem}/"):
-            raise UsageError("papers", place, f"{path.name}: {one.name} has to be called {path.stem}/...")
-    return module
+        if not one.name.startswith(f"{paper}/"):
+            raise UsageError("papers", place, f"{paper}.py: {one.name} has to be called {paper}/...")
+    return found
 
 
 def rows(file: str) -> list[dict[str, str]]:
@@ -91,7 +104,7 @@ def rows(file: str) -> list[dict[str, str]]:
     Raises:
         UsageError: no paper brings such a file.
     """
-    for directory in [_OWN, *(directory for directory in _papers if directory != _OWN)]:
+    for directory in dict.fromkeys([_OWN, *(directory for directory, _ in _papers)]):
         if (path := directory / "numbers" / file).is_file():
             with path.open(encoding="utf-8", newline="") as text:
                 return list(csv.DictReader(text))

@@ -252,7 +252,7 @@ def summary(comparisons: pd.DataFrame) -> str:
     missing = (comparisons["order"] == MISSING).sum()
     counted = ", ".join(f"{word}: {count}" for word, count in [*counts, *([(MISSING, missing)] if missing else [])])
     return (
-        f"Of {len(judged)} comparisons that the paper has too, {judged['same sign'].sum()} have the paper's sign. "
+        f"Of {len(judged)} comparisons that the paper has too, {sum(judged['same sign'])} have the paper's sign. "
         f"With p ≤ 0.05: {counted}."
     )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+import pkgutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -55,12 +55,11 @@ def compute(
     Raises:
         UsageError: there is no such device, or whatever the function says.
     """
-    from fsbench.training.build import build_device
+    from fsbench.distributed.devices import build_device
     from fsbench.training.precision import arithmetic
 
     config, options = request.config, options_of(artefact, request)
-    module, _, name = artefact.function.partition(":")
-    function = getattr(importlib.import_module(module), name)
+    function = pkgutil.resolve_name(artefact.function)
     device = build_device(config.device)
     context = Context(Path(config.data_dir).expanduser(), device, say, computed_cuts(artefact, options))
     begun = time.perf_counter()

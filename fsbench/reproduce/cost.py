@@ -13,7 +13,6 @@ from typing import Any
 
 from fsbench.config.component import components
 from fsbench.config.dataset import DatasetOptions
-from fsbench.config.optimizer import OptimizerOptions
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.measuring.measures import chosen_measures
@@ -111,7 +110,7 @@ class Estimator:
 def passes(optimizer: Mapping[str, Any]) -> float:
     """Forward-backward passes over the batch that a step takes."""
     # Gradients of single examples, or of sampled labels, are a pass of their own.
-    method: Any = components("optimizer").get(optimizer["name"], OptimizerOptions)
+    method: Any = components("optimizer")[optimizer["name"]]
     return method.passes + (optimizer.get("fisher", "batch") != "batch")
 
 

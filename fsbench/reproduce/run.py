@@ -15,9 +15,9 @@ from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line, port
 from fsbench.reproduce.measure import lacking, measure_lacking
 from fsbench.reproduce.plan import Plan, PlannedRun, deciding, distinct
 from fsbench.runs.directory import RunDirectory, RunIsBusy
-from fsbench.training.attempt import Outcome as Trained
-from fsbench.training.attempt import attempt, images_of, missing_images
-from fsbench.training.stop_signal import StopSignal, at_once
+from fsbench.stop_signal import StopSignal, at_once
+from fsbench.training.outcome import Outcome as Trained
+from fsbench.training.outcome import attempt, images_of, missing_images
 
 
 @dataclass(frozen=True)

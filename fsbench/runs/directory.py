@@ -10,6 +10,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
 
@@ -287,7 +288,7 @@ def _open_lock(path: Path, access: int = os.O_RDWR | os.O_CREAT) -> IO[bytes]:
     raise Unreadable(path, _NO_FILE, "delete it")
 
 
-def open_log(path: Path) -> IO[str]:
+def open_log(path: Path) -> TextIOWrapper:
     """A file to append to; a link is not followed."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
     return open(os.open(path, flags, 0o666), "a", encoding="utf-8")

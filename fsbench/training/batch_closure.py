@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fsbench.data import Share
-from fsbench.training.devices import Devices
-from fsbench.training.gradient_sum import GradientSum
+from fsbench.distributed.devices import Devices
+from fsbench.distributed.gradient_sum import GradientSum
+from fsbench.distributed.sync_batchnorm import SyncedBatchNorm
 from fsbench.training.memory_format import memory_format_of
 from fsbench.training.precision import Precision
-from fsbench.training.sync_batchnorm import SyncedBatchNorm
 
 
 class BatchClosure:
-    """What the training loop hands to `optimizer.step`.
+    """The closure that the training loop hands to `optimizer.step`.
 
     Called with a slice (or None) it adds the gradient of the mean loss over those rows into `.grad` and
     returns that loss. Rows beyond `micro_batch_size` are passed in pieces whose gradients add up to the
@@ -63,18 +63,18 @@ class BatchClosure:
     def __call__(self, rows: slice | None = None, *, sample_labels: bool | None = None) -> Tensor:
         indices = range(self.size)[rows or slice(None)]
         own = self.devices.own(indices, self.size)
-        together = self._gradients is not None and self.devices.together
+        gradients = self._gradients if self.devices.together else None
         of = len(indices) if self.devices.together else len(own)
         piece = self.micro_batch_size or max(len(indices), 1)
-        starts = range(0, self._most(indices) if self._synced and together else len(own), piece)
+        starts = range(0, self._most(indices) if self._synced and gradients is not None else len(own), piece)
         total = torch.zeros((), device=self.x.device)
         with self.precision.scaled(self.parameters) as scale:
             for start in starts:
                 part = own[start : start + piece]
                 selected = self.devices.share.held(part, self.size)
                 share = len(part) / of
-                if together and start == starts[-1]:
-                    self._gradients.start()
+                if gradients is not None and start == starts[-1]:
+                    gradients.start()
                 with self.precision.autocast(), self._batchnorm():
                     logits = self.model(self.x[selected])
                     # Told either way it is a pass of FSAM's, which takes the log-likelihood.
@@ -84,9 +84,9 @@ class BatchClosure:
                 (loss * (share * scale)).backward()
                 total += share * loss.detach()
                 self._remember(logits.detach(), selected)
-            if together:
+            if gradients is not None:
                 right = (self._answers == 1).sum()
-                total, self._hits = self._gradients.finish(torch.stack([total.double(), right.double()]))
+                total, self._hits = gradients.finish(torch.stack([total.double(), right.double()]))
         return total
 
     def after_step(self, skipped: bool) -> None:

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from fsbench.config.optimizer import BaseOptions, OptimizerOptions
-from fsbench.errors import UsageError
 from fsbench.optim import Descent, Processes
-
-
-def build_device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("trainer.device", name, "no CUDA device was found; use cpu or auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def build_optimizer(

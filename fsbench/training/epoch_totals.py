@@ -1,4 +1,4 @@
-"""What an epoch sums up over its steps."""
+"""The sums of an epoch over its steps."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from fsbench.distributed.devices import Devices
 from fsbench.losses import summed
-from fsbench.training.devices import Devices
 from fsbench.training.memory_format import memory_format_of
 from fsbench.training.precision import Precision
 
@@ -35,9 +35,9 @@ def evaluate(
     memory_format = memory_format_of(model)
     total = summed(loss_fn)
     loss: Tensor | float = 0.0
-    hits: Tensor | int = 0
-    top5: Tensor | int = 0
-    seen = 0
+    hits: Tensor | float = 0
+    top5: Tensor | float = 0
+    seen: float = 0
     classes = 0
     try:
         for x, y in islice(batches, limit):

@@ -12,18 +12,17 @@ from torch import nn
 
 from fsbench.config.train import TrainerOptions
 from fsbench.data import EvalBatches, TrainBatches
+from fsbench.distributed.devices import Devices
 from fsbench.errors import Diverged, Interrupted
 from fsbench.optim import Descent
+from fsbench.stop_signal import StopSignal
 from fsbench.training.batch_closure import BatchClosure
-from fsbench.training.devices import Devices
+from fsbench.training.cuda_graphs import CudaRecorder, GraphedStep
 from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.evaluate import evaluate
-from fsbench.training.graphed_step import GraphedStep
-from fsbench.training.plain_step import PlainStep
 from fsbench.training.precision import Precision
-from fsbench.training.recorder import CudaRecorder
 from fsbench.training.schedule import Schedule
-from fsbench.training.stop_signal import StopSignal
+from fsbench.training.step import PlainStep
 
 FAST_DEV_STEPS = 2
 
@@ -98,7 +97,6 @@ def fit(
     max_steps = FAST_DEV_STEPS if options.fast_dev_run else options.max_steps or math.inf
     total_steps = min(options.epochs * len(batches), max_steps)
     eval_limit = FAST_DEV_STEPS if options.fast_dev_run else None
-    compares = hasattr(optimizer, "compare") and options.compare_every > 0
 
     while state.epoch * len(batches) + state.step < total_steps:
         model.train()
@@ -107,7 +105,7 @@ def fit(
         # The clock takes in the making of batches, but not evaluation and saving.
         clock = time.perf_counter()
         for x, y in batches.epoch(state.epoch, start=state.step):
-            if compares:
+            if options.compare_every > 0 and hasattr(optimizer, "compare"):
                 optimizer.compare = state.step % options.compare_every == 0
             step(x, y, batches.size(state.step), state.totals)
             schedule.after_step()

@@ -1,41 +1,21 @@
-"""Starting the processes of a run on several devices of this machine, by torch's elastic launcher."""
+"""The processes of a run on several devices: how they are started, and the work of each.
+
+Light to import: a process that is started attends to signals before it imports torch.
+"""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
-import signal
-import sys
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
 from fsbench.config.compose import Job
+from fsbench.distributed.failures import DeviceFailed, recorded_failure
 from fsbench.errors import Interrupted
 from fsbench.runs.atomic import scratch_directory, write_text
 from fsbench.runs.directory import RunDirectory
-from fsbench.training.devices import DeviceFailed, refuse_absent, retold
-from fsbench.training.stop_signal import StopSignal, stopping
-
-# With this process's modules, wherever it found them.
-# A launcher that ends, by whatever, leaves none of them behind: the kernel signals its end (Linux), PR_SET_PDEATHSIG.
-_WORKER = """import ctypes, importlib, json, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-if os.getppid() != int(sys.argv[4]):
-    sys.exit(1)
-sys.path[:] = json.loads(sys.argv[1])
-sys.exit(importlib.import_module(sys.argv[2]).main(sys.argv[3]))"""
-_INTERRUPTED = Interrupted("interrupted; the same command goes on from here")
-_PATIENCE = 120  # seconds to write a checkpoint in, after a signal
+from fsbench.stop_signal import StopSignal, stop_signal
 
 
 def launch(job: Job, stop: StopSignal) -> dict[str, Any]:
@@ -47,6 +27,11 @@ def launch(job: Job, stop: StopSignal) -> dict[str, Any]:
         UsageError: there are too few GPUs.
         DeviceFailed: a process ended by an exception that explains nothing, or was killed; else what it raised.
     """
+    from torch.distributed.elastic.multiprocessing import SignalException
+
+    from fsbench.distributed.devices import refuse_absent
+    from fsbench.distributed.elastic import start, why
+
     options = job.config
     refuse_absent(options.trainer.device, options.trainer.devices)
     directory = RunDirectory.of(options.model_dump(mode="json"), job.choices)
@@ -55,60 +40,32 @@ def launch(job: Job, stop: StopSignal) -> dict[str, Any]:
         handed = {"config": options.model_dump(mode="json"), "choices": job.choices, "overrides": list(job.overrides)}
         Path(place, "job.json").write_text(json.dumps(handed), encoding="utf-8")
         try:
-            start(options.trainer.devices, "fsbench.training.worker", place)
+            start(options.trainer.devices, "fsbench.training.launch", place)
         except SignalException:
             stop.requested = True
             if not directory.finished:
-                raise _recorded(directory, why(place) or _INTERRUPTED) from None
+                told = why(place) or Interrupted("interrupted; the same command goes on from here")
+                raise _recorded(directory, told) from None
         except Exception as failure:
             raise _recorded(directory, failure) from None
     return directory.read_results()
 
 
-def start(count: int, module: str, place: str) -> None:
-    """Run `main(place)` of a module in `count` processes, and wait for them.
+def main(directory: str) -> int:
+    """Train the job that lies in a directory."""
+    place = Path(directory)
+    with stop_signal() as stop, recorded_failure(place) as ended:
+        from fsbench.config.compose import Job
+        from fsbench.config.load import load
+        from fsbench.config.train import TrainConfig
 
-    The first to fail says why in `place`, by `recorded_failure` of `fsbench.training.worker`.
+        handed = json.loads((place / "job.json").read_text(encoding="utf-8"))
+        job = Job(load(handed["config"], TrainConfig), handed["choices"], tuple(handed["overrides"]))
 
-    Raises:
-        SignalException: a signal came; it was passed on to them.
-        DeviceFailed: a process met an exception that explains nothing, or was killed; else what it raised.
-    """
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
-        max_restarts=0,
-        logs_specs=DefaultLogsSpecs(log_dir=place),
-        signals_to_handle=",".join(signal.Signals(number).name for number in _passed_on()),
-        shutdown_timeout=_PATIENCE,
-    )
-    try:
-        with _launching():
-            # -P: no module of the working directory, which may be anybody's, comes before Python's own.
-            arguments = (json.dumps(sys.path), module, place, str(os.getpid()))
-            elastic_launch(config, sys.executable)("-P", "-c", _WORKER, *arguments)
-    except ChildFailedError as failed:
-        rank, first = failed.get_first_failure()
-        told = why(place)
-        # What the others met is a consequence of that.
-        killed = first.exitcode < 0 and first.exitcode != -signal.SIGTERM
-        if told is None or killed:
-            how = f"was killed by signal {-first.exitcode}" if killed else f"ended with exit code {first.exitcode}"
-            raise DeviceFailed(f"device {rank}: the process {how}") from None
-        raise told from None
+        from fsbench.training.run import train
 
-
-def why(place: str) -> Exception | None:
-    """What the first process to fail wrote down, if it could."""
-    try:
-        return retold(json.loads(Path(place, "failure.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
+        train(job, stop)
+    return ended[0]
 
 
 def _recorded(directory: RunDirectory, failure: Exception) -> Exception:
@@ -118,23 +75,3 @@ def _recorded(directory: RunDirectory, failure: Exception) -> Exception:
         if isinstance(failure, DeviceFailed) and failure.traceback and not directory.traceback.is_file():
             write_text(directory.traceback, failure.traceback)
     return failure
-
-
-def _passed_on() -> list[int]:
-    return [*stopping(), signal.SIGQUIT]
-
-
-@contextmanager
-def _launching() -> Iterator[None]:
-    """The launcher keeps quiet, and leaves signal handlers and environment as they were."""
-    numbers = _passed_on()
-    level, handlers, environment = logging.root.manager.disable, list(map(signal.getsignal, numbers)), dict(os.environ)
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(level)
-        for number, handler in zip(numbers, handlers, strict=True):
-            signal.signal(number, handler)
-        os.environ.clear()
-        os.environ.update(environment)

@@ -1,4 +1,4 @@
-"""How the tensors of a convolutional network lie in memory."""
+"""The layout in memory of a convolutional network's tensors."""
 
 from __future__ import annotations
 

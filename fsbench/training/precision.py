@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -16,7 +16,7 @@ _TYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.floa
 
 @contextmanager
 def arithmetic(precision: str, device: torch.device, repeatable: bool = False) -> Iterator[None]:
-    """How torch multiplies inside; its switches, which are global, are afterwards as they were before.
+    """Set how torch multiplies inside; its switches, which are global, are afterwards as they were before.
 
     With every value of `trainer.precision`, weights, `.grad`, running statistics, and the optimizer's state and
     arithmetic are fp32. They differ in the forward and backward passes, those of training and of evaluation alike:
@@ -65,7 +65,7 @@ def arithmetic_in_force() -> dict[str, bool]:
     """The switches that `arithmetic` sets, as they are."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     return {
-        "cudnn_tf32": cudnn.conv.fp32_precision == "tf32",
+        "cudnn_tf32": cudnn.conv.fp32_precision == "tf32",  # type: ignore[attr-defined]  # not in the stubs
         "matmul_tf32": matmul.fp32_precision == "tf32",
         "cudnn_benchmark": cudnn.benchmark,
         "cudnn_deterministic": cudnn.deterministic,
@@ -93,13 +93,13 @@ class Precision:
         return nullcontext() if self.dtype is None else torch.autocast(self.device.type, dtype=self.dtype)
 
     @contextmanager
-    def scaled(self, parameters: list[Tensor]) -> Iterator[float]:
+    def scaled(self, parameters: Sequence[Tensor]) -> Iterator[float]:
         """Yield the factor for losses inside; gradients are the true ones on entry and on leaving."""
         self._multiply(parameters, self.scale)
         yield self.scale
         self._multiply(parameters, 1 / self.scale)
 
-    def _multiply(self, parameters: list[Tensor], factor: float) -> None:
+    def _multiply(self, parameters: Sequence[Tensor], factor: float) -> None:
         if factor != 1 and (gradients := [p.grad for p in parameters if p.grad is not None]):
             torch._foreach_mul_(gradients, factor)
 

@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a bar on a terminal, a line per epoch elsewhere."""
+"""The progress of a training run as a person sees it: a bar on a terminal, a line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Progress:
 
 
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
-    """What is said of an epoch."""
+    """The line about an epoch: its losses, accuracies and learning rate."""
     return f"epoch {row['epoch']}/{epochs}  " + "  ".join(
         f"{name.replace('_', ' ')} {_shown(name, value)}"
         for name, value in row.items()

@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import resource
+import sys
 import traceback
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -19,7 +23,8 @@ from fsbench.config.compose import Job
 from fsbench.config.train import TrainConfig
 from fsbench.data import Data, EvalBatches, TrainBatches, eval_batches, load_data, train_batches
 from fsbench.data.splits import Split
-from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError
+from fsbench.distributed.devices import Devices
+from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError, first_line
 from fsbench.lines import tell
 from fsbench.losses import build_loss, plain_loss
 from fsbench.models import build_model, parameter_count
@@ -28,6 +33,7 @@ from fsbench.runs.directory import RunDirectory, open_log
 from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
 from fsbench.runs.read import Unreadable, read_json
+from fsbench.stop_signal import StopSignal
 from fsbench.training.build import build_optimizer
 from fsbench.training.checkpoint import (
     fitting,
@@ -37,19 +43,15 @@ from fsbench.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
-from fsbench.training.compiled import compiled
-from fsbench.training.devices import Devices
+from fsbench.training.cuda_graphs import records_steps
 from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.evaluate import evaluate
 from fsbench.training.fit import FAST_DEV_STEPS, TrainingState, fit
 from fsbench.training.loggers import build_logger
 from fsbench.training.memory_format import chosen_memory_format
-from fsbench.training.peak_memory import peak_memory, reset_peak_memory
 from fsbench.training.precision import Precision, arithmetic, arithmetic_in_force
 from fsbench.training.progress import Progress
-from fsbench.training.recorder import records_steps
 from fsbench.training.schedule import Schedule
-from fsbench.training.stop_signal import StopSignal
 
 log = logging.getLogger("fsbench")
 
@@ -57,6 +59,10 @@ _FEW_DIGITS = (
     "the regulariser's difference of gradients has %.1f digits left, the rest is rounding (difference_digits in "
     "metrics.jsonl); a larger optimizer.alpha leaves more"
 )
+
+# Dropout then draws what it draws without compiling; whole steps are recorded (`trainer.cuda_graph`), which nothing
+# inside may be on its own.
+_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"fallback_random": True, "triton.cudagraphs": False}
 
 
 def train(job: Job, stop: StopSignal) -> dict[str, Any]:
@@ -113,7 +119,8 @@ def _trained(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
             state.epoch * len(batches) + state.step,
             options.trainer.progress and devices.first,
         )
-        log_row, close_logger = start_logger(directory.path, config) if devices.first else (None, lambda: None)
+        silent = (lambda row: None), (lambda: None)
+        log_row, close_logger = start_logger(directory.path, config) if devices.first else silent
         reset_peak_memory(device)
 
         def save() -> None:
@@ -152,8 +159,27 @@ def _trained(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
     return results
 
 
+def compiled(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model` compiled; the parameters and buffers are its own.
+
+    Raises:
+        UsageError: torch.compile can't make code here.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # With a product, which makes inductor recommend TF32: once, and here nobody hears it.
+            probe = torch.compile(lambda x: torch.relu(x @ x) + 1, options=_OPTIONS)
+            probe(torch.zeros(8, 8, device=device))
+    except Exception as failure:  # whatever the compilers below raise
+        problem = f"torch.compile does not work here ({first_line(failure)}); use trainer.compile=false"
+        raise UsageError("trainer.compile", "true", problem) from None
+    # Each size of batch (the last one, sub-batches) gets code of its own: no slower code for all sizes.
+    return torch.compile(model, dynamic=False, options=_OPTIONS)  # type: ignore[return-value]  # of a module it is one
+
+
 def build_batches(options: TrainConfig, data: Data, devices: Devices) -> tuple[TrainBatches, dict[str, EvalBatches]]:
-    """What a run is trained on, and what it is evaluated on, by the prefix of the metrics."""
+    """The batches that a run is trained on, and those that it is evaluated on, by the prefix of the metrics."""
     batches = train_batches(
         data, options.augment, options.trainer.batch_size, options.seed, devices.device, options.trainer.workers,
         devices.share,
@@ -178,7 +204,8 @@ def build_state(options: TrainConfig, data: Data, steps_per_epoch: int, devices:
     shape = data.shape if side is None else (data.shape[0], side, side)
     precision = Precision(trainer.precision, device)
     model = devices.node_by_node(lambda: build_model(options.model, shape, data.classes))
-    model.to(device, memory_format=chosen_memory_format(trainer.memory_format, model, precision))
+    layout = chosen_memory_format(trainer.memory_format, model, precision)
+    model.to(device, memory_format=layout)  # type: ignore[call-overload]  # the stubs leave that argument out
     devices.same_(model)
     devices.seed(options.seed)
     # The recorded step leaves it to the fused kernels to pass over what is not finite.
@@ -226,7 +253,7 @@ def resume(state: TrainingState, directory: RunDirectory, data: dict[str, Any], 
 
 
 def _refuse_other_shapes(state: TrainingState) -> None:
-    """What the optimizer keeps of a parameter has its shape, and there is a row of numbers for each epoch."""
+    """Raise unless the optimizer's state of each parameter has its shape, and each epoch its row of numbers."""
     for parameter, kept in state.optimizer.state.items():
         for name, value in kept.items():
             if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
@@ -262,10 +289,32 @@ def record_provenance(
     write_json(directory.provenance, record)
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Start counting here, so that a sweep's later runs do not report their predecessors' peak."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:  # not Linux, or not allowed: the peak of the whole process is reported
+        return
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU's allocator, or resident memory of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def results_of(
     state: TrainingState, on_train: dict[str, float], model: nn.Module, device: torch.device
 ) -> dict[str, Any]:
-    """What tables can show. Accuracies in [0, 1], losses in nats, times in seconds, memory in bytes."""
+    """The results that tables can show. Accuracies in [0, 1], losses in nats, times in seconds, memory in bytes."""
     last = state.rows[-1]
     evaluated = [row for row in state.rows if "test_accuracy" in row]
     best = max(evaluated, key=lambda row: row["test_accuracy"])
@@ -310,8 +359,11 @@ def finish(
 
 
 class _LogFile(logging.FileHandler):
-    def _open(self) -> IO[str]:
+    def _open(self) -> TextIOWrapper:
         return open_log(Path(self.baseFilename))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing: a full disk is met, and said, at the next file."""
 
 
 @contextmanager
@@ -336,7 +388,6 @@ def _few_rows_named(options: TrainConfig) -> Iterator[None]:
 def reported(directory: RunDirectory, devices: Devices, log: logging.Logger = log) -> Iterator[None]:
     """Log to train.log what `log` is told; leave status, and the traceback of a failure, in the run directory."""
     handler = _LogFile(directory.log, delay=True)
-    handler.handleError = lambda record: None  # a full disk is met, and said, at the next file
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -348,12 +399,12 @@ def reported(directory: RunDirectory, devices: Devices, log: logging.Logger = lo
                 raise disk_full(directory.path.parent) from None
             raise
     except BaseException as met:
-        failure = devices.cause(met)
+        cause = devices.cause(met)
         status = {Diverged: "diverged", Interrupted: "interrupted", KeyboardInterrupt: "interrupted"}
         with suppress(OSError, UsageError):
-            if not isinstance(failure, (FsbenchError, KeyboardInterrupt)):
-                write_text(directory.traceback, getattr(failure, "traceback", "") or traceback.format_exc())
-            directory.set_status(status.get(type(failure), "failed"), message=f"{type(failure).__name__}: {failure}")
+            if not isinstance(cause, (FsbenchError, KeyboardInterrupt)):
+                write_text(directory.traceback, getattr(cause, "traceback", "") or traceback.format_exc())
+            directory.set_status(status.get(type(cause), "failed"), message=f"{type(cause).__name__}: {cause}")
         raise
     finally:
         log.removeHandler(handler)

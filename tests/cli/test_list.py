@@ -56,3 +56,24 @@ def test_bad_input_is_one_line(fsbench, arguments, said) -> None:
     ended = fsbench("list", *arguments)
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
     assert ended.err.startswith(said)
+
+
+OPTIONS = [
+    (("optimizers", "fsam"), "optimizer.eta=1.0              D = 1 / (1 + eta f).\n"),
+    (("schedules", "multistep"), "schedule.milestones=[0.5, 0.75]\n"),
+    (("models", "wrn28_10"), "model.width=10\n"),
+    (("datasets", "folder"), "dataset.root=null                  required\n"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), OPTIONS, ids=[words[1] for words, _ in OPTIONS])
+def test_the_options_of_one(words, line, fsbench) -> None:
+    ended = fsbench("list", *words)
+    assert ended.code == 0, ended.err
+    assert line in ended.out
+
+
+def test_a_choice_that_is_not_there(fsbench) -> None:
+    ended = fsbench("list", "optimizers", "fsm")
+    problem = "no such choice; did you mean 'fsam'?; fsbench list optimizers shows them"
+    assert (ended.code, ended.err) == (2, f"fsbench: list=optimizers fsm: {problem}\n")

@@ -68,6 +68,7 @@ LINES = {
     "group-twice": ["optimizer=sam", "optimizer=asam", "optimizer.eta=0.1", "optimizer.eta=0.2"],
     "appended": ["dataset=digits", "model=mlp", "++model.bias=false", "++seed=4"],
     "group-as-a-value": ["base={weight_decay: 0.3}", "dataset=digits", "model=mlp"],
+    "value-before-its-node": ["base.weight_decay=0.1", "base={weight_decay: 0.3}", "dataset=digits", "model=mlp"],
     "scientific": ["optimizer=fsam", "optimizer.eta=1e-4", "trainer.max_norm=2"],
     "boolean": ["dataset=digits", "model=mlp", "model.bias=false", "trainer.fast_dev_run=True"],
     "quoted-number": ["dataset=digits", "model=mlp", 'dataset.label="7"'],
@@ -92,7 +93,7 @@ def test_composed_together_is_composed_alone(composer, config_dir, line, primary
 def test_a_job_leaves_nothing_for_the_next(composer) -> None:
     """What was set on one copy is not on another."""
     line = ["dataset=digits", "model=mlp"]
-    before = composer.job(line)
+    (before,) = compose_jobs(line, multirun=False)
     changed = composer.job([*line, "model.widths=[3]", "optimizer.lr=9", "++model.bias=false", "seed=5"])
     assert changed.config != before.config
     changed.choices["model"] = "other"

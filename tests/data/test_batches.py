@@ -32,7 +32,7 @@ from fsbench.data import (
 )
 from fsbench.data.augment import batch_augment
 from fsbench.data.augment.normalize import _moments
-from fsbench.data.resize import resized
+from fsbench.data.batches import resized
 from fsbench.data.streaming import _Decoded
 from fsbench.errors import FsbenchError, UsageError
 

@@ -14,8 +14,8 @@ from fsbench.errors import FsbenchError, Interrupted, UsageError, portable
 from fsbench.executors.executor import SerialExecutor
 from fsbench.executors.pooled import Call, PooledExecutor, Returned, WorkerLost, carry_out
 from fsbench.runs.directory import RunDirectory
-from fsbench.training.attempt import Outcome
-from fsbench.training.stop_signal import StopSignal
+from fsbench.stop_signal import StopSignal
+from fsbench.training.outcome import Outcome
 
 LOST = WorkerLost("its machine was lost")
 STOPPED, GOT_FURTHER = Returned(None), Returned(None, progressed=True)

@@ -17,7 +17,7 @@ from fsbench.optim import SAM, Descent, FisherTrace, SharpnessAware, perturbed_w
 from fsbench.optim.ellipsoid import inverse_or_zero, norm_of
 from fsbench.optim.perturbed_weights import InverseMetric
 from fsbench.optim.sharpness_aware import GradientAt
-from fsbench.optim.stacked_descent import StackedDescent
+from fsbench.population.descent import StackedDescent
 
 SGD = {"lr": 0.3, "momentum": 0.9, "weight_decay": 0.01}
 

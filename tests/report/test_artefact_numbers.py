@@ -177,6 +177,14 @@ def test_lower_can_be_better_and_the_paper_can_be_silent() -> None:
     assert found == {"best: sam, then sgd": "better", "sam - sgd": "better", "asam - sgd": "worse"}
 
 
+def test_columns_stand_as_declared_unless_one_was_not() -> None:
+    heads = []
+    for frame in (one_row(sam=(0.1,), sgd=(0.2,)), one_row(sam=(0.1,), mine=(0.3,), sgd=(0.2,))):
+        texts, _ = render(ERRORS, frame, [])
+        heads.append(cells_of(texts["table4.md"].splitlines()[8]))
+    assert heads == [["sgd", "sam"], ["sam", "mine", "sgd"]]
+
+
 def test_one_seed_decides_nothing() -> None:
     texts, _ = render(ERRORS, one_row(sgd=(0.1,), sam=(0.05,)), [])
     text = texts["table4.md"]
@@ -206,6 +214,15 @@ def test_a_tie_in_the_paper_is_no_order() -> None:
     assert cells_of(line)[1:6] == ["better", "paired t-test", "0.00", "+5.15", "-"]
     best = next(line for line in text.splitlines() if line.startswith("| best"))
     assert cells_of(best)[:2] == ["best: asam, then sgd", "agrees"]
+
+
+def test_a_single_comparison_is_counted() -> None:
+    artefact = dataclasses.replace(TABLE, axes={"dataset.noise": ("0.2",), "optimizer": ("sgd", "sam")})
+    texts, _ = render(artefact, runs(artefact, table_results), [])
+    assert (
+        "Of 1 comparisons that the paper has too, 1 have the paper's sign. "
+        "With p ≤ 0.05: agrees: 1, disagrees: 0, not decided: 0.\n"
+    ) in texts["table4.md"]
 
 
 def test_an_added_line_and_an_unplanned_cell() -> None:
@@ -270,17 +287,33 @@ def test_several_results_are_several_tables() -> None:
     assert text.index("**test error (%)**") < text.index("**top-5 error (%)**") < text.index("## Order")
     assert "| **1.50 ± 0.71 (2)** | 3.50 ± 0.71 (2) |" in text
     assert list(pd.read_csv(StringIO(texts["table4.csv"]))["result"]) == ["a", "a", "b", "b"]
+    frame.loc[1, "b"] = math.nan
+    texts, _ = render(artefact, frame, [])
+    assert texts["table4.md"].endswith("## Missing\n\n- optimizer=sgd, seed 1: has no b\n")
+
+
+def test_the_published_number_that_names_most_axes_is_meant() -> None:
+    (exact,) = TABLE.published
+    for_all = dataclasses.replace(exact, columns={"optimizer": "optimizer"}, where={**exact.where, "noise_rate": "0.2"})
+    for published in ((for_all, exact), (exact, for_all), (for_all,)):
+        # 0.40 is the paper's 0.4.
+        frame = plain_runs().replace({"dataset.noise": {"0.4": "0.40"}})
+        texts, _ = render(dataclasses.replace(TABLE, published=published), frame, [])
+        table = pd.read_csv(StringIO(texts["table4.csv"]), dtype={"dataset.noise": str}).set_index("optimizer")
+        found = table[table["dataset.noise"] == "0.40"].loc["sgd", "published_mean"]
+        assert found == pytest.approx(87.97 if published == (for_all,) else 83.6)
 
 
 def test_strengths_of_a_perturbation_become_an_axis() -> None:
-    frame = runs(PERTURBED, perturbed_results)
+    frame = runs(PERTURBED, perturbed_results).rename(columns={"adversarial_accuracy_5": "adversarial_accuracy_10"})
     texts, _ = render(PERTURBED, frame, [])
     table = pd.read_csv(StringIO(texts["fig4.csv"]))
-    assert list(dict.fromkeys(table["alpha"])) == [0.1, 0.5, 1, 2, 5]
+    assert list(table["alpha"]) == [0.1, 0.5, 1, 2, 10] * 3
+    assert list(table["optimizer"]) == ["sgd"] * 5 + ["sam"] * 5 + ["fsam"] * 5
     sam = frame[frame["optimizer"] == "sam"]["adversarial_accuracy_0.5"]
     found = table[(table["optimizer"] == "sam") & (table["alpha"] == 0.5)].iloc[0]
     assert (found["mean"], found["std"]) == pytest.approx((100 * sam.mean(), 100 * sam.std(ddof=1)), rel=1e-8)
-    assert "adversarial_accuracy_5" in pd.read_csv(StringIO(texts["fig4_runs.csv"])).columns
+    assert "adversarial_accuracy_10" in pd.read_csv(StringIO(texts["fig4_runs.csv"])).columns
     assert "| α   |" in texts["fig4.md"]
 
 

@@ -28,6 +28,12 @@ def test_other_seeds_are_welch(other) -> None:
     assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
 
 
+def test_decided_is_five_percent() -> None:
+    found = difference({0: 1.0, 1: 0.3, 2: 0.9, 3: 0.2}, dict.fromkeys(range(4), 0.0))
+    assert 0.05 < found.p < 0.07
+    assert not found.decided
+
+
 NO_TEST = {
     "one run each": ({0: 1.0}, {0: 2.0}, -1.0),
     "one against many": ({0: 1.0}, {0: 2.0, 1: 4.0}, -2.0),

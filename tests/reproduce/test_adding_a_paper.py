@@ -6,6 +6,9 @@ from pathlib import Path
 
 import yaml
 
+from fsbench import plugins
+from fsbench.papers import collect
+
 ONE = """
 from fsbench.papers.artefact import Artefact, Published, Scale, Table
 
@@ -46,6 +49,20 @@ def test_one_file_is_enough(fsbench, tmp_path, papers) -> None:
     assert "New 2100, table 1" in markdown
     # The papers that come with fsbench are still there, and the others too.
     assert "kim2022/table1" in fsbench("list", "artefacts").out
+
+
+def test_a_plugin_can_declare_it(fsbench, tmp_path, monkeypatch) -> None:
+    """The same paper, declared in a file that --plugin names, with its numbers beside it."""
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    monkeypatch.setattr(plugins, "_read", {})
+    monkeypatch.setattr(collect, "_papers", dict(collect._papers))
+    body = ONE.replace("ARTEFACTS = (", "import fsbench\n\n\n@fsbench.paper('new2100')\ndef new2100():\n    return (")
+    (tmp_path / "mine.py").write_text(body)
+    (tmp_path / "numbers").mkdir()
+    (tmp_path / "numbers/radii.csv").write_text("radius,mean,std\nshort,42.5,1.5\nlong,24.0,\n")
+    line = ("reproduce", "--plugin", "mine.py", "new2100/table1", "scale=tiny", "device=cpu")
+    assert fsbench(*line).code == 0
+    assert "42.50 ± 1.50" in Path("results/new2100/table1/table1.md").read_text()
 
 
 OWN = """

@@ -10,6 +10,8 @@ import pytest
 from fsbench.config.compose import Composer
 from fsbench.errors import UsageError
 from fsbench.papers import add_papers, artefacts, collect
+from fsbench.reproduce.cost import Estimator
+from fsbench.reproduce.listing import plan_lines
 from fsbench.reproduce.plan import make_plan
 from fsbench.reproduce.request import read_request
 from fsbench.reproduce.run import missing_tasks
@@ -124,6 +126,8 @@ def test_the_best_is_taken(planned, accuracies, chosen, said) -> None:
     assert not any(sentence.startswith("optimizer.rho ") and "chosen" not in sentence for sentence in plan.cuts)
     # That a candidate diverged is an answer: it is not run again.
     assert all(task.job.config.dataset.validation == 0 for task in missing_tasks([plan]))
+    total = [line for line in plan_lines([plan], Estimator("cpu", Path("runs"))) if " to train (" in line]
+    assert [line.partition(" (")[0] for line in total] == ["6 runs, 4 to train"]
 
 
 def test_nothing_is_chosen_while_a_candidate_is_missing_or_none_is_left(planned) -> None:

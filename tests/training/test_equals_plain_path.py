@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from fsbench.errors import UsageError
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
 from fsbench.training.batch_closure import BatchClosure
-from fsbench.training.compiled import compiled
 from fsbench.training.evaluate import evaluate
 from fsbench.training.memory_format import chosen_memory_format, memory_format_of
 from fsbench.training.precision import Precision
+from fsbench.training.run import compiled
 
 CPU = torch.device("cpu")
 SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
@@ -142,5 +142,5 @@ def test_batches_come_in_the_format_of_the_network_in_training_and_evaluation() 
     closure = BatchClosure(model, nn.CrossEntropyLoss(), Precision("fp32", CPU))
     closure.load(x, y)
     closure(slice(0, 7))
-    dict(evaluate(model, [(x, y)], Precision("fp32", CPU)))
+    dict(evaluate(model, [(x, y)], Precision("fp32", CPU), nn.CrossEntropyLoss()))
     assert seen == [(192, 1, 24, 3)] * 2

@@ -10,7 +10,7 @@ import pytest
 from data.tiny_sets import write_folder
 
 from fsbench.training import run as run_module
-from fsbench.training.attempt import _files_now
+from fsbench.training.outcome import _files_now
 
 SWEEP = ("-m", "optimizer=sgd,sam", "seed=0,1")
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from fsbench.config.compose import compose_jobs
 from fsbench.runs.directory import RunDirectory
+from fsbench.stop_signal import StopSignal
 from fsbench.training import run as run_module
 from fsbench.training.epoch_totals import EpochTotals
-from fsbench.training.stop_signal import StopSignal
 
 TIMES = {"seconds", "seconds_per_epoch", "seconds_per_step", "peak_memory"}
 

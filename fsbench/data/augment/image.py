@@ -122,7 +122,7 @@ def _check(options: AugmentOptions, mean: Sequence[float], size: int | None) -> 
         value = getattr(options, key)
         if value and side is None:
             raise UsageError(f"augment.{key}", value, "needs augment.size, as this data set has no size of its own")
-    if options.resize and options.resize < side:
+    if options.resize and side is not None and options.resize < side:
         raise UsageError("augment.resize", options.resize, f"must be at least {side}, the side of the crop")
     if side is not None:
         check_side(options.cutout, side)

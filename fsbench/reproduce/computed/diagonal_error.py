@@ -13,7 +13,7 @@ from fsbench.report.table import write_frame
 from fsbench.reproduce.computed import Context
 from fsbench.reproduce.computed.mnist_networks import NETWORKS, risk_of
 from fsbench.sharpness import difference_diagonals, hessian_diagonal
-from fsbench.sharpness.diagonal_approximations import Form
+from fsbench.sharpness.diagonal import Form
 
 FORMS: dict[Form, str] = {"2019": "arXiv version, 2019", "2020": "ICML version, 2020"}
 

@@ -185,9 +185,9 @@ def test_the_host_waits_for_nothing_on_a_gpu(options, most):
     assert gpu.launches.total() <= most
 
 
-def test_only_uint8_is_taken():
-    with pytest.raises(TypeError, match=r"images must be uint8, not torch\.float32"):
-        normalize(torch.zeros(1, 3, 4, 4), MEAN, STD)
+def test_only_uint8_and_float_are_taken():
+    with pytest.raises(TypeError, match=r"images must be uint8 or float, not torch\.int64"):
+        normalize(torch.zeros(1, 3, 4, 4, dtype=torch.int64), MEAN, STD)
 
 
 @pytest.mark.gpu

@@ -14,8 +14,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from fsbench.config.augment import AugmentOptions, StandardAugment
 from fsbench.data.augment import batch_augment, image_transform
-from fsbench.data.augment.autoaugment import draw, plan, sub_policies
-from fsbench.data.augment.magnitudes import SIGNED, magnitude
+from fsbench.data.augment.autoaugment import SIGNED, draw, magnitude, plan, sub_policies
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 CPU = torch.device("cpu")

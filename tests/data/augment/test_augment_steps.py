@@ -10,8 +10,7 @@ from torch import Tensor
 from torchvision.transforms import AutoAugmentPolicy, v2
 from torchvision_steps import ROUNDED, torchvision
 
-from fsbench.data.augment.autoaugment import plan, sub_policies
-from fsbench.data.augment.magnitudes import LEVELS, SIGNED, magnitude
+from fsbench.data.augment.autoaugment import LEVELS, SIGNED, magnitude, plan, sub_policies
 from fsbench.data.augment.steps import FAMILIES, Step, apply_in_turn, tabulate
 
 CPU = torch.device("cpu")

@@ -25,12 +25,8 @@ def obstacle(config: TrainConfig) -> str | None:
     """Why this run can only be trained alone; None where it can be a member of a population."""
     trainer, data, method = config.trainer, config.dataset, config.optimizer
     reasons = {
-        f"model.family={config.model.family}: networks with BatchNorm or dropout": (
-            config.model.batchnorm
-        ),
-        f"dataset={data.name}: images that may be streamed from files": (
-            data.in_files
-        ),
+        f"model.family={config.model.family}: networks with BatchNorm or dropout": (config.model.batchnorm),
+        f"dataset={data.name}: images that may be streamed from files": (data.in_files),
         f"optimizer={method.name}: {method.not_stackable}": not method.stackable,
         "optimizer.m: gradients of several sub-batches": getattr(method, "m", None) is not None,
         "optimizer.fisher: gradients of single examples": getattr(method, "fisher", "batch") != "batch",

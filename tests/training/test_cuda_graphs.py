@@ -16,21 +16,20 @@ import torch
 from recording import Again, Elsewhere
 from torch import Tensor, nn
 
+from fsbench.config.compose import compose_jobs
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.sharpness_aware import SharpnessAware
-from fsbench.training import compiled as compiled_module
 from fsbench.training import fit as fit_module
+from fsbench.training import run as compiled_module
 from fsbench.training import run as run_module
 from fsbench.training.batch_closure import BatchClosure
-from fsbench.training.compiled import compiled
-from fsbench.training.device_counts import DeviceCounts
+from fsbench.training.cuda_graphs import CudaRecorder, GraphedStep, records_steps
 from fsbench.training.epoch_totals import EpochTotals
-from fsbench.training.graphed_step import GraphedStep
-from fsbench.training.plain_step import PlainStep
 from fsbench.training.precision import Precision, arithmetic
 from fsbench.training.progress import Progress
-from fsbench.training.recorder import CudaRecorder
+from fsbench.training.run import compiled
+from fsbench.training.step import DeviceCounts, PlainStep
 
 SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "fused": True}
 METHODS: dict[str, Callable[..., Descent]] = {
@@ -339,7 +338,7 @@ def test_how_often_a_step_is_recorded(method, last, expected) -> None:
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What was logged, but for the lines here where recorders raise."""
-    return [re.sub(r" \(test_graphed_step.py, line \d+\)$", "", message) for message in caplog.messages]
+    return [re.sub(r" \(test_cuda_graphs.py, line \d+\)$", "", message) for message in caplog.messages]
 
 
 REFUSED = [
@@ -435,8 +434,15 @@ FORBIDDEN = [
 @pytest.mark.parametrize(("words", "reason"), FORBIDDEN)
 def test_asked_for_where_it_can_not_be_it_is_refused(fsbench, quick, words, reason, tmp_path) -> None:
     ended = fsbench("train", *quick, *words, "trainer.cuda_graph=true", "trainer.device=cpu")
-    assert (ended.code, ended.err) == (2, f"fsbench: trainer.cuda_graph=true: {reason}; use auto or false\n")
+    assert (ended.code, ended.err) == (2, f"fsbench: trainer.cuda_graph=true: {reason}; use false\n")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("words", "records"), [((), False), (("trainer.cuda_graph=false",), False),
+                                                (("trainer.cuda_graph=true",), True)])  # fmt: skip
+def test_steps_are_recorded_only_where_it_is_asked_for(quick, words, records) -> None:
+    (job,) = compose_jobs([*quick, *words], multirun=False)
+    assert records_steps(job.config, torch.device("cuda")) is records
 
 
 @pytest.mark.gpu

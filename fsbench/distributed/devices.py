@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,12 +18,11 @@ from torch import Tensor, nn
 from fsbench.config.train import TrainerOptions
 from fsbench.data import Share
 from fsbench.data.seeding import derived_seed
-from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError, one_line
+from fsbench.distributed.failures import retold, told
+from fsbench.errors import UsageError
 from fsbench.optim import Processes
 from fsbench.optim.running_statistics import mixes_examples
-from fsbench.runs.directory import RunIsBusy
-from fsbench.training.build import build_device
-from fsbench.training.stop_signal import StopSignal, by_default
+from fsbench.stop_signal import StopSignal, by_default
 
 Value = TypeVar("Value")
 
@@ -34,15 +32,13 @@ _PATIENCE = timedelta(hours=12)
 # Steps between two agreements about a stop, at most.
 _AGREE_EVERY = 20
 
-_EXPLAINED: dict[str, type[FsbenchError]] = {
-    kind.__name__: kind for kind in (FsbenchError, UsageError, Diverged, Interrupted, RunIsBusy)
-}
 
-
-class DeviceFailed(RuntimeError):
-    """Another device's process met an exception that explains nothing; `traceback` is that of it."""
-
-    traceback = ""
+def build_device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("trainer.device", name, "no CUDA device was found; use cpu or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 class Devices(Processes):
@@ -101,7 +97,7 @@ class Devices(Processes):
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that reads and writes the run directory, and speaks."""
+        """True for the process that reads and writes the run directory, and speaks."""
         return self.rank == 0
 
     # What an optimizer asks.
@@ -131,11 +127,11 @@ class Devices(Processes):
         return numbers.tolist()
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on one device at least."""
+        """True if it is so on one device at least."""
         return self.total(flag)[0] > 0
 
     def from_first(self, act: Callable[[], Value]) -> Value:
-        """What `act` gives on the first device, where alone it is called."""
+        """The value of `act` on the first device, where alone it is called."""
         if self.count == 1:
             return act()
         values: list[Any] = [act() if self.first else None]
@@ -150,13 +146,15 @@ class Devices(Processes):
         return values
 
     def node_by_node(self, act: Callable[[], Value]) -> Value:
-        """What `act` gives on every device; it may leave files, so that one process on a node comes before the rest."""
+        """The value of `act` on each device; it may leave files, so one process on a node comes before the rest."""
         if self.count == 1:
             return act()
-        leads = int(os.environ["LOCAL_RANK"]) == 0
-        value = act() if leads else None
+        if int(os.environ["LOCAL_RANK"]) == 0:
+            value = act()
+            self.any(False)
+            return value
         self.any(False)
-        return value if leads else act()
+        return act()
 
     def same_(self, model: nn.Module) -> None:
         """Give every device the first one's weights and running statistics."""
@@ -199,8 +197,8 @@ class Devices(Processes):
             raise cause from failure
 
     def cause(self, failure: BaseException) -> BaseException:
-        """What failed first on any device: this failure, or the one that it is only a consequence of."""
-        if self.count == 1:
+        """The failure that came first on any device: this one, or the one that it is only a consequence of."""
+        if self._store is None:
             return failure
         if self._cause is None:
             self._cause = {"rank": self.rank, **told(failure, self.rank)}
@@ -214,8 +212,8 @@ class Devices(Processes):
         return failure if self._cause["rank"] == self.rank else retold(self._cause)
 
     def unanimous(self, what: str, patience: float = 600.0) -> bool:
-        """Whether all processes come to say `what`; told apart from exchanges, for some may be waiting in one."""
-        if self.count == 1:
+        """True if all processes come to say `what`; told apart from exchanges, for some may be waiting in one."""
+        if self._store is None:
             return True
         self._store.add(what, 1)
         until = time.monotonic() + patience
@@ -226,9 +224,9 @@ class Devices(Processes):
         return True
 
     def speaks(self) -> bool:
-        """Whether this process is the one to say how the run ended: the first that asks."""
+        """True for the process that says how the run ended: the first that asks."""
         try:
-            return self.count == 1 or self._store.add("spoken", 1) == 1
+            return self._store is None or self._store.add("spoken", 1) == 1
         except RuntimeError:
             return self.first
 
@@ -253,37 +251,14 @@ def refuse_absent(name: str, devices: int, key: str = "trainer.devices") -> None
         )  # fmt: skip
 
 
-def told(failure: BaseException, rank: int = 0) -> dict[str, Any]:
-    """A failure as plain data, for another process."""
-    kind = type(failure).__name__
-    if isinstance(failure, UsageError):
-        kind = "UsageError"
-        arguments = [failure.key, str(failure.value), failure.problem]
-    elif isinstance(failure, KeyboardInterrupt):
-        kind, arguments = "Interrupted", ["interrupted"]
-    elif kind in _EXPLAINED:
-        arguments = [str(failure)]
-    else:
-        arguments = [f"device {rank}: {one_line(failure)}"]
-    return {"kind": kind, "arguments": arguments, "traceback": "".join(traceback.format_exception(failure))}
-
-
-def retold(record: dict[str, Any]) -> Exception:
-    """The failure that `told` wrote down."""
-    if record["kind"] in _EXPLAINED:
-        return _EXPLAINED[record["kind"]](*record["arguments"])
-    failure = DeviceFailed(*record["arguments"])
-    failure.traceback = record["traceback"]
-    return failure
-
-
 class _AgreedStop(StopSignal):
     """Between steps the devices agree after every twentieth step, or about every second where those take longer: the
     first device, by its clock, says with each agreement how many steps it is to the next."""
 
     def __init__(self, stop: StopSignal, devices: Devices) -> None:
         self._stop, self._devices = stop, devices
-        self._steps, self._every, self._since = 0, 1, time.monotonic()
+        self._steps, self._since = 0, time.monotonic()
+        self._every: float = 1
 
     @property
     def requested(self) -> bool:  # type: ignore[override]

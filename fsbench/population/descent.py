@@ -9,10 +9,10 @@ from torch import Tensor
 
 from fsbench.optim.descent import Descent
 from fsbench.optim.ellipsoid import inverse_or_zero
-from fsbench.optim.stacked_base import by_member, stacked, stacked_base
+from fsbench.population.base_optimizers import by_member, stacked, stacked_base
 
 # Losses (M,) at stacked weights, each the mean over its member's mini-batch, and their gradients.
-StackedClosure = Callable[[list[Tensor]], tuple[Tensor, list[Tensor]]]
+LossesAndGradients = Callable[[list[Tensor]], tuple[Tensor, list[Tensor]]]
 
 
 class StackedDescent:
@@ -76,7 +76,7 @@ class StackedDescent:
         self.base.begin()
 
     @torch.no_grad()
-    def step(self, closure: StackedClosure) -> tuple[Tensor, Tensor]:
+    def step(self, closure: LossesAndGradients) -> tuple[Tensor, Tensor]:
         """One update of each member from its own mini-batch, without a look at any value; `begin` comes before.
 
         Returns:
@@ -96,7 +96,7 @@ class StackedDescent:
         self.base.step(self.weights, gradients, taken)
         return losses, taken
 
-    def _perturbed(self, closure: StackedClosure, gradients: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def _perturbed(self, closure: LossesAndGradients, gradients: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         """The gradients at w + eps, and whose eps is finite."""
         axes = self._inverse_metric(gradients)
         direction, norm = directions(gradients, axes)

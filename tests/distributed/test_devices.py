@@ -19,16 +19,16 @@ from two_processes import GLOBAL, LOSS, NETWORKS, OTHERS, SGD, SIZES, steps
 
 from fsbench.config.compose import compose_jobs
 from fsbench.data.share import Share
+from fsbench.distributed import devices as devices_module
+from fsbench.distributed.devices import Devices
+from fsbench.distributed.gradient_sum import GradientSum
 from fsbench.models import build_model
 from fsbench.optim import SAM
 from fsbench.optim.running_statistics import mixes_examples
 from fsbench.runs.directory import RunDirectory
 from fsbench.runs.identity import identity
-from fsbench.training import devices as devices_module
+from fsbench.stop_signal import StopSignal
 from fsbench.training import run as run_module
-from fsbench.training.devices import Devices
-from fsbench.training.gradient_sum import GradientSum
-from fsbench.training.stop_signal import StopSignal
 
 
 @pytest.mark.parametrize("case", GLOBAL)

@@ -17,13 +17,12 @@ from fsbench.config.compose import compose_jobs
 from fsbench.config.optimizer import SAMOptions
 from fsbench.geometries import Geometry
 from fsbench.optim import ASAM, FSAM, SAM, Descent, SharpnessAware
-from fsbench.optim.stacked_descent import StackedDescent
+from fsbench.population import train as population_module
+from fsbench.population.descent import StackedDescent
+from fsbench.population.plan import obstacle, populations
+from fsbench.population.step import StackedClosure, StackedStep
 from fsbench.runs.directory import RunDirectory
-from fsbench.training import population as population_module
-from fsbench.training.population_plan import obstacle, populations
 from fsbench.training.progress import Progress
-from fsbench.training.stacked_closure import StackedClosure
-from fsbench.training.stacked_step import StackedStep
 
 TOGETHER = "trainer.population=true"
 TIMES = {"seconds", "seconds_per_epoch", "seconds_per_step", "peak_memory"}

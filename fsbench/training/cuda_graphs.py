@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import traceback
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,103 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fsbench.errors import first_line
-from fsbench.training.device_counts import DeviceCounts
-from fsbench.training.recorder import Recorder
+from fsbench.config.train import TrainConfig
+from fsbench.errors import UsageError, first_line
+from fsbench.training.step import DeviceCounts
+
+
+def records_steps(config: TrainConfig, device: torch.device) -> bool:
+    """True where `trainer.cuda_graph=true` asks for it; `auto` records no steps: no GPU has tried the recordings yet.
+
+    Raises:
+        UsageError: it is asked for where that can't be.
+    """
+    trainer, method = config.trainer, config.optimizer
+    if trainer.cuda_graph is not True:
+        return False
+    reasons = {
+        "needs a GPU": device.type != "cuda",
+        f"not with trainer.devices={trainer.devices}, whose processes wait for each other": trainer.devices > 1,
+        "not with trainer.precision=fp16, whose loss scale the host sets": trainer.precision == "fp16",
+        "not with optimizer.fisher other than batch, a pass for each example": (
+            getattr(method, "fisher", "batch") != "batch"
+        ),
+        f"not with optimizer={method.name}, which does not say that its step can be recorded": not method.recordable,
+        "not with trainer.fast_dev_run=true, which makes two steps": trainer.fast_dev_run,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UsageError("trainer.cuda_graph", "true", f"{reason}; use false")
+    return True
+
+
+class Recorder(Protocol):
+    """Where steps run, and how one is recorded."""
+
+    def beside(self) -> AbstractContextManager[None]:
+        """Steps run in here, recorded or not."""
+        ...
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        """Record a step; returns the function that makes it again."""
+        ...
+
+    def random_state(self) -> Tensor:
+        """Changes whenever something is drawn."""
+        ...
+
+    def fits(self) -> bool:
+        """True if there is memory for a recorded step, which keeps its own, beside plain ones."""
+        ...
+
+
+class CudaRecorder:
+    """Records on a stream of its own; the plain steps before run there too, as torch asks for.
+
+    All recordings share their memory: they never run at once, and what one leaves there nobody reads, so that they may
+    be launched in any order.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        outside = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(outside)
+        with torch.cuda.stream(self.stream):
+            yield
+        outside.wait_stream(self.stream)
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        graph, first = torch.cuda.CUDAGraph(), None
+        try:
+            # Other threads (loaders that pin memory) may use the device meanwhile.
+            with torch.cuda.graph(graph, self._pool, self.stream, capture_error_mode="thread_local"):
+                try:
+                    step()
+                except BaseException as failure:
+                    first = failure
+                    raise
+        except BaseException as last:
+            # Ending a recording that failed fails too, and says less. The allocator would go on waiting for its end,
+            # and not have back what was lent to another stream (batches).
+            with suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(self.stream.device_index, self._pool)
+            raise (first or last) from None
+        return graph.replay
+
+    def random_state(self) -> Tensor:
+        return torch.cat([torch.get_rng_state(), torch.cuda.get_rng_state(self.device)])
+
+    def fits(self) -> bool:
+        free, _ = torch.cuda.mem_get_info(self.device)
+        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        # The most so far holds the weights too, so this is on the safe side.
+        return torch.cuda.max_memory_allocated(self.device) <= free + unused
+
 
 log = logging.getLogger("fsbench")
 
@@ -58,7 +153,7 @@ class Step(Protocol):
 
 @dataclass
 class _Form:
-    """How many plain steps had this form, whether the last drew random numbers, and the recording."""
+    """A form of the step: the number of plain steps that had it, if the last drew random numbers, and the recording."""
 
     seen: int = 0
     drew: bool = False
@@ -101,7 +196,7 @@ class GraphedStep:
 
     @property
     def recorded(self) -> int:
-        """How many forms of the step are made by launching a recording."""
+        """The number of forms of the step that are made by launching a recording."""
         return sum(form.used for form in self._forms.values())
 
     @property

@@ -111,5 +111,5 @@ def _handled_by(handler: Callable[[int, FrameType | None], Any] | signal.Handler
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, before in previous.items():
+            signal.signal(number, before)

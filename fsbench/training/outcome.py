@@ -14,7 +14,7 @@ from fsbench.errors import FsbenchError, Interrupted, UsageError, first_line, po
 from fsbench.image_folder import files_digest, folder_parts
 from fsbench.runs.directory import RunDirectory, RunIsBusy
 from fsbench.runs.read import Unreadable, read_json
-from fsbench.training.stop_signal import StopSignal
+from fsbench.stop_signal import StopSignal
 
 # What torch's launcher sets for each process.
 _LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -22,7 +22,7 @@ _LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one of several runs ended: `done`, `skipped` (was done before), `failed` or `busy`; a line for a reader."""
+    """The end of one of several runs: `done`, `skipped` (was done before), `failed` or `busy`; a line for a reader."""
 
     status: str
     line: str
@@ -30,7 +30,7 @@ class Outcome:
 
     @property
     def no_data(self) -> UsageError | None:
-        """What is wrong with the images, if that is why it failed."""
+        """The failure, if it is that the images are not there."""
         return missing_images(self.failure)
 
     @property
@@ -57,7 +57,7 @@ class TrainingTask:
         return images_of(self.job)
 
     def known(self) -> Outcome | None:
-        """Whether it was done before, or can't be begun."""
+        """The outcome of a run that was done before or can't be begun; None for one that is to be trained."""
         try:
             directory, results = finished(self.job)
         except FsbenchError as failure:
@@ -68,7 +68,7 @@ class TrainingTask:
         return self.trained(attempt(self.job, stop), stop)
 
     def trained(self, outcome: Outcome, stop: StopSignal) -> Outcome:
-        """What comes after the training: nothing."""
+        """The outcome after whatever follows the training; here nothing does."""
         return outcome
 
     def failed(self, failure: FsbenchError) -> Outcome:
@@ -113,7 +113,7 @@ def run(job: Job, stop: StopSignal) -> dict[str, Any]:
 
 
 def by_torchrun() -> bool:
-    """Whether this process is one of several that torch's launcher started.
+    """True if this process is one of several that torch's launcher started.
 
     Raises:
         UsageError: the environment says so, and lacks what the launcher sets beside it.

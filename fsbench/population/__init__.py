@@ -1,0 +1,1 @@
+"""Populations: many runs of small networks trained in step, on stacked weights."""
