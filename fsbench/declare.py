@@ -16,10 +16,15 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
+import math
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_origin, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from fsbench.errors import UsageError, first_line
 from fsbench.plugins import PREFIX
@@ -28,8 +33,26 @@ if TYPE_CHECKING:
     from fsbench.config.component import Component
 
 _Declared = TypeVar("_Declared", bound=Callable[..., Any])
+_Decorator = TypeVar("_Decorator", bound=Callable[..., Any])
 
 
+def _named(decorator: _Decorator) -> _Decorator:
+    """A decorator that takes a name which the command line can say."""
+
+    @wraps(decorator)
+    def checked(name: Any, **facts: Any) -> Any:
+        word = decorator.__name__
+        if not isinstance(name, str):
+            raise UsageError("", "", f'@fsbench.{word} needs a name, @fsbench.{word}("mine")')
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9_-]*", name) or name.lower() in ("true", "false", "null", "nan", "inf"):
+            allowed = "a letter, then letters, digits, _ and - only, and not true, false or null"
+            raise UsageError("", "", f"{word} {name!r}: can't be its name, which has to be {allowed}")
+        return decorator(name, **facts)
+
+    return cast(_Decorator, checked)
+
+
+@_named
 def model(name: str, *, batchnorm: bool = True, smallest: int = 1) -> Callable[[_Declared], _Declared]:
     """Declare a network: a function, or a class of `torch.nn.Module`, that gives logits (N, classes).
 
@@ -58,6 +81,7 @@ def model(name: str, *, batchnorm: bool = True, smallest: int = 1) -> Callable[[
     return declare
 
 
+@_named
 def dataset(
     name: str, *, title: str | None = None, classes: Sequence[str] | None = None
 ) -> Callable[[_Declared], _Declared]:
@@ -85,6 +109,7 @@ def dataset(
     return declare
 
 
+@_named
 def optimizer(
     name: str, *, passes: float = 2, title: str | None = None, stackable: bool = False
 ) -> Callable[[_Declared], _Declared]:
@@ -120,22 +145,38 @@ def optimizer(
             shapes: dict[str, Geometry] = {}
             make: Any = (lambda: given) if isinstance(given, Geometry) else given
             own = _parameters(make, "optimizer", name, ())
+            if needed := [key for key, (_, default) in own.items() if default is ...]:
+                raise UsageError("", "", f"optimizer {name}: its parameter {needed[0]} needs a default")
             shape = make(**{key: default for key, (_, default) in own.items()})
             if not isinstance(shape, Geometry):
-                raise UsageError("--plugin", name, f"optimizer {name} gives a {type(shape).__name__}, not a Geometry")
+                raise UsageError("", "", f"optimizer {name} gives a {type(shape).__name__}, not a Geometry")
+            if set(shape.defaults) not in ({"rho"}, {"rho", "eta"}):
+                problem = f"its defaults are of {', '.join(shape.defaults) or 'nothing'}, not of rho, or of rho and eta"
+                raise UsageError("", "", f"optimizer {name}: {problem}")
             fields = {key: (NonNegative, value) for key, value in shape.defaults.items()}
-            _record(SharpnessAwareOptions, name, given, of_geometry, {**fields, **own}, facts)
+            _record(SharpnessAwareOptions, name, given, of_geometry, own, facts, fields)
             return given
+        from torch.optim import Optimizer
+
+        from fsbench.config.component import components
         from fsbench.optim import Descent, SharpnessAware
 
         kind: Any = given
+        asked = inspect.signature(kind).parameters
+        takes_lr = "lr" in asked or any(one.kind is one.VAR_KEYWORD for one in asked.values())
+        if not takes_lr or not issubclass(kind, Optimizer):
+            raise UsageError("", "", f"optimizer {name}: has to be a torch.optim.Optimizer whose constructor takes lr")
+        below = {option for base in components("base").values() for option in base.model_fields}
         if issubclass(kind, Descent):
             of_kind = SharpnessAwareOptions if issubclass(kind, SharpnessAware) else OptimizerOptions
-            handed = ("params", "base", "geometry", "max_norm", "model", "processes", "defaults")
+            handed = ("params", "base", "geometry", "max_norm", "model", "processes", "defaults", *below)
             defaults = kind.geometry.defaults if issubclass(kind, SharpnessAware) else {}
-            fields = {key: (NonNegative, value) for key, value in defaults.items()}
+            fields: dict[str, Any] = {key: (NonNegative, value) for key, value in defaults.items()}
             own = _parameters(kind, "optimizer", name, (*handed, *of_kind.model_fields))
-            _record(of_kind, name, given, kind, {**fields, **own}, facts)
+            for key, field in of_kind.model_fields.items():
+                if key in asked and asked[key].default is not inspect.Parameter.empty and key != "lr":
+                    fields[key] = (Annotated[field.annotation, *field.metadata], asked[key].default)
+            _record(of_kind, name, given, kind, own, facts, fields)
             return given
 
         def of_theirs(params: Any, base: Any, **options: Any) -> Any:
@@ -143,13 +184,16 @@ def optimizer(
 
             return Foreign(params, base, kind=kind, own=own, **options)
 
-        own = _parameters(kind, "optimizer", name, ("params", "base", "base_optimizer", "lr"))
+        with_base = "base" in asked or "base_optimizer" in asked
+        handed = ("params", "base", "base_optimizer", "lr", *(below if with_base else ()))
+        own = _parameters(kind, "optimizer", name, handed)
         _record(OptimizerOptions, name, given, of_theirs, own, facts)
         return given
 
     return declare
 
 
+@_named
 def loss(name: str) -> Callable[[_Declared], _Declared]:
     """Declare a loss: a function of logits (N, K) and labels (N,) that returns the mean over the examples.
 
@@ -160,7 +204,7 @@ def loss(name: str) -> Callable[[_Declared], _Declared]:
         def build(**options: Any) -> Any:
             from fsbench.losses import Given
 
-            return Given(function, options)  # type: ignore[arg-type]
+            return Given(name, function, options)  # type: ignore[arg-type]
 
         _declare("loss", name, function, build, 2)
         return function
@@ -168,6 +212,7 @@ def loss(name: str) -> Callable[[_Declared], _Declared]:
     return declare
 
 
+@_named
 def schedule(name: str, *, drops: bool = True) -> Callable[[_Declared], _Declared]:
     """Declare a learning-rate schedule: a function that returns the factor on lr.
 
@@ -181,7 +226,13 @@ def schedule(name: str, *, drops: bool = True) -> Callable[[_Declared], _Declare
 
     def declare(function: _Declared) -> _Declared:
         def at(options: Component, step: int, span: Any) -> Any:
-            return _called(function, options, progress=span.progress(step), step=step, steps=span.total)
+            factor = _called(function, options, progress=span.progress(step), step=step, steps=span.total)
+            try:
+                if 0 <= (number := float(factor)) < math.inf:
+                    return number
+            except (TypeError, ValueError):
+                pass
+            raise UsageError("schedule", name, f"its function returns {factor!r} at step {step}, not a number >= 0")
 
         _declare("schedule", name, function, "", ("progress", "step", "steps"), drops=drops, at=at)
         return function
@@ -189,6 +240,7 @@ def schedule(name: str, *, drops: bool = True) -> Callable[[_Declared], _Declare
     return declare
 
 
+@_named
 def augmentation(name: str) -> Callable[[_Declared], _Declared]:
     """Declare a change of training images: a function of uint8 images (B, C, H, W) and a generator of the CPU.
 
@@ -199,7 +251,15 @@ def augmentation(name: str) -> Callable[[_Declared], _Declared]:
 
     def declare(function: _Declared) -> _Declared:
         def build(options: Component) -> Any:
-            return lambda images, generator: _called(function, options, images, generator)
+            def change(images: Any, generator: Any) -> Any:
+                changed = _called(function, options, images, generator)
+                like = getattr(changed, "dtype", type(changed)), tuple(getattr(changed, "shape", ()))
+                if like != (images.dtype, tuple(images.shape)):
+                    made, given = (f"{kind} {shape}" for kind, shape in (like, (images.dtype, tuple(images.shape))))
+                    raise UsageError("augment", name, f"its function makes {made} of images {given}, not their like")
+                return changed
+
+            return change
 
         _declare("augment", name, function, build, 2)
         return function
@@ -207,6 +267,7 @@ def augmentation(name: str) -> Callable[[_Declared], _Declared]:
     return declare
 
 
+@_named
 def measure(name: str, *, column: str | None = None, whole: bool = False) -> Callable[[_Declared], _Declared]:
     """Declare a measure: a function of a `Risk` that returns an `Estimate`, or a number that is exact.
 
@@ -220,7 +281,7 @@ def measure(name: str, *, column: str | None = None, whole: bool = False) -> Cal
         from fsbench.measuring.measures import Measure, add_measure
 
         _declare("measure", name, function, function, 1)
-        line, version = _line(function), _source(function)
+        line, (version, _) = _line(function), _source(function, f"measure {name}")
         add_measure(Measure(name, column or name, line, "a plugin", function, whole=whole, version=version))
         return function
 
@@ -246,56 +307,106 @@ def paper(name: str) -> Callable[[_Declared], _Declared]:
 def _declare(group: str, name: str, function: Any, build: Any, handed: Sequence[str] | int, **facts: Any) -> None:
     from fsbench.config.component import group_of
 
-    kind = group_of(group)
     taken = handed if isinstance(handed, int) else (*handed,)
-    _record(kind, name, function, build, _parameters(function, group, name, taken), facts)
+    _record(group_of(group), name, function, build, _parameters(function, group, name, taken), facts)
 
 
 def _record(
-    kind: type[Component], name: str, given: Any, build: Any, fields: dict[str, Any], facts: dict[str, Any]
-) -> None:
-    """Define the record of a component's options, which puts it into the table."""
+    kind: type[Component], name: str, given: Any, build: Any, own: dict[str, Any], facts: dict[str, Any],
+    more: Mapping[str, Any] = {},
+) -> None:  # fmt: skip
+    """Define the record of a component's options, which puts it into the table.
+
+    Args:
+        own: annotation and default of the parameters of its function, by name.
+        more: options that it has for another reason, which may give those of its kind other defaults.
+    """
     from pydantic import create_model
 
     from fsbench.config.component import components
 
+    what = f"{kind.group} {name}"
+    source, file = _source(given, what)
     known = components(kind.group).get(name)
-    if known is not None and not known.source:
-        raise UsageError("--plugin", name, f"fsbench has a {kind.group} of this name; choose another")
-    source = _source(given)
+    if known is not None and (not known.source or file != known.file):
+        owner = known.file if known.source else "fsbench"
+        raise UsageError("", "", f"{what}: {owner} has a {kind.group} of this name; choose another")
+    # Where images lie is each data set's own affair; all else is the record's, or the composition's.
+    record = {*dir(kind), *kind.model_fields, "defaults", "plugin"} - {"root"}
+    for option in own:
+        if option in record or option in more or option.startswith("_"):
+            raise UsageError("", "", f"{what}: its parameter {option} has a name of fsbench's; choose another")
     # The record of a run holds the source, which so belongs to its identity.
     made = create_model(
         name, __base__=kind, __cls_kwargs__={"name": name}, __module__=__name__, __doc__=_line(given),
-        **fields, plugin=(str, source),
+        **{**more, **own}, plugin=(str, source),
     )  # fmt: skip
-    for fact, value in {**facts, "builder": build, "source": source, "own": tuple(fields)}.items():
+    for fact, value in {**facts, "builder": build, "source": source, "file": file, "own": tuple(own)}.items():
         if value is not None:
             setattr(made, fact, value)
 
 
 def _parameters(function: Any, group: str, name: str, handed: Sequence[str] | int) -> dict[str, Any]:
     """A function's own options, (annotation, default) by name: its parameters but those that fsbench hands in."""
-    from pydantic import Field
-
     target = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]  # its own, no subclass's
     try:
         hints = get_type_hints(target, include_extras=True)
         found = list(inspect.signature(function).parameters.values())
     except (NameError, TypeError, ValueError) as failure:
-        problem = f"the annotations of {group} {name} can't be read: {first_line(failure)}"
-        raise UsageError("--plugin", name, problem) from None
+        raise UsageError("", "", f"the annotations of {group} {name} can't be read: {first_line(failure)}") from None
+    if isinstance(handed, int):
+        many = sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in found)
+        if isinstance(function, type) or many < handed:
+            allowed = f"a function is needed whose first {handed} parameters fsbench hands in"
+            raise UsageError("", "", f"{group} {name}: {allowed}")
     found = found[handed:] if isinstance(handed, int) else [one for one in found if one.name not in handed]
     own: dict[str, Any] = {}
     for one in found:
         if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
             continue
+        what = f"{group} {name}: its parameter {one.name}"
         if one.name not in hints:
-            raise UsageError("--plugin", name, f"{group} {name}: its parameter {one.name} has no annotation")
-        annotation = hints[one.name]
-        if get_origin(annotation) is tuple:  # YAML has lists
-            annotation = Annotated[annotation, Field(strict=False)]
+            raise UsageError("", "", f"{what} has no annotation")
+        annotation = _of_yaml(hints[one.name])
         own[one.name] = (annotation, ... if one.default is one.empty else one.default)
+        _check_option(what, *own[one.name])
     return own
+
+
+def _check_option(what: str, annotation: Any, default: Any) -> None:
+    """Refuse an annotation that can't be checked, and a default that can't be written or does not keep to it."""
+    from pydantic import create_model
+    from pydantic.errors import PydanticUserError
+
+    from fsbench.config.load import load
+    from fsbench.config.options import Options
+
+    try:
+        record = create_model("option", __base__=Options, value=(annotation, ...))
+    except PydanticUserError:
+        allowed = "use numbers, text, bool, Literal, and lists, tuples, tables and None of them"
+        raise UsageError("", "", f"{what} has an annotation that can't be checked; {allowed}") from None
+    if default is ...:
+        return
+    try:
+        load({"value": json.loads(json.dumps(default))}, record)
+    except (TypeError, ValueError):
+        raise UsageError("", "", f"{what} has the default {default!r}, which no command line can say") from None
+    except UsageError as failure:
+        raise UsageError("", "", f"{what} has the default {default!r}, which {failure.problem}") from None
+
+
+def _of_yaml(annotation: Any) -> Any:
+    """The annotation as YAML can keep to it: its tuples take lists, and of a union's classes those of Python count."""
+    of, inner = get_origin(annotation), tuple(map(_of_yaml, get_args(annotation)))
+    if annotation is tuple or of is tuple:
+        from pydantic import Field
+
+        return Annotated[tuple[inner] if inner else tuple, Field(strict=False)]
+    if of in (Union, UnionType):
+        plain = (bool, int, float, str, list, tuple, dict, type(None), Any)
+        return Union[tuple(one for one in inner if one in plain or not isinstance(one, type)) or inner]  # noqa: UP007
+    return of[inner] if of in (list, dict) else annotation
 
 
 def _called(function: Any, options: Component, *inputs: Any, **handed: Any) -> Any:
@@ -310,11 +421,15 @@ def _line(given: Any) -> str:
     return text.partition("\n")[0] or f"of {getattr(given, '__module__', 'a plugin').removeprefix(PREFIX)}"
 
 
-def _source(given: Any) -> str:
-    """sha256 of the file that declares it; where there is none (a notebook), of its own text."""
-    file = _file()
-    text = Path(file).read_bytes() if file else inspect.getsource(given).encode()
-    return hashlib.sha256(text).hexdigest()
+def _source(given: Any, what: str) -> tuple[str, str]:
+    """sha256 of the file that declares it, and that file; where there is none (a notebook), of its own text."""
+    if file := _file():
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest(), os.path.realpath(file)
+    try:
+        return hashlib.sha256(inspect.getsource(given).encode()).hexdigest(), ""
+    except (OSError, TypeError):
+        problem = "its text, which belongs to the identity of runs, can't be read; declare it in a file"
+        raise UsageError("", "", f"{what}: {problem}") from None
 
 
 def _file() -> str | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fsbench.config.loss import CrossEntropyOptions, LossOptions
+from fsbench.errors import UsageError
 
 
 class MeanSquaredError(nn.Module):
@@ -41,12 +42,16 @@ class BinaryCrossEntropy(nn.Module):
 class Given(nn.Module):
     """A user's function of logits and labels, with its options."""
 
-    def __init__(self, function: Callable[..., Tensor], options: dict[str, Any]) -> None:
+    def __init__(self, name: str, function: Callable[..., Tensor], options: dict[str, Any]) -> None:
         super().__init__()
-        self._function, self._options = function, options
+        self._name, self._function, self._options = name, function, options
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return self._function(logits, labels, **self._options)
+        loss = self._function(logits, labels, **self._options)
+        if not isinstance(loss, Tensor) or loss.dim() > 0:
+            found = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise UsageError("loss", self._name, f"its function returns {found}, not the mean as a tensor without axes")
+        return loss
 
 
 def one_hot(logits: Tensor, labels: Tensor) -> Tensor:

@@ -24,8 +24,9 @@ ENTRY_POINTS = "fsbench.plugins"
 # Before the name of a file that is read as a module: no installed package is called so.
 PREFIX = "fsbench_plugin_"
 
-# Plugins that were read, by name, and the text that is read now.
+# Plugins that were read, with the sha256 of their files, and the one that is read now.
 _read: dict[str, str] = {}
+_reading: list[str] = []
 
 
 def name_plugins(names: Sequence[str]) -> None:
@@ -43,6 +44,8 @@ def load_plugins() -> None:
         UsageError: one is not there, can't be read, or declares what it may not.
     """
     for name in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+        if name.endswith(".py") and not os.path.isfile(name):
+            raise UsageError("--plugin", name, "there is no such file")
         _load(name, partial(_of_file if name.endswith(".py") else importlib.import_module, name))
     for entry in _installed():
         _load(entry.value, entry.load)
@@ -59,26 +62,24 @@ def plugins_read() -> dict[str, str]:
 
 
 def _load(name: str, read: Callable[[], Any]) -> None:
-    if name in _read:
+    if name in _read or _reading:
         return
-    _read[name] = ""  # what it declares looks into the table, which has plugins read first
+    _reading.append(name)  # what it declares looks into the table, which has plugins read first
     try:
         module = read()
-    except UsageError:
-        del _read[name]
-        raise
+    except UsageError as failure:
+        raise UsageError("--plugin", name, str(failure)) from None
     except (Exception, SystemExit) as failure:  # whatever the file may raise
-        del _read[name]
         problem = f"can't be read, {type(failure).__name__}: {first_line(failure)}"
         raise UsageError("--plugin", name, problem) from failure
+    finally:
+        _reading.clear()
     file = getattr(module, "__file__", None)
     _read[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 def _of_file(name: str) -> Any:
     path = Path(name)
-    if not path.is_file():
-        raise UsageError("--plugin", name, "there is no such file")
     spec = importlib.util.spec_from_file_location(f"{PREFIX}{path.stem}", path)
     assert spec is not None and spec.loader is not None  # noqa: PT018
     module = importlib.util.module_from_spec(spec)

@@ -206,6 +206,45 @@ WRONG = {
         "import fsbench\n@fsbench.optimizer('mine')\ndef mine(): return 3\n",
         "optimizer mine gives a int, not a Geometry",
     ),
+    "no name": ("import fsbench\n@fsbench.model\ndef net(classes: int): ...\n", '@fsbench.model needs a name'),
+    "name": ("import fsbench\n@fsbench.model('a/b')\ndef net(classes: int): ...\n", "model 'a/b': can't be its name"),
+    "option's name": (
+        "import fsbench\n@fsbench.model('net')\ndef net(classes: int, checkpoint: int = 3): ...\n",
+        "model net: its parameter checkpoint has a name of fsbench's; choose another",
+    ),
+    "default": (
+        "import fsbench\n@fsbench.model('net')\ndef net(classes: int, width: int = 'x'): ...\n",
+        "model net: its parameter width has the default 'x', which must be a whole number",
+    ),
+    "unsayable default": (
+        "import fsbench\n@fsbench.model('net')\ndef net(classes: int, of: set[int] = {1}): ...\n",
+        "model net: its parameter of has the default {1}, which no command line can say",
+    ),
+    "unknown annotation": (
+        "import fsbench, torch\n@fsbench.model('net')\ndef net(classes: int, at: torch.Tensor): ...\n",
+        "model net: its parameter at has an annotation that can't be checked",
+    ),
+    "too few parameters": (
+        "import fsbench\n@fsbench.loss('mine')\ndef mine(logits): ...\n",
+        "loss mine: a function is needed whose first 2 parameters fsbench hands in",
+    ),
+    "no optimizer": (
+        "import fsbench\n@fsbench.optimizer('mine')\nclass Mine: ...\n",
+        "optimizer mine: has to be a torch.optim.Optimizer whose constructor takes lr",
+    ),
+    "geometry's option": (
+        "import fsbench\n@fsbench.optimizer('mine')\ndef mine(power: float): ...\n",
+        "optimizer mine: its parameter power needs a default",
+    ),
+    "geometry's defaults": (
+        "import fsbench\nfrom fsbench.geometries import Geometry\n"
+        "fsbench.optimizer('mine')(Geometry('mine', None, {'gamma': 1}))\n",
+        "optimizer mine: its defaults are of gamma, not of rho, or of rho and eta",
+    ),
+    "a key of sharpness": (
+        "import fsbench\n@fsbench.measure('samples')\ndef samples(risk): return 3\n",
+        "measure samples: the name means something else to fsbench sharpness; choose another",
+    ),
     "measure": (
         "import fsbench\n@fsbench.measure('trace')\ndef trace(risk): return 3\n",
         "fsbench has the measure trace; choose another name",
@@ -275,3 +314,123 @@ def test_losses(loss, fsbench) -> None:
     }[loss]
     assert results(ended.out)["test_loss"] == pytest.approx(float(expected), rel=1e-4)
     assert fsbench("sharpness", f"run={run}", "measures=[trace_hutchinson]", "probes=2", "samples=50").code == 0
+
+
+def test_two_files_of_one_name(recipe, fsbench) -> None:
+    text = "import fsbench\n@fsbench.loss('mine')\ndef mine(logits, labels): return logits.mean()\n"
+    one, other = recipe("one.py", text), recipe("other.py", text)
+    ended = fsbench("list", "losses", "--plugin", one, "--plugin", other)
+    problem = f"fsbench: --plugin={other}: loss mine: {one} has a loss of this name; choose another\n"
+    assert (ended.code, ended.err) == (2, problem)
+
+
+OPTIONS = """
+import fsbench
+from typing import Optional
+from torch import nn
+
+@fsbench.model("bare")
+def bare(classes: int):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+
+@fsbench.model("typed", batchnorm=False)
+class Typed(nn.Module):
+    def __init__(self, classes: int, width: int, pair: Optional[tuple[int, int]] = (1, 2)):
+        super().__init__()
+        assert pair == (3, 4)
+        self.all = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, classes))
+
+    def forward(self, x):
+        return self.all(x)
+"""
+
+
+def test_options_of_every_kind(recipe, fsbench) -> None:
+    """A component without options, one that has to be given, and tuples, which are lists on the command line."""
+    line = ("train", "--plugin", recipe("options.py", OPTIONS), "dataset=digits", *QUICK)
+    assert fsbench(*line, "model=bare").code == 0
+    assert fsbench(*line, "model=typed", "model.width=4", "model.pair=[3,4]").code == 0
+    for words, problem in [
+        ((), "model.width=(missing): has to be given"),
+        (("model.width=4", "model.pair=3"), "model.pair=3: must be a list, such as [1,2]"),
+        (("model.width=4", "model.pair=[3]"), "model.pair=[3]: has too few entries"),
+    ]:
+        ended = fsbench(*line, "model=typed", *words)
+        assert (ended.code, ended.err) == (2, f"fsbench: {problem}\n")
+
+
+METHODS = """
+import fsbench, torch
+from fsbench.optim import SharpnessAware
+
+@fsbench.optimizer("own_decay")
+class OwnDecay(torch.optim.SGD): ...
+
+@fsbench.optimizer("own_rho")
+class OwnRho(SharpnessAware):
+    def __init__(self, params, base=torch.optim.SGD, *, rho: float = 0.3, **options):
+        super().__init__(params, base, rho=rho, **options)
+
+fsbench.optimizer("plain")(SharpnessAware.geometry)
+"""
+# A method of theirs, and what is the same of ours.
+SAME = {
+    "a class of torch with options that bases have": (
+        ("optimizer=own_decay", "optimizer.momentum=0.5", "optimizer.weight_decay=0.1"),
+        ("optimizer=sgd", "base.momentum=0.5", "base.weight_decay=0.1"),
+    ),
+    "another default of rho": (("optimizer=own_rho",), ("optimizer=sam", "optimizer.rho=0.3")),
+    "m of a geometry": (("optimizer=plain", "optimizer.m=32"), ("optimizer=sam", "optimizer.m=32")),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_methods_of_theirs_take_their_options(case, recipe, fsbench) -> None:
+    theirs, ours = (fsbench("train", "--plugin", recipe("methods.py", METHODS), *SMALL, *words) for words in SAME[case])
+    assert (theirs.code, ours.code) == (0, 0), theirs.err
+    assert results(theirs.out)["test_loss"] == pytest.approx(results(ours.out)["test_loss"], rel=1e-5)
+
+
+RETURNED = {
+    "float pixels": (
+        "@fsbench.dataset('mine')\ndef f(): return 2 * (((torch.arange(2) + 0.5).view(2, 1, 1, 1), [0, 1]),)\n",
+        "dataset=mine: the training split of its function has float images from 0.5 to 1.5; they must lie in [0, 1]",
+    ),
+    "labels": (
+        "@fsbench.dataset('mine')\ndef f(): return 2 * ((torch.zeros(2, 1, 8, 8), ['cat', 'dog']),)\n",
+        "dataset=mine: the training split of its function has labels <U3 (2,) for 2 images",
+    ),
+    "label below 0": (
+        "@fsbench.dataset('mine')\ndef f(): return 2 * ((torch.zeros(2, 1, 8, 8), [-1, 1]),)\n",
+        "dataset=mine: what its function returns can't be used: the training labels reach from -1 to 1",
+    ),
+    "losses": (
+        "@fsbench.loss('mine')\ndef f(logits, labels): return logits.mean(1)\n",
+        "loss=mine: its function returns a tensor (128,), not the mean",
+    ),
+    "factor": (
+        "@fsbench.schedule('mine')\ndef f(progress): return -1\n",
+        "schedule=mine: its function returns -1 at step 0, not a number >= 0",
+    ),
+    "images": (
+        "@fsbench.augmentation('mine')\ndef f(images, generator): return images / 2\n",
+        "augment=mine: its function makes torch.float32 (128, 1, 8, 8) of images torch.uint8 (128, 1, 8, 8)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RETURNED)
+def test_what_functions_may_return(case, recipe, fsbench) -> None:
+    text, problem = RETURNED[case]
+    group = problem.partition(":")[0]
+    small = [word for word in SMALL if not word.startswith(group.partition("=")[0]) or "subset" in word]
+    ended = fsbench("train", "--plugin", recipe("mine.py", f"import fsbench, torch\n{text}"), *small, group)
+    assert ended.code == 2
+    assert ended.err.startswith(f"fsbench: {problem}")
+    assert ended.err.count("\n") == 1
+
+
+def test_smoothing_is_measured_by_its_own_key(fsbench) -> None:
+    ended = fsbench("sharpness", "model=mlp", "dataset=digits", "loss=cross_entropy", "loss.label_smoothing=0.1")
+    problem = "measures are of the loss without it; label_smoothing=0.1 measures with it"
+    assert (ended.code, ended.err) == (2, f"fsbench: loss.label_smoothing=0.1: {problem}\n")

@@ -26,7 +26,7 @@ ALLOWED = {
     "data": {"config", "errors", "image_folder"},
     "models": {"config", "errors"},
     "runs": {"config", "errors", "plugins"},
-    "losses": {"config"},
+    "losses": {"config", "errors"},
     "papers": {"errors"},
     "report": {"config", "errors", "papers", "runs"},
     "stop_signal": {"errors", "lines"},

@@ -51,7 +51,8 @@ class Component(Options):
         title: what tables and figures call it.
         builder: what makes it: the object, or where it is, `module:object`, imported when it is needed.
         source: sha256 of the text that declares a component of a user's; empty for those of fsbench.
-        own: names of a user's component's options; None: those that its group does not have.
+        file: that text's file, where it has one.
+        own: options of its own that its group has as well.
         node: what its config node holds beside its options, or instead of their defaults.
     """
 
@@ -60,7 +61,8 @@ class Component(Options):
     title: ClassVar[str | None] = None
     builder: ClassVar[str | Callable[..., Any]] = ""
     source: ClassVar[str] = ""
-    own: ClassVar[tuple[str, ...] | None] = None
+    file: ClassVar[str] = ""
+    own: ClassVar[tuple[str, ...]] = ()
     node: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls, group: str | None = None, name: str | None = None, **kwargs: Any) -> None:
@@ -78,7 +80,8 @@ class Component(Options):
     def _by_name(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         known = components(cls.group)
         if cls in known.values() or not isinstance(value, Mapping):
-            return handler(value)
+            given = isinstance(value, Mapping)
+            return handler({key: one for key, one in value.items() if one != "???"} if given else value)
         name = value.get(cls.key, cls.model_fields[cls.key].default)
         if not isinstance(name, str):
             raise PydanticCustomError("unnamed", "has to be given", {"key": cls.key})
@@ -124,7 +127,7 @@ class Component(Options):
         for option, field in cls.model_fields.items():
             if not field.is_required():
                 options[option] = field.get_default(call_default_factory=True)
-            elif option not in _GROUPS[cls.group].model_fields:
+            elif option in cls.own or option not in _GROUPS[cls.group].model_fields:
                 options[option] = "???"  # has to be given
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
         return {**plain, **cls.node}
@@ -135,9 +138,8 @@ class Component(Options):
 
     def arguments(self) -> dict[str, Any]:
         """Its own options, without those that its whole group has."""
-        shared = _GROUPS[self.group].model_fields
-        own = self.own or tuple(name for name in type(self).model_fields if name not in shared)
-        return {name: getattr(self, name) for name in own}
+        shared = {"plugin", *_GROUPS[self.group].model_fields}.difference(self.own)
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in shared}
 
 
 def components(group: str) -> dict[str, type[Component]]:

@@ -72,7 +72,7 @@ class DatasetOptions(Component, group="dataset"):
                 f"dataset.confusion={self.confusion}: needs dataset.subset, because the confusion set is drawn from "
                 "the training images outside the subset"
             )
-        if self.root is not None and not isinstance(self, Folder) and "root" not in (self.own or ()):
+        if self.root is not None and not isinstance(self, Folder) and "root" not in self.own:
             raise ValueError(
                 f"dataset.root={self.root}: only dataset=folder has a root; dataset={self.name} lies under data_dir"
             )

@@ -30,12 +30,12 @@ def _usage_error(error: ErrorDetails, values: dict[str, Any]) -> UsageError:
     node: Any = values
     absent = error["loc"][-1] if error["type"] in ("missing", "extra_forbidden") else None
     for part in error["loc"]:
-        # pydantic adds the tag of optional types to the location.
-        listed, grouped = isinstance(node, list), isinstance(node, dict)
-        if not listed and not (grouped and (part in node or part == absent)):
+        # pydantic adds the tag of optional types to the location, and the place of what a tuple lacks.
+        within = range(len(node)) if isinstance(node, list) else node if isinstance(node, dict) else ()
+        if part not in within and (part != absent or not isinstance(node, dict)):
             continue
         path.append(str(part))
-        node = node[part] if listed or part in node else None
+        node = node[part] if part in within else None
     key = ".".join(path)
     kind, context = error["type"], error.get("ctx", {})
     if kind == "value_error":
@@ -50,6 +50,8 @@ def _usage_error(error: ErrorDetails, values: dict[str, Any]) -> UsageError:
             parent = parent[part]
         siblings = [name for name in parent if name != path[-1]]
         return UsageError(key, shown(node), f"no such key{did_you_mean(path[-1], siblings)}")
+    if kind == "missing" and isinstance(node, list):
+        return UsageError(key, shown(node), "has too few entries")
     if kind == "missing":
         return UsageError(key, "(missing)", "has to be given")
     if kind == "unknown":
@@ -74,6 +76,8 @@ _WORDS = {
     "bool_type": "must be true or false",
     "string_type": "must be text",
     "list_type": "must be a list, such as [1,2]",
+    "tuple_type": "must be a list, such as [1,2]",
+    "dict_type": "must be a table, such as {{a: 1}}",
     "literal_error": "must be one of {expected}",
     "finite_number": "must be a finite number",
     "too_short": "must have at least {min_length} entries",

@@ -96,6 +96,15 @@ class SharpnessConfig(Options):
         return self
 
     @model_validator(mode="after")
+    def _smoothed_by_its_own_key(self) -> SharpnessConfig:
+        if smoothing := getattr(self.loss, "label_smoothing", 0):
+            raise ValueError(
+                f"loss.label_smoothing={smoothing}: measures are of the loss without it; label_smoothing={smoothing} "
+                "measures with it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_network(self) -> SharpnessConfig:
         chosen = isinstance(self.dataset, DatasetOptions)
         either = "give a run (run=runs/<id>), or both model= and dataset="

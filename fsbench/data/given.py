@@ -40,12 +40,16 @@ def _split(part: Any, which: str, name: str) -> MemorySplit:
             pairs = [part[i] for i in range(len(part))]  # a Dataset need not end its iteration
             part = (np.stack([np.asarray(image) for image, _ in pairs]), [int(label) for _, label in pairs])
         images, labels = part
-        images, labels = torch.as_tensor(np.asarray(images)), torch.as_tensor(np.asarray(labels))
+        images, indices = (
+            np.asarray(one.detach().cpu() if isinstance(one, Tensor) else one) for one in (images, labels)
+        )
+        if indices.dtype.kind not in "iub" or indices.shape != images.shape[:1]:
+            found = f"labels {indices.dtype} {indices.shape} for {len(images)} images"
+            raise refusal(f"has {found}; one class index each, 0 to K - 1, is needed")
+        images = torch.as_tensor(images)
     except (TypeError, ValueError, IndexError) as failure:
         raise refusal(f"is no (images, labels) and no Dataset of such pairs: {first_line(failure)}") from None
-    if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex() or len(labels) != len(images):
-        raise refusal(f"has labels {labels.dtype} {tuple(labels.shape)} for {len(images)} images; one class index each")
-    return MemorySplit(_channels_first(images, refusal), labels.long())
+    return MemorySplit(_channels_first(images, refusal), torch.as_tensor(indices.astype(np.int64)))
 
 
 def _channels_first(images: Tensor, refusal: Any) -> Tensor:
@@ -55,4 +59,10 @@ def _channels_first(images: Tensor, refusal: Any) -> Tensor:
         images = images.permute(0, 3, 1, 2)
     if images.dim() != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
         raise refusal(f"has images {images.dtype} {tuple(images.shape)}; uint8 or float (N, C, H, W) are needed")
-    return (images if images.dtype == torch.uint8 else images.float()).contiguous()
+    if images.dtype == torch.uint8:
+        return images.contiguous()
+    images = images.float().contiguous()
+    if len(images) and not (images.min() >= 0 and images.max() <= 1):
+        reach = f"float images from {float(images.min()):g} to {float(images.max()):g}"
+        raise refusal(f"has {reach}; they must lie in [0, 1], and dataset.mean and dataset.std normalise them")
+    return images

@@ -126,13 +126,15 @@ _memo = _Memo()
 
 def _raw(options: DatasetOptions, data_dir: Path) -> RawData:
     key = (options.name, str(data_dir.resolve()), options.root, options.image_size, options.in_memory,
-           repr(options.arguments()))  # fmt: skip
+           options.source, repr(options.arguments()))  # fmt: skip
     if _memo.key == key and _memo.raw is not None:
         return _memo.raw
     # Let go of the old one first: two data sets need not fit into memory together.
     _memo.key = _memo.raw = _memo.moments = None
     raw: RawData = options.built_by()(options, data_dir)
     if (problem := raw.problem()) is not None:
+        if options.source:
+            raise UsageError("dataset", options.name, f"what its function returns can't be used: {problem}")
         raise UsageError("data_dir", data_dir, f"{options.label or options.name} there is corrupt: {problem}")
     _memo.key, _memo.raw = key, raw
     return raw

@@ -173,9 +173,16 @@ def add_measure(measure: Measure) -> None:
     Raises:
         UsageError: fsbench has one of this name or column.
     """
+    from fsbench.config.sharpness import SharpnessConfig
+
+    if measure.name in ("default", "all", *SharpnessConfig.model_fields):
+        problem = "the name means something else to fsbench sharpness; choose another"
+        raise UsageError("", "", f"measure {measure.name}: {problem}")
     for one in MEASURES.values():
-        if not one.version and (one.name == measure.name or one.has(measure.column)):
-            raise UsageError("--plugin", measure.name, f"fsbench has the measure {one.name}; choose another name")
+        if one.name != measure.name and one.version and one.column == measure.column:
+            raise UsageError("", "", f"measure {measure.name}: the measure {one.name} has its column; choose another")
+        if not one.version and any(one.name == word or one.has(word) for word in (measure.name, measure.column)):
+            raise UsageError("", "", f"measure {measure.name}: fsbench has the measure {one.name}; choose another name")
     MEASURES[measure.name] = measure
 
 

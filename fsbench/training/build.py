@@ -33,6 +33,5 @@ def build_optimizer(
         max_norm=max_norm,
         model=model,
         processes=processes,
-        **options.arguments(),
-        **below,
+        **{**below, **options.arguments()},
     )
