@@ -153,7 +153,7 @@ def optimizer(
             if set(shape.defaults) not in ({"rho"}, {"rho", "eta"}):
                 problem = f"its defaults are of {', '.join(shape.defaults) or 'nothing'}, not of rho, or of rho and eta"
                 raise UsageError("", "", f"optimizer {name}: {problem}")
-            fields = {key: (NonNegative, value) for key, value in shape.defaults.items()}
+            fields: dict[str, Any] = {key: (NonNegative, value) for key, value in shape.defaults.items()}
             _record(SharpnessAwareOptions, name, given, of_geometry, own, facts, fields)
             return given
         from torch.optim import Optimizer
@@ -171,7 +171,7 @@ def optimizer(
             of_kind = SharpnessAwareOptions if issubclass(kind, SharpnessAware) else OptimizerOptions
             handed = ("params", "base", "geometry", "max_norm", "model", "processes", "defaults", *below)
             defaults = kind.geometry.defaults if issubclass(kind, SharpnessAware) else {}
-            fields: dict[str, Any] = {key: (NonNegative, value) for key, value in defaults.items()}
+            fields = {key: (NonNegative, value) for key, value in defaults.items()}
             own = _parameters(kind, "optimizer", name, (*handed, *of_kind.model_fields))
             for key, field in of_kind.model_fields.items():
                 if key in asked and asked[key].default is not inspect.Parameter.empty and key != "lr":
@@ -402,7 +402,7 @@ def _of_yaml(annotation: Any) -> Any:
     if annotation is tuple or of is tuple:
         from pydantic import Field
 
-        return Annotated[tuple[inner] if inner else tuple, Field(strict=False)]
+        return Annotated[tuple.__class_getitem__(inner) if inner else tuple, Field(strict=False)]
     if of in (Union, UnionType):
         plain = (bool, int, float, str, list, tuple, dict, type(None), Any)
         return Union[tuple(one for one in inner if one in plain or not isinstance(one, type)) or inner]  # noqa: UP007

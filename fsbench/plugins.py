@@ -37,6 +37,23 @@ def name_plugins(names: Sequence[str]) -> None:
         os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys(found))
 
 
+def taken_out(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What `--plugin` names, wherever on the line it stands, and the rest of the line."""
+    named: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option != "--plugin":
+            rest.append(word)
+            continue
+        value = value if equals else next(words, "")
+        if not value:
+            raise UsageError("--plugin", "(missing)", "needs a file, mine.py, or a module")
+        named.append(value)
+    return named, rest
+
+
 def load_plugins() -> None:
     """Read the plugins of the environment and of installed packages, each once.
 

@@ -434,3 +434,38 @@ def test_smoothing_is_measured_by_its_own_key(fsbench) -> None:
     ended = fsbench("sharpness", "model=mlp", "dataset=digits", "loss=cross_entropy", "loss.label_smoothing=0.1")
     problem = "measures are of the loss without it; label_smoothing=0.1 measures with it"
     assert (ended.code, ended.err) == (2, f"fsbench: loss.label_smoothing=0.1: {problem}\n")
+
+
+def test_a_file_that_changed_since_the_run_is_named(recipe, fsbench) -> None:
+    run = fsbench("train", "--plugin", recipe("net.py"), "dataset=digits", "model=my_net", *QUICK).out.partition(":")[0]
+    plugins._read.clear()
+    del component._TABLE["model"]["my_net"]
+    file = recipe("net.py", RECIPES["net.py"] + "# changed\n")
+    ended = fsbench("sharpness", "--plugin", file, f"run={run}", "measures=[trace]", "samples=20")
+    assert ended.code == 0
+    assert f"note: {run}: the file that declares model=my_net has changed since the run\n" in ended.err
+
+
+def test_rerun_says_which_plugin_it_needs(recipe, fsbench, monkeypatch) -> None:
+    file = recipe("net.py")
+    run = fsbench("train", "--plugin", file, "dataset=digits", "model=my_net", *QUICK).out.partition(":")[0]
+    plugins._read.clear()
+    del component._TABLE["model"]["my_net"]
+    ConfigStore.instance().repo["model"].pop("my_net.yaml")
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    ended = fsbench("rerun", run, "seed=1")
+    assert ended.code == 2
+    assert ended.err.endswith(f"; it was made with --plugin {file}\n")
+
+
+def test_no_file(fsbench) -> None:
+    for line in (("--plugin=", "list", "models"), ("list", "models", "--plugin")):
+        ended = fsbench(*line)
+        assert (ended.code, ended.err) == (2, "fsbench: --plugin=(missing): needs a file, mine.py, or a module\n")
+
+
+def test_options_of_plugins_complete(recipe, fsbench, monkeypatch) -> None:
+    line = f"fsbench train --plugin {recipe('net.py')} model=my_n"
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    assert fsbench("-sc", "query=bash").out.split() == ["model=my_net"]

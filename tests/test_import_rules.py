@@ -47,7 +47,7 @@ ALLOWED = {
     "population": {"config", "data", "distributed", "errors", "optim", "runs", "stop_signal", "training"},
     "sharpness": {"errors", "geometries", "optim"},
     "executors": {"config", "errors", "lines", "population", "runs", "stop_signal", "training"},
-    "measuring": {
+    "measuring": {"lines",
         "distributed",
         "stop_signal",
         "config",

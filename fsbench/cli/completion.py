@@ -16,6 +16,7 @@ from fsbench.errors import UsageError
 from fsbench.measuring import measures
 from fsbench.papers import artefacts
 from fsbench.papers.artefact import SCALES
+from fsbench.plugins import name_plugins, taken_out
 
 # Commands whose arguments are Hydra overrides.
 _HYDRA = {primary.name: primary for primary in (TRAIN, SHARPNESS, EVALUATE)}
@@ -43,6 +44,15 @@ def complete(arguments: Sequence[str]) -> int:
         )
     if not request.startswith("query="):
         return hydra_main(["-sc", request])
+    line = os.environ.get("COMP_LINE", "")
+    before = line[: int(os.environ.get("COMP_POINT", len(line)))]
+    try:
+        named, words = taken_out(before.split(" "))
+    except UsageError:  # its file is still to be typed
+        return 0
+    name_plugins(named)
+    os.environ["COMP_LINE"] = " ".join(words)
+    os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
     with redirect_stdout(StringIO()) as found:
         _answer(request)
     for line in found.getvalue().splitlines():

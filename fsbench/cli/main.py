@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from fsbench.cli.commands import COMMANDS
 from fsbench.errors import FsbenchError, Interrupted, UsageError, bad_input, did_you_mean, one_line
 from fsbench.lines import flushed, steady_streams, tell
-from fsbench.plugins import load_plugins, name_plugins
+from fsbench.plugins import load_plugins, name_plugins, taken_out
 from fsbench.stop_signal import AtOnce, at_once, too_late
 
 HELP = """fsbench: train with sharpness-aware optimizers and compare what comes out.
@@ -81,7 +81,7 @@ def _explained(met: BaseException, signals: AtOnce) -> FsbenchError | None:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    named, arguments = _plugins(arguments)
+    named, arguments = taken_out(arguments)
     name_plugins(named)
     if "-sc" in arguments or "--shell-completion" in arguments:
         from fsbench.cli.completion import complete
@@ -101,21 +101,6 @@ def _dispatch(arguments: list[str]) -> int:
         raise UsageError("", "", f"no command '{command}'{did_you_mean(command, COMMANDS)}; see fsbench --help")
     load_plugins()
     return importlib.import_module(COMMANDS[command][0]).main(rest)
-
-
-def _plugins(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """What `--plugin` names, wherever on the line it stands, and the rest of the line."""
-    named, rest = [], []
-    words = iter(arguments)
-    for word in words:
-        option, equals, value = word.partition("=")
-        if option != "--plugin":
-            rest.append(word)
-            continue
-        if not equals and (value := next(words, "")) == "":
-            raise UsageError("--plugin", "(missing)", "needs a file, mine.py, or a module")
-        named.append(value)
-    return named, rest
 
 
 def _versions() -> str:

@@ -11,6 +11,8 @@ from fsbench.cli.flags import Parser
 from fsbench.cli.train import train
 from fsbench.config.compose import compose_jobs
 from fsbench.errors import UsageError
+from fsbench.measuring.source import missing_plugins
+from fsbench.runs.directory import RunDirectory
 from fsbench.runs.read import Unreadable, read_json
 from fsbench.stop_signal import stop_signal
 from fsbench.training.outcome import by_torchrun
@@ -41,7 +43,11 @@ def main(arguments: Sequence[str]) -> int:
     for override in kept:
         _refuse_foreign(override, options.run)
     with stop_signal() as stop:
-        jobs = compose_jobs([*kept, *options.overrides], multirun=options.multirun, config_dir=options.config_dir)
+        line = [*kept, *options.overrides]
+        try:
+            jobs = compose_jobs(line, multirun=options.multirun, config_dir=options.config_dir)
+        except UsageError as failure:
+            raise UsageError("", "", f"{failure}{missing_plugins(RunDirectory(options.run))}") from None
         return train(jobs, options.multirun, stop)
 
 

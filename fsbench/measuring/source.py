@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from fsbench.config.augment import AugmentOptions, StandardAugment
+from fsbench.config.component import Component
 from fsbench.config.dataset import DatasetOptions
 from fsbench.config.load import load
 from fsbench.config.loss import CrossEntropyOptions, LossOptions
@@ -20,6 +21,7 @@ from fsbench.config.model import ModelOptions, Timm
 from fsbench.config.sharpness import MovedDataset, SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.errors import UsageError, did_you_mean
+from fsbench.lines import tell
 from fsbench.plugins import plugins_read
 from fsbench.runs.atomic import write_text
 from fsbench.runs.directory import RunDirectory, refuse_unwritable
@@ -226,14 +228,19 @@ def trained_as(directory: RunDirectory) -> TrainConfig:
     if isinstance(recorded.get("optimizer"), dict):
         recorded["optimizer"].pop("together", None)  # older runs say how their sub-batches were passed
     try:
-        return load(recorded, TrainConfig)
+        config = load(recorded, TrainConfig)
     except UsageError as failure:
-        problem = f"its config.yaml can't be used: {failure}{_plugins(directory)}"
+        problem = f"its config.yaml can't be used: {failure}{missing_plugins(directory)}"
         raise UsageError("run", directory.path, problem) from None
+    for group, component in config:
+        if isinstance(component, Component) and component.source != getattr(component, "plugin", ""):
+            name = getattr(component, component.key)
+            tell(f"note: {directory.path}: the file that declares {group}={name} has changed since the run")
+    return config
 
 
-def _plugins(directory: RunDirectory) -> str:
-    """Which plugins to give, where the run was made with some that are not there now."""
+def missing_plugins(directory: RunDirectory) -> str:
+    """The plugins to give, where the run was made with some that are not there now."""
     with suppress(FileNotFoundError, Unreadable, TypeError):
         missing = read_json(directory.provenance).get("plugins", {}).keys() - plugins_read().keys()
         return "".join(f"; it was made with --plugin {name}" for name in sorted(missing))
