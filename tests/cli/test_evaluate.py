@@ -31,9 +31,9 @@ def evaluated(fsbench, *line: str) -> dict[str, object]:
 
 KINDS = {
     "mlp": ("model=mlp", "model.widths=[16]"),
-    "channels-last": ("model=cnn",),
+    "channels-last": ("model=cnn", "model.filters=[4,4,8,8]"),
     "batchnorm": ("model=resnet20", "model.depth=8", "trainer.max_steps=2"),
-    "bf16": ("model=cnn", "trainer.precision=bf16"),
+    "bf16": ("model=cnn", "model.filters=[4,4,8,8]", "trainer.precision=bf16"),
     "noise": ("model=mlp", "model.widths=[16]", "dataset.noise=0.5", "loss.label_smoothing=0.1"),
     "mse": ("model=mlp", "model.widths=[16]", "loss=mse"),
     "moments": ("model=mlp", "model.widths=[16]", "dataset.mean=[0.5]", "dataset.std=[0.2]"),
