@@ -13,7 +13,8 @@ from fsbench.cli.flags import Parser
 from fsbench.config.compose import Composer
 from fsbench.config.primary import REPRODUCE
 from fsbench.errors import Diverged, Interrupted, UsageError, one_line
-from fsbench.executors.executor import Executor, build_executor
+from fsbench.executors import build_executor
+from fsbench.executors.executor import Executor
 from fsbench.lines import say, tell
 from fsbench.papers import add_papers, artefacts
 from fsbench.papers.artefact import SCALES, Artefact, Computed

@@ -96,7 +96,7 @@ def sweep(jobs: list[Job], stop: StopSignal) -> int:
     Returns 0; 3 if any run failed, 2 if all did because of bad input.
     """
     # Its options need pydantic, and help needs none of it.
-    from fsbench.executors.executor import build_executor
+    from fsbench.executors import build_executor
 
     unique = distinct(jobs)
     config = unique[0].config

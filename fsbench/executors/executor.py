@@ -6,11 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from fsbench.config.compose import Job
-from fsbench.config.executor import ExecutorOptions, RayOptions, SerialOptions, SlurmOptions
 from fsbench.errors import FsbenchError, UsageError
 from fsbench.lines import tell
 from fsbench.population.plan import populations
@@ -151,29 +149,3 @@ def wait_for_lock(directory: RunDirectory, stop: StopSignal, patience: float) ->
         with suppress(RunIsBusy), directory.locked(patience=0.0):
             return
         time.sleep(0.2)
-
-
-def build_executor(options: ExecutorOptions, *, device: str, runs_dir: Path, stop: StopSignal) -> Executor:
-    """The executor asked for; what it needs is imported here.
-
-    Args:
-        device: trainer.device of the runs.
-        runs_dir: where their directories are, seen by all workers.
-
-    Raises:
-        UsageError: its package is not installed.
-    """
-    if isinstance(options, SerialOptions):
-        return SerialExecutor(stop)
-    from fsbench.executors.pooled import Engine, PooledExecutor
-
-    if isinstance(options, SlurmOptions):
-        from fsbench.executors.slurm_engine import SlurmEngine
-
-        engine: Engine = SlurmEngine(options, device, runs_dir)
-    else:
-        from fsbench.executors.ray_engine import RayEngine
-
-        assert isinstance(options, RayOptions)
-        engine = RayEngine(options, device)
-    return PooledExecutor(engine, options.cpus, options.retries, stop)
