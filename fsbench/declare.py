@@ -21,7 +21,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -127,70 +127,77 @@ def optimizer(
     """
 
     def declare(given: _Declared) -> _Declared:
-        from fsbench.config.optimizer import NonNegative, OptimizerOptions, SharpnessAwareOptions
         from fsbench.geometries import Geometry
 
         facts: dict[str, Any] = {"passes": passes, "title": title, "stackable": stackable, "recordable": False}
         if isinstance(given, Geometry) or not isinstance(given, type):
-            facts |= {"stackable": True, "recordable": True}
-
-            def of_geometry(params: Any, base: Any, **options: Any) -> Any:
-                from fsbench.optim import SharpnessAware
-
-                chosen = {key: options.pop(key) for key in own}
-                # The members of a population share theirs.
-                shape = shapes.setdefault(repr(chosen), make(**chosen))
-                return SharpnessAware(params, base, geometry=shape, **options)
-
-            shapes: dict[str, Geometry] = {}
-            make: Any = (lambda: given) if isinstance(given, Geometry) else given
-            own = _parameters(make, "optimizer", name, ())
-            if needed := [key for key, (_, default) in own.items() if default is ...]:
-                raise UsageError("", "", f"optimizer {name}: its parameter {needed[0]} needs a default")
-            shape = make(**{key: default for key, (_, default) in own.items()})
-            if not isinstance(shape, Geometry):
-                raise UsageError("", "", f"optimizer {name} gives a {type(shape).__name__}, not a Geometry")
-            if set(shape.defaults) not in ({"rho"}, {"rho", "eta"}):
-                problem = f"its defaults are of {', '.join(shape.defaults) or 'nothing'}, not of rho, or of rho and eta"
-                raise UsageError("", "", f"optimizer {name}: {problem}")
-            fields: dict[str, Any] = {key: (NonNegative, value) for key, value in shape.defaults.items()}
-            _record(SharpnessAwareOptions, name, given, of_geometry, own, facts, fields)
-            return given
-        from torch.optim import Optimizer
-
-        from fsbench.config.component import components
-        from fsbench.optim import Descent, SharpnessAware
-
-        kind: Any = given
-        asked = inspect.signature(kind).parameters
-        takes_lr = "lr" in asked or any(one.kind is one.VAR_KEYWORD for one in asked.values())
-        if not takes_lr or not issubclass(kind, Optimizer):
-            raise UsageError("", "", f"optimizer {name}: has to be a torch.optim.Optimizer whose constructor takes lr")
-        below = {option for base in components("base").values() for option in base.model_fields}
-        if issubclass(kind, Descent):
-            of_kind = SharpnessAwareOptions if issubclass(kind, SharpnessAware) else OptimizerOptions
-            handed = ("params", "base", "geometry", "max_norm", "model", "processes", "defaults", *below)
-            defaults = kind.geometry.defaults if issubclass(kind, SharpnessAware) else {}
-            fields = {key: (NonNegative, value) for key, value in defaults.items()}
-            own = _parameters(kind, "optimizer", name, (*handed, *of_kind.model_fields))
-            for key, field in of_kind.model_fields.items():
-                if key in asked and asked[key].default is not inspect.Parameter.empty and key != "lr":
-                    fields[key] = (Annotated[field.annotation, *field.metadata], asked[key].default)
-            _record(of_kind, name, given, kind, own, facts, fields)
-            return given
-
-        def of_theirs(params: Any, base: Any, **options: Any) -> Any:
-            from fsbench.optim.foreign import Foreign
-
-            return Foreign(params, base, kind=kind, own=own, **options)
-
-        with_base = "base" in asked or "base_optimizer" in asked
-        handed = ("params", "base", "base_optimizer", "lr", *(below if with_base else ()))
-        own = _parameters(kind, "optimizer", name, handed)
-        _record(OptimizerOptions, name, given, of_theirs, own, facts)
+            _geometry(name, given, {**facts, "stackable": True, "recordable": True})
+        else:
+            _method(name, given, facts)
         return given
 
     return declare
+
+
+def _geometry(name: str, given: Any, facts: dict[str, Any]) -> None:
+    """Declare a `Geometry`, or a function of options that returns one."""
+    from fsbench.config.optimizer import NonNegative, SharpnessAwareOptions
+    from fsbench.geometries import Geometry
+
+    make: Any = (lambda: given) if isinstance(given, Geometry) else given
+    own = _parameters(make, "optimizer", name, ())
+    if needed := [key for key, (_, default) in own.items() if default is ...]:
+        raise UsageError("", "", f"optimizer {name}: its parameter {needed[0]} needs a default")
+    shape = make(**{key: default for key, (_, default) in own.items()})
+    if not isinstance(shape, Geometry):
+        raise UsageError("", "", f"optimizer {name} gives a {type(shape).__name__}, not a Geometry")
+    if set(shape.defaults) not in ({"rho"}, {"rho", "eta"}):
+        problem = f"its defaults are of {', '.join(shape.defaults) or 'nothing'}, not of rho, or of rho and eta"
+        raise UsageError("", "", f"optimizer {name}: {problem}")
+    shapes: dict[str, Geometry] = {}
+
+    def build(params: Any, base: Any, **options: Any) -> Any:
+        from fsbench.optim import SharpnessAware
+
+        chosen = {key: options.pop(key) for key in own}
+        # The members of a population share theirs.
+        shape = shapes.setdefault(repr(chosen), make(**chosen))
+        return SharpnessAware(params, base, geometry=shape, **options)
+
+    defaults = {key: (NonNegative, value) for key, value in shape.defaults.items()}
+    _record(SharpnessAwareOptions, name, given, build, own, facts, defaults)
+
+
+def _method(name: str, kind: Any, facts: dict[str, Any]) -> None:
+    """Declare a class of `Descent`, or one whose own `step(closure)` makes all passes."""
+    from torch.optim import Optimizer
+
+    from fsbench.config.component import components
+    from fsbench.config.optimizer import NonNegative, OptimizerOptions, SharpnessAwareOptions
+    from fsbench.optim import Descent, SharpnessAware
+    from fsbench.optim.foreign import Foreign, base_parameter
+
+    asked = inspect.signature(kind).parameters
+    takes_lr = "lr" in asked or any(one.kind is one.VAR_KEYWORD for one in asked.values())
+    if not takes_lr or not issubclass(kind, Optimizer):
+        raise UsageError("", "", f"optimizer {name}: has to be a torch.optim.Optimizer whose constructor takes lr")
+    below = {option for base in components("base").values() for option in base.model_fields}
+    if not issubclass(kind, Descent):
+        with_base = base_parameter(kind) is not None
+        handed = ("params", "base", "base_optimizer", "lr", *(below if with_base else ()))
+        own = _parameters(kind, "optimizer", name, handed)
+        _record(OptimizerOptions, name, kind, partial(Foreign, kind=kind, own=tuple(own)), own, facts)
+        return
+    sharp = issubclass(kind, SharpnessAware)
+    of_kind = SharpnessAwareOptions if sharp else OptimizerOptions
+    handed = ("params", "base", "geometry", "max_norm", "model", "processes", "defaults", *below)
+    own = _parameters(kind, "optimizer", name, (*handed, *of_kind.model_fields))
+    shape = kind.geometry.defaults if sharp else {}
+    defaults: dict[str, Any] = {key: (NonNegative, value) for key, value in shape.items()}
+    for key, field in of_kind.model_fields.items():
+        if key in asked and asked[key].default is not inspect.Parameter.empty and key != "lr":
+            defaults[key] = (Annotated[field.annotation, *field.metadata], asked[key].default)
+    _record(of_kind, name, kind, kind, own, facts, defaults)
 
 
 @_named
@@ -307,8 +314,7 @@ def paper(name: str) -> Callable[[_Declared], _Declared]:
 def _declare(group: str, name: str, function: Any, build: Any, handed: Sequence[str] | int, **facts: Any) -> None:
     from fsbench.config.component import group_of
 
-    taken = handed if isinstance(handed, int) else (*handed,)
-    _record(group_of(group), name, function, build, _parameters(function, group, name, taken), facts)
+    _record(group_of(group), name, function, build, _parameters(function, group, name, handed), facts)
 
 
 def _record(

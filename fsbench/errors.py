@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # Characters of a value in a message.
@@ -96,6 +98,19 @@ def one_line(failure: BaseException) -> str:
     if isinstance(failure, FsbenchError):
         return " ".join(str(failure).split())
     return f"{type(failure).__name__}: {first_line(failure)}"
+
+
+@contextmanager
+def failing_in_a_line(title: str) -> Iterator[None]:
+    """Have another's exception end the command in one line, unless HYDRA_FULL_ERROR=1 asks for its traceback."""
+    try:
+        yield
+    except FsbenchError:
+        raise
+    except Exception as failure:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        raise FsbenchError(f"{title}: failed, {one_line(failure)}") from failure
 
 
 def _short(value: object) -> str:

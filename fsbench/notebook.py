@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from fsbench.config.load import shown
 from fsbench.errors import FsbenchError, Interrupted
 from fsbench.measuring.measures import chosen_measures
 from fsbench.measuring.source import Unfinished, find_run, run_directory, trained_as
@@ -223,8 +224,6 @@ def _text(value: Any) -> str:
 
     if isinstance(value, str | Path):
         return QuotedString(str(value), Quote.single).with_quotes()
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{_text(inner)}" for key, inner in value.items()) + "}"
-    return "[" + ",".join(map(_text, value)) + "]" if isinstance(value, Iterable) else str(value)
+    return "[" + ",".join(map(_text, value)) + "]" if isinstance(value, Iterable) else shown(value)

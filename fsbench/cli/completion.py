@@ -51,22 +51,17 @@ def complete(arguments: Sequence[str]) -> int:
     except UsageError:  # its file is still to be typed
         return 0
     name_plugins(named)
-    os.environ["COMP_LINE"] = " ".join(words)
-    os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
     with redirect_stdout(StringIO()) as found:
-        _answer(request)
+        _answer(request, " ".join(words))
     for line in found.getvalue().splitlines():
         print(" ".join(filter(_HARMLESS.fullmatch, line.split())))
     return 0
 
 
-def _answer(request: str) -> None:
-    """Print what may follow, separated by spaces."""
+def _answer(request: str, before: str) -> None:
+    """Print what may follow the line so far, separated by spaces."""
     from fsbench.cli.show import hydra_main
 
-    line = os.environ.get("COMP_LINE", "")
-    point = int(os.environ.get("COMP_POINT", len(line)))
-    before = line[:point]
     words = before.split()
     # `python -m fsbench train ...` and `fsbench train ...` alike: what follows the word fsbench counts.
     start = next((i for i, word in enumerate(words) if word.rpartition("/")[2] == "fsbench"), 0)

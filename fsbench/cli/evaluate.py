@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fsbench.cli.flags import Parser, parse_composed, show_instead
 from fsbench.config.compose import compose_jobs
 from fsbench.config.primary import EVALUATE
-from fsbench.errors import FsbenchError, one_line
+from fsbench.errors import failing_in_a_line
 from fsbench.lines import say
 from fsbench.runs.atomic import finite
 
@@ -69,14 +68,8 @@ def _evaluated(config: EvaluateConfig, own_moments: bool) -> dict[str, Any]:
     source = find_run(config.run, moved, config.data_dir, config.workers)
     from fsbench.measuring.evaluation import evaluated
 
-    try:
+    with failing_in_a_line(config.run):
         return evaluated(source, config, own_moments=own_moments)
-    except FsbenchError:
-        raise
-    except Exception as failure:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        raise FsbenchError(f"{config.run}: failed, {one_line(failure)}") from failure
 
 
 def _line(found: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsbench.cli.flags import Parser
+from fsbench.config.load import shown
 from fsbench.errors import UsageError, did_you_mean
 from fsbench.lines import say, tell
 from fsbench.measuring.measures import MEASURES, measure_of
@@ -195,9 +196,8 @@ def _draw(points: pd.DataFrame, axes_of: tuple[str, str], by: str, band: str, ou
 
 def _shown(value: object) -> str:
     """A value as the command line has it; 0.10 and 0.1 are the same."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:g}" if plain else shown(value)
 
 
 def _number(text: str) -> float | str:

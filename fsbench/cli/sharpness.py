@@ -14,7 +14,7 @@ from fsbench import __version__
 from fsbench.cli.flags import parse_composed, show_instead
 from fsbench.config.compose import Job, compose_jobs
 from fsbench.config.primary import SHARPNESS
-from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line
+from fsbench.errors import Interrupted, UsageError, failing_in_a_line, one_line
 from fsbench.lines import say, tell
 from fsbench.measuring.measures import Measure, chosen_measures
 
@@ -96,14 +96,8 @@ def single(job: Job[SharpnessConfig]) -> Outcome:
     from fsbench.measuring.source import find_source
 
     source = find_source(job)
-    try:
+    with failing_in_a_line(source.title):
         return _measured(source, job.config)
-    except FsbenchError:
-        raise
-    except Exception as failure:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        raise FsbenchError(f"{source.title}: failed, {one_line(failure)}") from failure
 
 
 def _sweep(jobs: list[Job[SharpnessConfig]]) -> int:

@@ -9,4 +9,3 @@ class MeasureOptions(Component, group="measure"):
     """A measure's options, `<measure>.<option>` on the command line."""
 
     name: str
-    plugin: str = ""

@@ -13,6 +13,7 @@ from fsbench.data import Data, MemorySplit, eval_batches, load_data
 from fsbench.data.augment.batch import refuse_streamed
 from fsbench.errors import UsageError
 from fsbench.losses import plain_loss
+from fsbench.measuring.images import own_data
 from fsbench.measuring.measure import device_named
 from fsbench.measuring.network import TrainingImages, build_network
 from fsbench.measuring.source import Source, trained_as
@@ -38,12 +39,7 @@ def evaluated(source: Source, config: EvaluateConfig, *, own_moments: bool) -> d
     trainer = trained_as(source.directory).trainer
     device = device_named(config.device)
     if isinstance(config.dataset, MovedDataset):
-        data = load_data(source.dataset, source.data_dir)
-        if source.trained_on not in (None, data.provenance["sha256"]):
-            place = source.data_dir if source.dataset.root is None else source.dataset.root
-            key = "data_dir" if source.dataset.root is None else "dataset.root"
-            problem = "holds other training images or labels than the run was trained on; dataset= evaluates on others"
-            raise UsageError(key, place, problem)
+        data = own_data(source, "dataset= evaluates on others")
     else:
         data = load_data(config.dataset, source.data_dir)
         trained = TrainingImages.of(source)

@@ -17,6 +17,16 @@ from fsbench.errors import UsageError
 from fsbench.measuring.source import Source
 
 
+def own_data(source: Source, instead: str) -> Data:
+    """The data of a source; raises UsageError where they are not what the run was trained on, `instead` beside it."""
+    data = load_data(source.dataset, source.data_dir)
+    if source.trained_on not in (None, data.provenance["sha256"]):
+        root = source.dataset.root
+        key, place = ("data_dir", source.data_dir) if root is None else ("dataset.root", root)
+        raise UsageError(key, place, f"holds other training images or labels than the run was trained on; {instead}")
+    return data
+
+
 class Images:
     """Batches of a source's images.
 
@@ -41,12 +51,7 @@ class Images:
         dtype: torch.dtype,
         share: Share = ALONE,
     ) -> None:
-        self.data: Data = load_data(source.dataset, source.data_dir)
-        if source.trained_on is not None and self.data.provenance["sha256"] != source.trained_on:
-            key, place = ("data_dir", source.data_dir) if source.dataset.root is None else (
-                "dataset.root", source.dataset.root)  # fmt: skip
-            problem = "holds other training images or labels than the run was trained on; to measure on them give "
-            raise UsageError(key, place, f"{problem}model= with model.checkpoint=, and dataset=")
+        self.data = own_data(source, "to measure on them give model= with model.checkpoint=, and dataset=")
         if isinstance(self.data.train, MemorySplit):
             refuse_streamed(source.augment)
         self._source, self._device, self._dtype = source, device, dtype

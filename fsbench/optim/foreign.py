@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fsbench.optim.descent import Closure, Descent, NonFiniteGradient
+from fsbench.optim.descent import Closure, Descent
 
-_BASE = ("base", "base_optimizer")
+
+def base_parameter(kind: Any) -> str | None:
+    """The parameter by which a class takes the base optimizer's class: `base` or `base_optimizer`, if either."""
+    return next((name for name in ("base", "base_optimizer") if name in signature(kind).parameters), None)
 
 
 class Foreign(Descent):
@@ -41,7 +44,7 @@ class Foreign(Descent):
         shared = {key: options.pop(key) for key in ("max_norm", "model", "processes")}
         if shared["max_norm"] is not None:
             raise ValueError(f"{kind.__name__} makes its own steps, and trainer.max_norm can't act in them")
-        asked = next((name for name in _BASE if name in signature(kind).parameters), None)
+        asked = base_parameter(kind)
         self._below: dict[str, Any] = {} if asked is None else {asked: base}
         handed = options if asked is not None else {key: options[key] for key in own}
         super().__init__(params, kind, lr=lr, **shared, **handed)
@@ -53,26 +56,23 @@ class Foreign(Descent):
     def name(self) -> str:
         return type(self.base).__name__
 
-    @torch.no_grad()
-    def step(self, closure: Closure | None = None, size: int | None = None) -> Tensor:  # type: ignore[override]
-        """One update of theirs; returns the loss of the first pass. One that is not finite there skips the step."""
+    def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
+        """Make their step; returns the loss of its first pass. What is not finite there ends it before it moves."""
         losses: list[Tensor] = []
 
         def theirs() -> Any:  # a float by torch's annotation
-            assert closure is not None
             losses.append(self.one_pass(closure))
-            if len(losses) == 1 and not torch.isfinite(losses[0]):
-                raise NonFiniteGradient(losses[0])
+            if len(losses) == 1:
+                super(Foreign, self)._clip(losses[0])
             return losses[-1]
 
-        try:
-            self.base.step(theirs)
-        except NonFiniteGradient:
-            self.zero_grad()
-            self.skipped += 1
-            self.skipped_in_a_row += 1
-            return losses[0]
+        self.base.step(theirs)
         if not losses:
             raise RuntimeError(f"{self.name}.step made no pass: it has to call the closure that it is handed")
-        self.skipped_in_a_row = 0
         return losses[0]
+
+    def _clip(self, loss: Tensor) -> None:
+        """Their step has been made."""
+
+    def _base_step(self) -> None:
+        """Their step has been made."""

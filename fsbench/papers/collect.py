@@ -16,9 +16,8 @@ from fsbench.errors import UsageError, first_line
 from fsbench.papers.artefact import Artefact, Computed, Published
 
 _OWN = Path(__file__).resolve().parent
-# The artefacts of each paper, by the directory that it was read from and its name, in the order of adding.
+# The artefacts of a directory's files (under ""), and of single papers by directory and name, as they were added.
 _papers: dict[tuple[Path, str], tuple[Artefact | Computed, ...]] = {}
-_read: set[Path] = set()
 
 
 def artefacts() -> dict[str, Artefact | Computed]:
@@ -46,20 +45,19 @@ def add_papers(directory: Path) -> None:
         UsageError: there is no such directory, no paper in it, or one that can't be read.
     """
     place = Path(directory).expanduser().resolve()
-    if place in _read:
+    if (place, "") in _papers:
         return
     if not place.is_dir():
         raise UsageError("papers", directory, "no such directory")
-    papers = {
-        (place, path.stem): _checked(module.ARTEFACTS, path.stem, place)
+    papers = [
+        _checked(module.ARTEFACTS, path.stem, place)
         for path in sorted(place.glob("*.py"))
         if not path.stem.startswith("_") and "ARTEFACTS" in path.read_text(encoding="utf-8")
         if hasattr(module := _module(path, place), "ARTEFACTS")
-    }
+    ]
     if not papers:
         raise UsageError("papers", directory, "holds no paper: a .py file with a tuple ARTEFACTS")
-    _papers.update(papers)
-    _read.add(place)
+    _papers[place, ""] = tuple(one for paper in papers for one in paper)
 
 
 def add_paper(name: str, artefacts: tuple[Artefact | Computed, ...], directory: Path) -> None:

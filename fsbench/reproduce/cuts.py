@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fsbench.config.compose import Job
+from fsbench.config.load import shown
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.papers.artefact import Artefact, Values
@@ -165,8 +166,4 @@ def _listed(by_axis: Mapping[str, Sequence[str]]) -> str:
 
 
 def _shown(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else shown(value)

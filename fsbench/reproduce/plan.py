@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from fsbench.config.compose import Composer, Job, quoted
+from fsbench.config.load import shown
 from fsbench.config.primary import SHARPNESS
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
@@ -318,10 +319,4 @@ def _sharpness(
 
 def _text(value: object) -> str:
     """A value as an override has it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{','.join(map(_text, value))}]"
-    return str(value)
+    return f"[{','.join(map(_text, value))}]" if isinstance(value, list) else shown(value)

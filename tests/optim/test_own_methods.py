@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from oracles import Oracle
-from problems import NETWORKS, Closure, batches, network_without_batchnorm
+from problems import NETWORKS, Closure, batches, network_with_batchnorm, network_without_batchnorm
 from torch import Tensor, nn
 
 from fsbench.geometries import EUCLIDEAN, Geometry
 from fsbench.optim import SAM, Descent, FisherTrace, SharpnessAware, perturbed_weights
 from fsbench.optim.ellipsoid import inverse_or_zero, norm_of
+from fsbench.optim.foreign import Foreign
 from fsbench.optim.perturbed_weights import InverseMetric
 from fsbench.optim.sharpness_aware import GradientAt
 from fsbench.population.descent import StackedDescent
@@ -277,3 +278,42 @@ def test_members_of_two_methods_are_no_population() -> None:
     members = [SharpnessAware(p, geometry=g, lr=0.1) for p, g in zip(params, (LAYERWISE, RATIO), strict=True)]
     with pytest.raises(ValueError, match="ratio and layerwise can't be trained in one population"):
         StackedDescent(members)
+
+
+class Theirs(torch.optim.SGD):
+    """SAM as others write it: both passes in its own step."""
+
+    def step(self, closure):
+        loss = closure()
+        params = [p for group in self.param_groups for p in group["params"]]
+        length = torch.stack([p.grad.norm() for p in params]).norm()
+        moved = [0.1 * p.grad / length for p in params]
+        torch._foreach_add_(params, moved)
+        closure()
+        torch._foreach_sub_(params, moved)
+        super().step()
+        return loss
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_step_of_theirs_that_is_not_finite_leaves_everything_as_it_was(broken) -> None:
+    """Buffers too, which the first pass moves."""
+    model = network_with_batchnorm()
+    ((x, y),) = batches((8,))
+    shared = {"max_norm": None, "model": model, "processes": None}
+    optimizer = Foreign(model.named_parameters(), torch.optim.SGD, kind=Theirs, own=(), lr=0.3, **shared)
+    before = copy.deepcopy(model.state_dict())
+    closure = Closure(model, x, y)
+    if broken == "loss":
+        x[2, 0, 0, 0] = torch.inf
+        optimizer.step(closure, size=8)
+    else:
+
+        def finite_loss(*rows: slice) -> Tensor:
+            loss = closure(*rows)
+            next(model.parameters()).grad.view(-1)[0] = torch.inf
+            return loss
+
+        optimizer.step(finite_loss, size=8)
+    assert (optimizer.skipped, optimizer.skipped_in_a_row) == (1, 1)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
