@@ -111,7 +111,12 @@ def dataset(
 
 @_named
 def optimizer(
-    name: str, *, passes: float = 2, title: str | None = None, stackable: bool = False
+    name: str,
+    *,
+    passes: float = 2,
+    title: str | None = None,
+    stackable: bool = False,
+    search: Mapping[str, tuple[float, float]] | None = None,
 ) -> Callable[[_Declared], _Declared]:
     """Declare a method.
 
@@ -124,12 +129,14 @@ def optimizer(
         passes: forward-backward passes over the mini-batch that a step takes, for estimates of cost.
         title: what tables call it.
         stackable: whether a population can train it; a geometry can.
+        search: the range of each option that `fsbench compare` searches, `{"rho": (0.01, 0.5)}`.
     """
 
     def declare(given: _Declared) -> _Declared:
         from fsbench.geometries import Geometry
 
         facts: dict[str, Any] = {"passes": passes, "title": title, "stackable": stackable, "recordable": False}
+        facts["search"] = search
         if isinstance(given, Geometry) or not isinstance(given, type):
             _geometry(name, given, {**facts, "stackable": True, "recordable": True})
         else:

@@ -49,7 +49,7 @@ class Estimator:
 
     def training(self, config: TrainConfig) -> Cost:
         """Steps, by the passes of each; evaluations are left out."""
-        images = _images_of_an_epoch(config.dataset)
+        images = images_of_an_epoch(config.dataset)
         if images is None:
             return Cost(None, math.nan)
         options = config.trainer
@@ -61,7 +61,7 @@ class Estimator:
 
     def measuring(self, config: TrainConfig, sharpness: SharpnessConfig) -> float:
         """Seconds of all measures: a gradient for each image and class, or what the measure is told."""
-        images = _images_of_an_epoch(config.dataset)
+        images = images_of_an_epoch(config.dataset)
         if images is None or config.dataset.counts is None:
             return math.nan
         classes = config.dataset.counts.classes
@@ -143,7 +143,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
 
 
-def _images_of_an_epoch(options: DatasetOptions) -> int | None:
+def images_of_an_epoch(options: DatasetOptions) -> int | None:
+    """How many images an epoch passes; None where only a look at the files would tell."""
     if options.counts is None:
         return None
     rest = options.counts.train - options.validation
