@@ -18,14 +18,13 @@ from fsbench.executors.executor import Executor
 from fsbench.lines import say, tell
 from fsbench.papers import add_papers, artefacts
 from fsbench.papers.artefact import SCALES, Artefact, Computed
-from fsbench.reproduce.computed_artefact import compute, computed_cuts, is_computed, options_of
+from fsbench.reproduce.computed import compute, computed_cuts, is_computed, options_of
 from fsbench.reproduce.cost import Estimator
-from fsbench.reproduce.gather import write_artefact
 from fsbench.reproduce.listing import list_lines, plan_lines, summary
 from fsbench.reproduce.plan import Plan, deciding, make_plan
-from fsbench.reproduce.provenance import refuse_smaller, without_places
 from fsbench.reproduce.request import Request, read_request
-from fsbench.reproduce.run import Outcome, Task, missing_tasks
+from fsbench.reproduce.run import RunOutcome, RunTask, missing_tasks
+from fsbench.reproduce.write import refuse_smaller, without_places, write_artefact
 from fsbench.runs.directory import refuse_unwritable
 from fsbench.stop_signal import at_once, stop_signal
 
@@ -193,7 +192,7 @@ class _Work:
             if not open_runs[id(plan)]:
                 self._write(plan)
         candidates = deciding(self.plans)
-        outcomes: list[Outcome] = []
+        outcomes: list[RunOutcome] = []
         try:
             for outcome in executor.run(tasks):
                 path = outcome.task.directory.path
@@ -218,8 +217,6 @@ class _Work:
         """See that all can be written and nothing larger is overwritten, before anything is begun."""
         for key in ("results_dir", "runs_dir"):
             refuse_unwritable(key, Path(getattr(self.request.config, key)))
-        for plan in self.plans:
-            _ = plan.cuts
         for artefact in self.request.artefacts:
             refuse_smaller(self.directory(artefact), artefact.name, self.request.config.scale)
 
@@ -232,7 +229,7 @@ class _Work:
         except UsageError as failure:
             raise UsageError("device", failure.value, failure.problem) from None
 
-    def _refuse_bad_input(self, outcomes: Sequence[Outcome], tasks: Sequence[Task]) -> None:
+    def _refuse_bad_input(self, outcomes: Sequence[RunOutcome], tasks: Sequence[RunTask]) -> None:
         """Raise UsageError where there is nothing to show but bad input: at once if no run has other images."""
         failure = outcomes[0].untrained
         last = len(outcomes) == len(tasks) or (outcomes[0].no_data and len({task.data for task in tasks}) == 1)

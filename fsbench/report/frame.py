@@ -15,7 +15,7 @@ import pandas as pd
 from fsbench.papers.artefact import Artefact, Lines, Scatter, Table
 from fsbench.papers.collect import read
 from fsbench.report.statistics import NO_DIFFERENCE, difference, mean_std, pearson
-from fsbench.report.text import number, unit_scale
+from fsbench.report.text import number, same_value, unit_scale
 
 # Cells that are named for one reason; a table that was only begun would fill pages otherwise.
 _NAMED = 12
@@ -147,16 +147,12 @@ def published_numbers(artefact: Artefact) -> list[Printed]:
 def find_published(printed: Sequence[Printed], result: str, where: Mapping[str, str]) -> tuple[float, float]:
     """Mean and standard deviation that the paper has for a result in a cell; NaN where it has none.
 
-    0.2 and 0.20 are the same number. Of several the one that names most axes is meant most closely.
+    Of several the one that names most axes is meant most closely.
     """
-
-    def same(one: str, other: str) -> bool:
-        return one == other or (number(one) is not None and number(one) == number(other))
-
     fitting = [
         one
         for one in printed
-        if one[0] == result and all(axis in where and same(value, where[axis]) for axis, value in one[1].items())
+        if one[0] == result and all(axis in where and same_value(value, where[axis]) for axis, value in one[1].items())
     ]
     _, _, mean, std = max(fitting, key=lambda one: len(one[1]), default=("", {}, math.nan, math.nan))
     return mean, std

@@ -29,6 +29,11 @@ def number(value: str) -> float | None:
         return None
 
 
+def same_value(one: str, other: str) -> bool:
+    """Whether both are one value of an axis: 0.2 and 0.20 are the same number."""
+    return one == other or (number(one) is not None and number(one) == number(other))
+
+
 def significant(value: float, digits: int = 4) -> str:
     """`value` with that many significant digits; a power of ten only where it would be long without."""
     if not math.isfinite(value):

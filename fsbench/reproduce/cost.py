@@ -1,4 +1,4 @@
-"""The time that runs and measures may take, guessed from runs of the like kind or from the operations of a pass."""
+"""A rough guess of the time that runs and measures take: from finished runs of the like kind, or from operations."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fsbench.config.component import components
 from fsbench.config.dataset import DatasetOptions
@@ -23,8 +21,7 @@ from fsbench.runs.records import run_directories
 _CPU_THREAD, _GPU = 50e9, 10e12
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """Of one run: steps (None where unknown), and seconds (NaN), `measured` of finished runs or assumed."""
 
     steps: int | None
@@ -38,19 +35,24 @@ class Estimator:
     Args:
         device: auto, cpu or cuda, as runs are told.
         runs_dir: finished runs here tell how long a step takes.
+
+    Attributes:
+        basis: the speed that is assumed where nothing was measured.
     """
 
     def __init__(self, device: str, runs_dir: Path) -> None:
         # Looked up without torch, which takes seconds to import.
-        self._cuda = device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
-        self._threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-        self._runs_dir = runs_dir
+        cuda = device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
+        threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+        self._speed = _GPU if cuda else _CPU_THREAD * threads
+        where = "on a GPU" if cuda else f"for each of {threads} CPU threads"
+        self.basis = f"{(_GPU if cuda else _CPU_THREAD) / 1e9:,g} GFLOP/s {where}"
+        self._measured = _seconds_of_finished(runs_dir, cuda)
         self._operations: dict[str, float] = {}
 
     def training(self, config: TrainConfig) -> Cost:
         """Steps, by the passes of each; evaluations are left out."""
-        images = _images_of_an_epoch(config.dataset)
-        if images is None:
+        if (images := _images_of_an_epoch(config.dataset)) is None:
             return Cost(None, math.nan)
         options = config.trainer
         whole, rest = divmod(images, options.batch_size)
@@ -61,24 +63,17 @@ class Estimator:
 
     def measuring(self, config: TrainConfig, sharpness: SharpnessConfig) -> float:
         """Seconds of all measures: a gradient for each image and class, or what the measure is told."""
-        images = _images_of_an_epoch(config.dataset)
-        if images is None or config.dataset.counts is None:
+        images, counts = _images_of_an_epoch(config.dataset), config.dataset.counts
+        if images is None or counts is None:
             return math.nan
-        classes = config.dataset.counts.classes
         told = {
             "trace_hutchinson": 2 * sharpness.probes,
             "eigenvalues": 100 * sharpness.eigenvalues,
             "worst_case": sharpness.ascent_steps + 1,
         }
-        each = [told.get(one.name, classes) for one in chosen_measures(sharpness.measures)]
+        gradients = sum(told.get(one.name, counts.classes) for one in chosen_measures(sharpness.measures))
         drawn = min(sharpness.samples or images, images)
-        return sum(each) * drawn * self._pass(config)[0] / config.trainer.batch_size
-
-    @property
-    def basis(self) -> str:
-        """The speed that is assumed where nothing was measured."""
-        where = "on a GPU" if self._cuda else f"for each of {self._threads} CPU threads"
-        return f"{(_GPU if self._cuda else _CPU_THREAD) / 1e9:,g} GFLOP/s {where}"
+        return gradients * drawn * self._pass(config)[0] / config.trainer.batch_size
 
     def _pass(self, config: TrainConfig) -> tuple[float, bool]:
         """Seconds of a forward-backward pass over a mini-batch, and whether that was measured."""
@@ -88,23 +83,22 @@ class Estimator:
         if kind not in self._operations:
             self._operations[kind] = operations(config)
         # Forward and backward are three times the work of forward.
-        work = 3 * self._operations[kind] * config.trainer.batch_size
-        return work / (_GPU if self._cuda else _CPU_THREAD * self._threads), False
+        return 3 * self._operations[kind] * config.trainer.batch_size / self._speed, False
 
-    @cached_property
-    def _measured(self) -> Mapping[str, float]:
-        """Seconds of a pass of the finished runs, by their kind."""
-        found: dict[str, float] = {}
-        for directory in run_directories(self._runs_dir) if self._runs_dir.is_dir() else ():
-            try:
-                summary = read_json(directory / "summary.json")
-                device = read_json(directory / "provenance.json")["hardware"]["device"]
-                config, results = summary["config"], summary["results"]
-                if (device != "cpu") == self._cuda and int(results["steps"]) > 5:
-                    found[_kind(config)] = float(results["seconds_per_step"]) / passes(config["optimizer"])
-            except (FileNotFoundError, Unreadable, ValueError, KeyError, TypeError, AttributeError):
-                continue
-        return found
+
+def _seconds_of_finished(runs_dir: Path, cuda: bool) -> dict[str, float]:
+    """Seconds of a pass of the finished runs, by their kind."""
+    found: dict[str, float] = {}
+    for directory in run_directories(runs_dir):
+        try:
+            summary = read_json(directory / "summary.json")
+            device = read_json(directory / "provenance.json")["hardware"]["device"]
+            config, results = summary["config"], summary["results"]
+            if (device != "cpu") == cuda and int(results["steps"]) > 5:
+                found[_kind(config)] = float(results["seconds_per_step"]) / passes(config["optimizer"])
+        except (FileNotFoundError, Unreadable, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return found
 
 
 def passes(optimizer: Mapping[str, Any]) -> float:

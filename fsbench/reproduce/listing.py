@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fsbench.lines import aligned
 from fsbench.papers.artefact import Artefact, Computed
-from fsbench.reproduce.cells import cells
 from fsbench.reproduce.cost import Estimator, duration
-from fsbench.reproduce.plan import Plan, PlannedRun, deciding, distinct, scale_of
+from fsbench.reproduce.plan import Plan, PlannedRun, cells, deciding, distinct, scale_of
 from fsbench.reproduce.run import is_measured
 
 
@@ -53,13 +53,7 @@ def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
                 left.append(measuring)
                 to_measure += 1
             seen.add(key)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            cells = (
-                text.rjust(width) if 1 <= i <= 4 else text.ljust(width)
-                for i, (text, width) in enumerate(zip(row, widths, strict=True))
-            )
-            yield ("  " + "  ".join(cells)).rstrip()
+        yield from (f"  {line}" for line in aligned(rows, right=range(1, 5)))
     if seen:
         known = [seconds for seconds in left if not math.isnan(seconds)]
         hours = duration(math.fsum(known) if known or not left else math.nan)
@@ -95,11 +89,10 @@ def _count(artefact: Artefact, name: str) -> int:
         return 0
     scale, choice = scale_of(artefact, name), artefact.choice
     planned = cells(artefact, scale)
-    candidates = 0
+    count = len(planned) * (scale.seeds or artefact.seeds)
     if choice is not None:
-        choosing = sum(cell.has(dict(choice.where)) for cell in planned)
-        candidates = choosing * len(scale.candidates or choice.values)
-    return len(planned) * (scale.seeds or artefact.seeds) + candidates
+        count += sum(cell.has(dict(choice.where)) for cell in planned) * len(scale.candidates or choice.values)
+    return count
 
 
 def summary(plans: Sequence[Plan]) -> str:
