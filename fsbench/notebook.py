@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from fsbench.config.load import shown
+from fsbench.config.load import override_value
 from fsbench.errors import FsbenchError, Interrupted
 from fsbench.measuring.measures import chosen_measures
 from fsbench.measuring.source import Unfinished, find_run, run_directory, trained_as
@@ -226,4 +226,4 @@ def _text(value: Any) -> str:
         return QuotedString(str(value), Quote.single).with_quotes()
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{_text(inner)}" for key, inner in value.items()) + "}"
-    return "[" + ",".join(map(_text, value)) + "]" if isinstance(value, Iterable) else shown(value)
+    return "[" + ",".join(map(_text, value)) + "]" if isinstance(value, Iterable) else override_value(value)

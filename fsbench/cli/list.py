@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fsbench.cli.flags import Parser
 from fsbench.config.component import components, offered
-from fsbench.config.load import shown
+from fsbench.config.load import override_value
 from fsbench.config.paths import conf_dir
 from fsbench.errors import UsageError, did_you_mean
 from fsbench.measuring import measures
@@ -100,7 +100,7 @@ def _options(kind: str, name: str) -> list[dict[str, str | bool]]:
     component = components(group)[name]
     meanings, node = component.meanings(), component.as_node()
     return [
-        {"name": f"{group}.{option}={shown(node[option])}", "line": meanings.get(option, "")}
+        {"name": f"{group}.{option}={override_value(node[option])}", "line": meanings.get(option, "")}
         for option in component.model_fields
         if option in node and option not in (component.key, "plugin")
     ]

@@ -30,25 +30,26 @@ class Cost(NamedTuple):
 
 
 class Estimator:
-    """Costs of runs.
-
-    Args:
-        device: auto, cpu or cuda, as runs are told.
-        runs_dir: finished runs here tell how long a step takes.
-
-    Attributes:
-        basis: the speed that is assumed where nothing was measured.
-    """
+    """Costs of runs on a device (`auto`, `cpu` or `cuda`); `basis` is the speed assumed where no run tells it."""
 
     def __init__(self, device: str, runs_dir: Path) -> None:
         # Looked up without torch, which takes seconds to import.
         cuda = device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
         threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
         self._speed = _GPU if cuda else _CPU_THREAD * threads
-        where = "on a GPU" if cuda else f"for each of {threads} CPU threads"
-        self.basis = f"{(_GPU if cuda else _CPU_THREAD) / 1e9:,g} GFLOP/s {where}"
-        self._measured = _seconds_of_finished(runs_dir, cuda)
+        each, where = (_GPU, "on a GPU") if cuda else (_CPU_THREAD, f"for each of {threads} CPU threads")
+        self.basis = f"{each / 1e9:,g} GFLOP/s {where}"
         self._operations: dict[str, float] = {}
+        self._measured: dict[str, float] = {}  # seconds of a pass of finished runs
+        for directory in run_directories(runs_dir):
+            try:
+                summary = read_json(directory / "summary.json")
+                on_cuda = read_json(directory / "provenance.json")["hardware"]["device"] != "cpu"
+                config, results = summary["config"], summary["results"]
+                if on_cuda == cuda and int(results["steps"]) > 5:
+                    self._measured[_kind(config)] = float(results["seconds_per_step"]) / passes(config["optimizer"])
+            except (FileNotFoundError, Unreadable, ValueError, KeyError, TypeError, AttributeError):
+                continue
 
     def training(self, config: TrainConfig) -> Cost:
         """Steps, by the passes of each; evaluations are left out."""
@@ -63,15 +64,12 @@ class Estimator:
 
     def measuring(self, config: TrainConfig, sharpness: SharpnessConfig) -> float:
         """Seconds of all measures: a gradient for each image and class, or what the measure is told."""
-        images, counts = _images_of_an_epoch(config.dataset), config.dataset.counts
-        if images is None or counts is None:
+        if config.dataset.counts is None or (images := _images_of_an_epoch(config.dataset)) is None:
             return math.nan
-        told = {
-            "trace_hutchinson": 2 * sharpness.probes,
-            "eigenvalues": 100 * sharpness.eigenvalues,
-            "worst_case": sharpness.ascent_steps + 1,
-        }
-        gradients = sum(told.get(one.name, counts.classes) for one in chosen_measures(sharpness.measures))
+        told = {"trace_hutchinson": 2 * sharpness.probes, "eigenvalues": 100 * sharpness.eigenvalues,
+                "worst_case": sharpness.ascent_steps + 1}  # fmt: skip
+        classes = config.dataset.counts.classes
+        gradients = sum(told.get(one.name, classes) for one in chosen_measures(sharpness.measures))
         drawn = min(sharpness.samples or images, images)
         return gradients * drawn * self._pass(config)[0] / config.trainer.batch_size
 
@@ -84,21 +82,6 @@ class Estimator:
             self._operations[kind] = operations(config)
         # Forward and backward are three times the work of forward.
         return 3 * self._operations[kind] * config.trainer.batch_size / self._speed, False
-
-
-def _seconds_of_finished(runs_dir: Path, cuda: bool) -> dict[str, float]:
-    """Seconds of a pass of the finished runs, by their kind."""
-    found: dict[str, float] = {}
-    for directory in run_directories(runs_dir):
-        try:
-            summary = read_json(directory / "summary.json")
-            device = read_json(directory / "provenance.json")["hardware"]["device"]
-            config, results = summary["config"], summary["results"]
-            if (device != "cpu") == cuda and int(results["steps"]) > 5:
-                found[_kind(config)] = float(results["seconds_per_step"]) / passes(config["optimizer"])
-        except (FileNotFoundError, Unreadable, ValueError, KeyError, TypeError, AttributeError):
-            continue
-    return found
 
 
 def passes(optimizer: Mapping[str, Any]) -> float:
@@ -115,26 +98,17 @@ def operations(config: TrainConfig) -> float:
 
     from fsbench.models import build_model
 
-    images, plain = config.dataset.counts, {"checkpoint": None, "pretrained": False}
-    assert images is not None
+    counts, without_weights = config.dataset.counts, {"checkpoint": None, "pretrained": False}
+    assert counts is not None
     side = config.augment.image_size(config.dataset.image_size)
-    shape = images.shape if side is None else (images.shape[0], side, side)
-    fields = type(config.model).model_fields
-    model = config.model.model_copy(update={key: value for key, value in plain.items() if key in fields})
+    shape = counts.shape if side is None else (counts.shape[0], side, side)
+    options = type(config.model).model_fields
+    model = config.model.model_copy(update={k: v for k, v in without_weights.items() if k in options})
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        network = build_model(model, shape, images.classes).eval()
+        network = build_model(model, shape, counts.classes).eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             network(torch.zeros(1, *shape))
     return counter.get_total_flops()
-
-
-def duration(seconds: float) -> str:
-    """`3.2 h`, `12 min`, `40 s`; `?` where nothing is known."""
-    if math.isnan(seconds):
-        return "?"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
 
 
 def _images_of_an_epoch(options: DatasetOptions) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fsbench.config.compose import Job
-from fsbench.config.load import shown
+from fsbench.config.load import override_value
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.papers.artefact import Artefact
@@ -176,4 +176,4 @@ def _listed(by_axis: Mapping[str, Sequence[str]]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else shown(value)
+    return f"{value:g}" if isinstance(value, float) else override_value(value)

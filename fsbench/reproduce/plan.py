@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fsbench import __version__
 from fsbench.config.compose import Composer, Job, quoted
-from fsbench.config.load import shown
+from fsbench.config.load import override_value
 from fsbench.config.primary import SHARPNESS
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
@@ -368,4 +368,4 @@ def _tuned(theirs: Job[TrainConfig], ours: Job[TrainConfig]) -> list[str]:
 
 def _text(value: object) -> str:
     """A value as an override has it."""
-    return f"[{','.join(map(_text, value))}]" if isinstance(value, list) else shown(value)
+    return f"[{','.join(map(_text, value))}]" if isinstance(value, list) else override_value(value)
