@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 
-from fsbench.cli.commands import COMMANDS
 from fsbench.cli.list import ALL, described
+from fsbench.cli.main import COMMANDS
 from fsbench.config.paths import conf_dir
 from fsbench.config.primary import EVALUATE, REPRODUCE, SHARPNESS, TRAIN, Primary
 from fsbench.errors import UsageError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from fsbench.cli.flags import Parser
 from fsbench.config.compose import Composer
 from fsbench.config.primary import REPRODUCE
-from fsbench.errors import Diverged, Interrupted, UsageError, one_line
+from fsbench.errors import Diverged, Interrupted, UsageError, one_line, traceback_wanted
 from fsbench.executors import build_executor
 from fsbench.executors.executor import Executor
 from fsbench.lines import say, tell
@@ -162,37 +161,39 @@ class _Work:
         for artefact in self.request.artefacts:
             if isinstance(artefact, Computed):
                 self._compute(artefact)
-        here = self.request.config.executor.name == "serial"
-        if here and self.request.config.device == "cuda" and missing_tasks(self.plans):
+        config = self.request.config
+        if config.executor.name == "serial" and config.device == "cuda" and missing_tasks(self.plans):
             self._refuse_absent_device()
         self._carry_out(executor, [plan for plan in self.plans if not plan.waits])
         if waiting := {plan.artefact.name for plan in self.plans if plan.waits}:
             self.plans = self.plan()
             self._carry_out(executor, [plan for plan in self.plans if plan.artefact.name in waiting])
-            self._tell_waiting()
-        if not self.failed + self.busy:
-            return 0
+            for plan in self.plans:
+                # Values that could not be chosen after all.
+                for reason in dict.fromkeys(run.waits for run in plan.runs if run.waits):
+                    self.failed += 1
+                    tell(f"{plan.artefact.name}: {reason}")
         counts = {"failed": self.failed, "busy in another process": self.busy}
-        shown = ", ".join(f"{count} {how}" for how, count in counts.items() if count)
-        tell(f"fsbench: {shown}; the same command goes on with what is missing")
+        if not any(counts.values()):
+            return 0
+        ended = ", ".join(f"{count} {how}" for how, count in counts.items() if count)
+        tell(f"fsbench: {ended}; the same command goes on with what is missing")
         return 3
 
-    def _tell_waiting(self) -> None:
-        """Say which values could not be chosen after all."""
-        for plan in self.plans:
-            for reason in dict.fromkeys(run.waits for run in plan.runs if run.waits):
-                self.failed += 1
-                tell(f"{plan.artefact.name}: {reason}")
-
-    def _carry_out(self, executor: Executor, written: Sequence[Plan]) -> None:
-        """Run what is missing; each of the plans `written` is written as soon as its last run has ended."""
+    def _carry_out(self, executor: Executor, plans: Sequence[Plan]) -> None:
+        """Run what is missing; each of these plans is written as soon as its last run has ended."""
         tasks = [task for task in missing_tasks(self.plans) if task.directory.path not in self.reasons]
-        open_runs = {id(plan): {task.directory.path for task in tasks} & _paths(plan) for plan in written}
-        for plan in written:
-            if not open_runs[id(plan)]:
-                self._write(plan)
         candidates = deciding(self.plans)
+        left, unwritten = {task.directory.path for task in tasks}, list(plans)
         outcomes: list[RunOutcome] = []
+
+        def write_complete() -> None:
+            for plan in list(unwritten):
+                if left.isdisjoint(run.directory.path for run in (*plan.runs, *plan.deciding)):
+                    self._write(plan)
+                    unwritten.remove(plan)
+
+        write_complete()
         try:
             for outcome in executor.run(tasks):
                 path = outcome.task.directory.path
@@ -205,11 +206,8 @@ class _Work:
                 elif outcome.reason and not (path in candidates and isinstance(outcome.untrained, Diverged)):
                     self.failed += 1
                     self.reasons[path] = outcome.reason
-                for plan in written:
-                    if path in open_runs[id(plan)]:
-                        open_runs[id(plan)].discard(path)
-                        if not open_runs[id(plan)]:
-                            self._write(plan)
+                left.discard(path)
+                write_complete()
         except Interrupted as failure:
             raise Interrupted(f"{failure} ({summary(self.plans)})") from None
 
@@ -264,7 +262,7 @@ class _Work:
         except UsageError:
             raise
         except Exception as failure:
-            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            if traceback_wanted():
                 traceback.print_exc()
             self.failed += 1
             say(f"{artefact.name}: failed, {one_line(failure)}")
@@ -272,10 +270,5 @@ class _Work:
         _say_written(artefact.name, "computed", paths)
 
 
-def _paths(plan: Plan) -> set[Path]:
-    return {run.directory.path for run in (*plan.runs, *plan.deciding)}
-
-
 def _say_written(name: str, what: str, paths: Sequence[Path]) -> None:
-    shown = " ".join(path.name for path in paths)
-    say(f"{name}: {what}; {paths[0].parent}: {shown}")
+    say(f"{name}: {what}; {paths[0].parent}: {' '.join(path.name for path in paths)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from fsbench import __version__
 from fsbench.cli.flags import parse_composed, show_instead
 from fsbench.config.compose import Job, compose_jobs
 from fsbench.config.primary import SHARPNESS
-from fsbench.errors import Interrupted, UsageError, failing_in_a_line, one_line
+from fsbench.errors import Interrupted, UsageError, failing_in_a_line, one_line, traceback_wanted
 from fsbench.lines import say, tell
 from fsbench.measuring.measures import Measure, chosen_measures
 
@@ -165,7 +164,7 @@ def _attempt(source: Source | UsageError, config: SharpnessConfig) -> Outcome:
     except Interrupted:
         raise
     except Exception as failure:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if traceback_wanted():
             traceback.print_exc()
         return Outcome("failed", [f"{source.title}: failed, {one_line(failure)}"])
 

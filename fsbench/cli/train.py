@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from fsbench.cli.flags import parse_composed, show_instead
 from fsbench.config.compose import Job, compose_jobs
-from fsbench.errors import FsbenchError, UsageError
+from fsbench.errors import FsbenchError, UsageError, traceback_wanted
 from fsbench.lines import say, tell
 from fsbench.runs.read import Unreadable
 from fsbench.stop_signal import StopSignal, stop_signal
@@ -84,7 +83,7 @@ def single(job: Job, stop: StopSignal) -> int:
     except FsbenchError:
         raise
     except Exception as failure:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if traceback_wanted():
             raise
         raise FsbenchError(failed_line(directory, failure)) from failure
     return 0

@@ -29,7 +29,7 @@ _DECLARED_IN = {
     "schedule": "fsbench.config.schedule",
     "logger": "fsbench.config.train",
     "executor": "fsbench.config.executor",
-    "measure": "fsbench.config.measure",
+    "measure": "fsbench.config.sharpness",
 }
 _GROUPS: dict[str, type[Component]] = {}
 _TABLE: dict[str, dict[str, type[Component]]] = {}

@@ -5,14 +5,13 @@ from __future__ import annotations
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import environ
 from typing import Any
 
 from fsbench import __version__
 from fsbench.config.compose import Job
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
-from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line, portable
+from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line, portable, traceback_wanted
 from fsbench.measuring.measures import Measure, chosen_measures
 from fsbench.measuring.record import Record, answers
 from fsbench.measuring.source import Source, find_source
@@ -109,7 +108,7 @@ class RunTask:
         except Interrupted:
             raise
         except Exception as failure:
-            if environ.get("HYDRA_FULL_ERROR") == "1":
+            if traceback_wanted():
                 traceback.print_exc()
             return 0, dict.fromkeys(job.config.measures or (), one_line(failure))
 
