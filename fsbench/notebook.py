@@ -171,7 +171,7 @@ def measure(
         FsbenchError: a measure failed; the others are recorded.
         KeyboardInterrupt: it was interrupted; what was measured is recorded.
     """
-    from fsbench.cli.sharpness import single
+    from fsbench.cli.sharpness import measure_one
     from fsbench.config.compose import compose_jobs
     from fsbench.config.primary import SHARPNESS
 
@@ -185,7 +185,7 @@ def measure(
     with _interruptible():
         (job,) = compose_jobs(line, multirun=False, primary=SHARPNESS)
         chosen_measures(job.config.measures)
-        outcome = single(job)
+        outcome = measure_one(job)
     if outcome.failed:
         raise FsbenchError(f"{place}: " + "; ".join(f"{name} failed, {why}" for name, why in outcome.failed.items()))
     return _estimates(outcome.entries)

@@ -17,9 +17,9 @@ from fsbench.executors.executor import Executor
 from fsbench.lines import say, tell
 from fsbench.papers import add_papers, artefacts
 from fsbench.papers.artefact import SCALES, Artefact, Computed
-from fsbench.reproduce.computed import compute, computed_cuts, is_computed, options_of
+from fsbench.reproduce.computed import compute_artefact, computed_cuts, is_computed, options_of
 from fsbench.reproduce.cost import Estimator
-from fsbench.reproduce.listing import list_lines, plan_lines, summary
+from fsbench.reproduce.listing import list_lines, plan_lines, runs_left
 from fsbench.reproduce.plan import Plan, deciding, make_plan
 from fsbench.reproduce.request import Request, read_request
 from fsbench.reproduce.run import RunOutcome, RunTask, missing_tasks
@@ -209,7 +209,7 @@ class _Work:
                 left.discard(path)
                 write_complete()
         except Interrupted as failure:
-            raise Interrupted(f"{failure} ({summary(self.plans)})") from None
+            raise Interrupted(f"{failure} ({runs_left(self.plans)})") from None
 
     def _refuse(self) -> None:
         """See that all can be written and nothing larger is overwritten, before anything is begun."""
@@ -256,7 +256,7 @@ class _Work:
 
         try:
             with at_once():
-                paths = compute(artefact, self.request, directory, progress, self.command)
+                paths = compute_artefact(artefact, self.request, directory, progress, self.command)
         except KeyboardInterrupt:
             raise Interrupted(f"{artefact.name}: interrupted; the same command begins it again") from None
         except UsageError:

@@ -58,7 +58,7 @@ With these choices:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SharpnessOutcome:
     """The measures of one network as they came out, and the lines for a reader.
 
     Status: `measured` (any of it), `already measured`, `refused` (all of it), `failed` (any of it), `not finished`.
@@ -85,12 +85,12 @@ def main(arguments: Sequence[str]) -> int:
         chosen_measures(job.config.measures)
     if options.multirun:
         return _sweep(jobs)
-    outcome = single(jobs[0])
+    outcome = measure_one(jobs[0])
     say("\n".join(outcome.lines))
     return 1 if outcome.status in ("refused", "failed") else 0
 
 
-def single(job: Job[SharpnessConfig]) -> Outcome:
+def measure_one(job: Job[SharpnessConfig]) -> SharpnessOutcome:
     """Measure one network; raises FsbenchError where it can't be."""
     from fsbench.measuring.source import find_source
 
@@ -105,7 +105,7 @@ def _sweep(jobs: list[Job[SharpnessConfig]]) -> int:
     Returns 0, 1 if every measure of every network was refused, or 3 if anything failed.
     """
     found = _found(jobs)
-    outcomes: list[Outcome] = []
+    outcomes: list[SharpnessOutcome] = []
     try:
         for job, source in zip(jobs, found, strict=True):
             outcomes.append(_attempt(source, job.config))
@@ -152,13 +152,13 @@ def _found(jobs: list[Job[SharpnessConfig]]) -> list[Source | UsageError]:
     return found
 
 
-def _attempt(source: Source | UsageError, config: SharpnessConfig) -> Outcome:
+def _attempt(source: Source | UsageError, config: SharpnessConfig) -> SharpnessOutcome:
     from fsbench.measuring.source import Unfinished
 
     if isinstance(source, Unfinished):
-        return Outcome("not finished", [f"{source.value}: left out, not finished ({source.status})"])
+        return SharpnessOutcome("not finished", [f"{source.value}: left out, not finished ({source.status})"])
     if isinstance(source, UsageError):
-        return Outcome("failed", [f"{source.value}: failed, {source.problem}"])
+        return SharpnessOutcome("failed", [f"{source.value}: failed, {source.problem}"])
     try:
         return _measured(source, config)
     except Interrupted:
@@ -166,10 +166,10 @@ def _attempt(source: Source | UsageError, config: SharpnessConfig) -> Outcome:
     except Exception as failure:
         if traceback_wanted():
             traceback.print_exc()
-        return Outcome("failed", [f"{source.title}: failed, {one_line(failure)}"])
+        return SharpnessOutcome("failed", [f"{source.title}: failed, {one_line(failure)}"])
 
 
-def _measured(source: Source, config: SharpnessConfig) -> Outcome:
+def _measured(source: Source, config: SharpnessConfig) -> SharpnessOutcome:
     """Measure what is not recorded yet. Needs torch only where there is anything to measure."""
     from fsbench.measuring import shown
     from fsbench.measuring.record import Record, answers
@@ -201,7 +201,7 @@ def _measured(source: Source, config: SharpnessConfig) -> Outcome:
     lines = _lines(source, asked, len(chosen), len(missing))
     if record.unreadable is not None:
         lines.append(f"  note: {record.unreadable}; written anew")
-    return Outcome(status, lines + shown.changes(asked, before, record.read()), asked, failed)
+    return SharpnessOutcome(status, lines + shown.changes(asked, before, record.read()), asked, failed)
 
 
 def _computed(

@@ -69,10 +69,10 @@ def main(arguments: Sequence[str]) -> int:
 def train(jobs: list[Job], multirun: bool, stop: StopSignal) -> int:
     """Train one run here, or what is more or elsewhere as a sweep."""
     alone = not multirun and jobs[0].config.executor.name == "serial"
-    return single(jobs[0], stop) if alone else sweep(jobs, stop)
+    return train_one(jobs[0], stop) if alone else sweep(jobs, stop)
 
 
-def single(job: Job, stop: StopSignal) -> int:
+def train_one(job: Job, stop: StopSignal) -> int:
     """Train one run and say what came out on stdout."""
     directory, results = finished(job)
     if results is not None:
@@ -97,7 +97,7 @@ def sweep(jobs: list[Job], stop: StopSignal) -> int:
     # Its options need pydantic, and help needs none of it.
     from fsbench.executors import build_executor
 
-    unique = distinct(jobs)
+    unique = without_repetitions(jobs)
     config = unique[0].config
     if any(job.config.executor != config.executor for job in unique):
         raise UsageError("executor", "...", "a sweep is carried out by one executor")
@@ -123,7 +123,7 @@ def sweep(jobs: list[Job], stop: StopSignal) -> int:
     return 2 if all(isinstance(outcome.failure, UsageError) for outcome in outcomes) else 3
 
 
-def distinct(jobs: list[Job]) -> list[Job]:
+def without_repetitions(jobs: list[Job]) -> list[Job]:
     """Jobs without repetitions. Raises UsageError where different runs would share one directory."""
     unique: dict[Path, Job] = {}
     for job in jobs:

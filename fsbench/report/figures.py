@@ -13,7 +13,7 @@ import pandas as pd
 from fsbench.papers.artefact import Lines, Scatter
 from fsbench.report.frame import groups, in_order
 from fsbench.report.style import COLUMN, PAGE, PAPER_GREY, SEQUENTIAL, LineStyle, figure, legend_above, style, styles
-from fsbench.report.text import axis_title, number, unit_scale, value_words
+from fsbench.report.text import all_numbers, axis_title, unit_scale, value_words
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -120,7 +120,7 @@ def line_figure(cells: pd.DataFrame, shows: Lines, rows: Sequence[str]) -> Figur
 def _lines(
     axes: Axes, part: pd.DataFrame, shows: Lines, values: Sequence[str], looks: Mapping[str, LineStyle], across: int
 ) -> None:
-    numeric = all(number(value) is not None for value in values)
+    numeric = all_numbers(values)
     scale = unit_scale(shows.x_label)
     places = {value: scale * float(value) if numeric else float(i) for i, value in enumerate(values)}
     shown: list[float] = []
@@ -174,7 +174,7 @@ def scatter_figure(runs: pd.DataFrame, fits: pd.DataFrame, shows: Scatter, decla
         return None
     names = [name for name in declared if name in found] if set(found) <= set(declared) else found
     scale, looks = None, {name: look.points() for name, look in styles(names).items()}
-    if len(names) > 1 and all(number(name) is not None for name in names):
+    if len(names) > 1 and all_numbers(names):
         scale = _colour_scale([float(name) for name in names])
         colours = {name: scale.to_rgba(np.asarray(float(name))) for name in names}
         looks = {name: {"linestyle": "none", "marker": "o", "color": colour} for name, colour in colours.items()}
@@ -269,7 +269,7 @@ def _handles(axis: str | None, looks: Mapping[str, dict[str, Any]], cells: pd.Da
     """Lines of a legend: one for each value of an axis, and one for published numbers where cells have them."""
     from matplotlib.lines import Line2D
 
-    numeric = axis is not None and all(number(name) is not None for name in looks)
+    numeric = axis is not None and all_numbers(looks)
     head = f"{axis_title(axis)} = " if axis is not None and numeric else ""
     handles: list[Artist] = [Line2D([], [], label=head + value_words(name), **look) for name, look in looks.items()]
     if cells is not None and cells["published_mean"].notna().any():

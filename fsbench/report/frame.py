@@ -15,13 +15,13 @@ import pandas as pd
 from fsbench.papers.artefact import Artefact, Lines, Scatter, Table
 from fsbench.papers.collect import read
 from fsbench.report.statistics import NO_DIFFERENCE, difference, mean_std, pearson
-from fsbench.report.text import number, same_value, unit_scale
+from fsbench.report.text import parsed_number, same_value, unit_scale
 
 # Cells that are named for one reason; a table that was only begun would fill pages otherwise.
 _NAMED = 12
 
 
-def results_of(shows: Table | Lines | Scatter) -> dict[str, str]:
+def labels_of(shows: Table | Lines | Scatter) -> dict[str, str]:
     """The label of each result that a form shows."""
     if isinstance(shows, Table):
         return {shows.value: shows.label, **dict(shows.more)}
@@ -59,7 +59,7 @@ def unfold(runs: pd.DataFrame, axis: str, results: Iterable[str]) -> pd.DataFram
     }
     parts = [
         runs.assign(**{axis: strength}, **{result: runs.get(f"{result}_{strength}", math.nan) for result in results})
-        for strength in sorted((strength for strength in strengths if number(strength) is not None), key=float)
+        for strength in sorted((strength for strength in strengths if parsed_number(strength) is not None), key=float)
     ]
     # Run by run, as the frame has them.
     return pd.concat(parts).sort_index(kind="stable") if parts else runs.assign(**{axis: "-"})
@@ -73,7 +73,7 @@ def cell_frame(artefact: Artefact, runs: pd.DataFrame) -> pd.DataFrame:
     also the difference to the cell of its `baseline` and the test of it. Axes and results are categories in their
     declared order. `by_seed`, the values, is not in the CSV.
     """
-    shows, labels = artefact.shows, results_of(artefact.shows)
+    shows, labels = artefact.shows, labels_of(artefact.shows)
     axes = [*artefact.axes, *([shows.x] if isinstance(shows, Lines) and shows.x not in artefact.axes else [])]
     printed = published_numbers(artefact)
     long = runs[["seed", *axes, *labels]].melt(["seed", *axes], var_name="result")
@@ -131,7 +131,7 @@ Printed = tuple[str, Mapping[str, str], float, float]
 
 def published_numbers(artefact: Artefact) -> list[Printed]:
     """The paper's numbers, as shares and not in percent; an axis that the paper does not name is not in its cell."""
-    first = next(iter(results_of(artefact.shows)))
+    first = next(iter(labels_of(artefact.shows)))
     return [
         (
             published.value or first,

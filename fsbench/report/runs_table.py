@@ -13,7 +13,7 @@ import pandas as pd
 
 from fsbench.errors import UsageError, did_you_mean
 from fsbench.report.table import Grid, markdown, tabular
-from fsbench.report.text import csv_text, number
+from fsbench.report.text import csv_text, parsed_number
 
 if TYPE_CHECKING:
     from fsbench.runs.records import Measured
@@ -106,17 +106,15 @@ def mixed_keys(
 
     Where a choice (`model`) differs, the keys below it (`model.depth`) are not named too.
     """
-    keys = [key for key in [*choices, *configuration] if key not in {*by, *_NO_EXPERIMENT}]
-    found: dict[str, set[str]] = {key: set() for key in keys}
-    for line in _averaged(rows, by):
-        # Row by row into columns: a row is in the processor's cache while all of its keys are looked up.
-        for key, values in zip(keys, zip(*(map(row.get, keys) for row in line), strict=True), strict=True):
-            texts = _texts(values)
-            found[key] |= texts if len(texts) > 1 else set()
+    keys = [key for key in dict.fromkeys([*choices, *configuration]) if key not in {*by, *_NO_EXPERIMENT}]
+    texts = pd.DataFrame([[_text(row.get(key)) for key in keys] for row in rows], columns=keys)
+    lines = texts.groupby([[_text(row.get(name)) for row in rows] for name in by])
     mixed: dict[str, list[str]] = {}
-    for key, texts in found.items():
-        if texts and key.partition(".")[0] not in {"logger", *mixed} - {key}:
-            mixed[key] = sorted(texts, key=by_size)
+    for key in keys:
+        if key.partition(".")[0] not in {"logger", *mixed} - {key}:
+            different = texts[key][lines[key].transform("nunique") > 1]
+            if len(different):
+                mixed[key] = sorted(different.unique(), key=by_size)
     return mixed
 
 
@@ -207,15 +205,6 @@ def _differing(measurements: Sequence[Measured]) -> dict[str, set[str]]:
     return differing or ({"method": methods} if len(methods) > 1 else {})
 
 
-def _texts(values: Sequence[Any]) -> set[str]:
-    """The different ones as text; thousands of runs have few different values, and only those are put into words."""
-    try:
-        different: Iterable[Any] = {(type(value), value): value for value in values}.values()
-    except TypeError:  # lists
-        different = values
-    return set(map(_text, different))
-
-
 def _text(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
@@ -226,5 +215,5 @@ def _text(value: Any) -> str:
 
 def by_size(text: str) -> tuple[bool, float, str]:
     """Numbers in their order, before words in theirs."""
-    found = number(text)
+    found = parsed_number(text)
     return (True, 0.0, text) if found is None else (False, found, "")

@@ -242,7 +242,7 @@ def order_grid(comparisons: pd.DataFrame, decimals: int | None) -> Grid:
     return Grid(list(map(axis_words, shown)), shown.to_numpy().tolist(), left=shown.columns.get_loc("test") + 1)
 
 
-def summary(comparisons: pd.DataFrame) -> str:
+def order_summary(comparisons: pd.DataFrame) -> str:
     """One sentence that counts the comparisons with the baseline that the paper has too."""
     with_baseline = ~comparisons["comparison"].str.startswith("best: ")
     judged = comparisons[comparisons["same sign"].notna() & with_baseline]

@@ -21,7 +21,7 @@ def unit_scale(label: str) -> float:
     return 100.0 if "%" in label else 1.0
 
 
-def number(value: str) -> float | None:
+def parsed_number(value: str) -> float | None:
     """The number that a text is, if it is one."""
     try:
         return float(value)
@@ -29,9 +29,13 @@ def number(value: str) -> float | None:
         return None
 
 
+def all_numbers(values: Iterable[str]) -> bool:
+    return all(parsed_number(value) is not None for value in values)
+
+
 def same_value(one: str, other: str) -> bool:
     """Whether both are one value of an axis: 0.2 and 0.20 are the same number."""
-    return one == other or (number(one) is not None and number(one) == number(other))
+    return one == other or (parsed_number(one) is not None and parsed_number(one) == parsed_number(other))
 
 
 def significant(value: float, digits: int = 4) -> str:
@@ -216,5 +220,5 @@ def csv_text(frame: pd.DataFrame, digits: str | None = None) -> str:
 
 
 def _csv_cell(value: Any) -> Any:
-    formula = isinstance(value, str) and len(value) > 1 and value[0] in "=+-@\t\r" and number(value) is None
+    formula = isinstance(value, str) and len(value) > 1 and value[0] in "=+-@\t\r" and parsed_number(value) is None
     return f"'{value}" if formula else value

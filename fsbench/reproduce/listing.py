@@ -9,7 +9,7 @@ from pathlib import Path
 from fsbench.lines import aligned
 from fsbench.papers.artefact import Artefact, Computed
 from fsbench.reproduce.cost import Estimator
-from fsbench.reproduce.plan import Plan, PlannedRun, cells, deciding, distinct, scale_of
+from fsbench.reproduce.plan import Plan, PlannedRun, cells, deciding, runs_by_directory, scale_of
 from fsbench.reproduce.run import is_measured
 
 
@@ -95,9 +95,9 @@ def _count(artefact: Artefact, name: str) -> int:
     return count
 
 
-def summary(plans: Sequence[Plan]) -> str:
+def runs_left(plans: Sequence[Plan]) -> str:
     """`12 runs, 4 finished`, of what was asked for."""
-    runs = [*deciding(plans).values(), *(shared[0][1] for shared in distinct(plans).values())]
+    runs = [*deciding(plans).values(), *(shared[0][1] for shared in runs_by_directory(plans).values())]
     waiting = sum(run.waits is not None for plan in plans for run in plan.runs)
     return f"{len(runs) + waiting} runs, {sum(run.finished for run in runs)} finished"
 

@@ -300,7 +300,7 @@ def cells(artefact: Artefact, scale: Scale, chosen: Mapping[str, Values] = {}) -
     return found
 
 
-def distinct(plans: Sequence[Plan]) -> dict[Path, list[tuple[Plan, PlannedRun]]]:
+def runs_by_directory(plans: Sequence[Plan]) -> dict[Path, list[tuple[Plan, PlannedRun]]]:
     """The runs by directory: one that several artefacts have is there once."""
     found: dict[Path, list[tuple[Plan, PlannedRun]]] = {}
     for plan in plans:

@@ -15,7 +15,7 @@ from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line, port
 from fsbench.measuring.measures import Measure, chosen_measures
 from fsbench.measuring.record import Record, answers
 from fsbench.measuring.source import Source, find_source
-from fsbench.reproduce.plan import Plan, PlannedRun, deciding, distinct
+from fsbench.reproduce.plan import Plan, PlannedRun, deciding, runs_by_directory
 from fsbench.runs.directory import RunDirectory, RunIsBusy
 from fsbench.stop_signal import StopSignal, at_once
 from fsbench.training.outcome import Outcome, attempt, images_of, missing_images
@@ -118,7 +118,7 @@ def missing_tasks(plans: Sequence[Plan]) -> list[RunTask]:
     # What decides comes first: other runs wait for it. That a candidate diverges is an answer too.
     candidates = deciding(plans).values()
     tasks = [RunTask(run.directory, run.job) for run in candidates if not run.finished and not run.diverged]
-    for shared in distinct(plans).values():
+    for shared in runs_by_directory(plans).values():
         (_, run), *_ = shared
         measuring = {}
         for plan, planned in shared:

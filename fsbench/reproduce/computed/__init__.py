@@ -69,7 +69,7 @@ def is_computed(artefact: Computed, options: Mapping[str, Any], directory: Path)
         return False
 
 
-def compute(
+def compute_artefact(
     artefact: Computed, request: Request, directory: Path, say: Callable[[str], None], command: str
 ) -> list[Path]:
     """Call the function and record where its files come from.

@@ -32,7 +32,7 @@ class Minimum:
 
 
 @dataclass(frozen=True)
-class Step:
+class Iterate:
     """theta, the perturbation eps from it, and the update that follows."""
 
     theta: Tensor
@@ -66,10 +66,10 @@ def inverse_metric(method: str, theta: Tensor) -> list[Tensor] | None:
     return GEOMETRIES[method].inverse_metric([theta], [root_of_fisher], ["weight"], [0.0])
 
 
-def trajectory(method: str, start: tuple[float, float], rho: float, steps: int, literal: bool = False) -> list[Step]:
+def trajectory(method: str, start: tuple[float, float], rho: float, steps: int, literal: bool = False) -> list[Iterate]:
     """theta <- theta - lr grad l(theta + eps*); ends early where sigma + eps is no standard deviation any more."""
     theta = torch.tensor(start, dtype=torch.float64)
-    path: list[Step] = []
+    path: list[Iterate] = []
     for _ in range(steps):
         (eps,), _ = perturbation([gradient(theta, literal)], inverse_metric(method, theta), [rho])
         if float((theta + eps)[1]) <= 0:
@@ -77,7 +77,7 @@ def trajectory(method: str, start: tuple[float, float], rho: float, steps: int, 
         update = -LEARNING_RATE * gradient(theta + eps, literal)
         if float((theta + update)[1]) <= 0:
             break
-        path.append(Step(theta, eps, update))
+        path.append(Iterate(theta, eps, update))
         theta = theta + update
     return path
 
