@@ -57,11 +57,6 @@ def compose_jobs(
     return Composer(config_dir).jobs(overrides, multirun=multirun, primary=primary)
 
 
-def compose_text(overrides: Sequence[str], *, config_dir: str | None = None, primary: Primary = TRAIN) -> str:
-    """The composed configuration as YAML, its values not checked."""
-    return Composer(config_dir).text(overrides, primary=primary)
-
-
 def normalised(override: str) -> str:
     """Hydra's own docs teach `+experiment=`; the group is in our defaults list, so the plus has to go."""
     for group in ("experiment", "setup"):
