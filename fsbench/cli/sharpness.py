@@ -140,8 +140,8 @@ def _found(jobs: list[Job[SharpnessConfig]]) -> list[Source | UsageError]:
     unfinished = [one for one in found if isinstance(one, Unfinished)]
     if len(unfinished) == len(found):
         states = Counter(one.status for one in unfinished)
-        shown = ", ".join(f"{count} {status}" for status, count in sorted(states.items()))
-        raise UsageError("run", jobs[0].config.run if len(jobs) == 1 else "...", f"no run is finished ({shown})")
+        counted = ", ".join(f"{count} {status}" for status, count in sorted(states.items()))
+        raise UsageError("run", jobs[0].config.run if len(jobs) == 1 else "...", f"no run is finished ({counted})")
     places: dict[Path, Source] = {}
     for source in found:
         if isinstance(source, Source) and not source.is_run:

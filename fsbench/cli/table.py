@@ -75,10 +75,10 @@ def main(arguments: Sequence[str]) -> int:
     for line in runs_table.substitutes(rows, measures, records.measured):
         tell(f"note: {shortened(line)}")
     if absent:
-        shown = ", ".join(f"{count} of {len(rows)} runs lack {name}" for name, count in absent.items())
+        lack = ", ".join(f"{count} of {len(rows)} runs lack {name}" for name, count in absent.items())
         lacks = [row for row in rows if any(name not in records.measured[row["run"]] for name in absent)]
         command = _command(lacks, list(absent), listed=bool(options.where))
-        tell(f"note: {shown}; {command} measures them")
+        tell(f"note: {lack}; {command} measures them")
     if measures:
         tell(_DEVIATION)
     if unreadable := [str(path) for path in records.unreadable]:

@@ -118,8 +118,8 @@ def sweep(jobs: list[Job], stop: StopSignal) -> int:
     wrong = {"failed": counts["failed"], "are busy in another process": busy}
     if not any(wrong.values()):
         return 0
-    shown = ", ".join(f"{count} of {len(unique)} runs {how}" for how, count in wrong.items() if count)
-    tell(f"fsbench: {shown}; the same command runs what is missing")
+    counted = ", ".join(f"{count} of {len(unique)} runs {how}" for how, count in wrong.items() if count)
+    tell(f"fsbench: {counted}; the same command runs what is missing")
     return 2 if all(isinstance(outcome.failure, UsageError) for outcome in outcomes) else 3
 
 

@@ -163,8 +163,8 @@ def _by_result(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     return ((part["label"].iloc[0], part) for _, part in groups(frame, ["result"]))
 
 
-def _left_out(artefact: Artefact, frame: pd.DataFrame, shown: Sequence[str | None]) -> list[str]:
-    return [axis for axis in artefact.axes if axis not in shown and frame[axis].nunique() > 1]
+def _left_out(artefact: Artefact, frame: pd.DataFrame, used: Sequence[str | None]) -> list[str]:
+    return [axis for axis in artefact.axes if axis not in used and frame[axis].nunique() > 1]
 
 
 def _how(frame: pd.DataFrame) -> list[str]:
@@ -175,7 +175,7 @@ def _how(frame: pd.DataFrame) -> list[str]:
 def _scatter(artefact: Artefact, shows: Scatter, runs: pd.DataFrame) -> Parts:
     frame = correlations(artefact, shows, runs)
     has_paper = bool(frame["published_r"].notna().any())
-    several = len({tuple(line) for line in frame[list(shows.panels)].itertuples(index=False)}) > 1
+    one_panel = not shows.panels or len(frame[list(shows.panels)].drop_duplicates()) == 1
     lines, facts = [], []
     for line in frame.to_dict("records"):
         r, paper = ("-" if math.isnan(line[key]) else f"{line[key]:.3f}" for key in ("r", "published_r"))
@@ -183,7 +183,7 @@ def _scatter(artefact: Artefact, shows: Scatter, runs: pd.DataFrame) -> Parts:
         names = [line[axis] for axis in shows.panels]
         lines.append([*names, line["label"], r, interval, str(line["n"]), *([paper] if has_paper else [])])
         if paper != "-":
-            of = f" ({', '.join(names)})" if several else ""
+            of = "" if one_panel else f" ({', '.join(names)})"
             facts.append(f"{line['label']}{of} {paper}")
     head = [*map(axis_words, shows.panels), "measure", "r", "95 % interval", "n", *(["paper"] if has_paper else [])]
     return Parts(

@@ -65,7 +65,7 @@ def _dots(
     axes: Axes, part: pd.DataFrame, names: Sequence[str], last: str | None, column: str, looks: Mapping[str, LineStyle]
 ) -> None:
     share = _METHOD / (_METHOD * len(looks) + _BETWEEN)  # of a row's height that a method has
-    shown: list[float] = []
+    drawn_values: list[float] = []
     for i, name in enumerate(names):
         if i:
             axes.axhline(i - 0.5, color="#D9D9D9", linewidth=0.5, zorder=0)
@@ -82,10 +82,10 @@ def _dots(
                     half = std if math.isfinite(std) else 0.0
                     bar: dict[str, Any] = {"elinewidth": 0.8, "ecolor": look.colour, "capsize": 0}
                     axes.errorbar([mean], [place], xerr=[half] if half else None, **look_of, **bar)
-                    shown += [mean - half, mean + half]
+                    drawn_values += [mean - half, mean + half]
     means = [*part["mean"], *part["published_mean"]]
-    if shown:
-        axes.set_xlim(_limits(shown, means, axes.set_xscale))
+    if drawn_values:
+        axes.set_xlim(_limits(drawn_values, means, axes.set_xscale))
     axes.set_yticks(range(len(names)), [value_words(name) for name in names])
     axes.spines["left"].set_visible(last is not None)
     axes.tick_params(axis="y", length=0)
@@ -123,7 +123,7 @@ def _lines(
     numeric = all_numbers(values)
     scale = unit_scale(shows.x_label)
     places = {value: scale * float(value) if numeric else float(i) for i, value in enumerate(values)}
-    shown: list[float] = []
+    drawn_values: list[float] = []
     for rank, (name, look) in enumerate(looks.items()):
         line = part[part[shows.lines] == name] if shows.lines else part
         line = line.assign(place=[places[value] for value in line[shows.x]]).sort_values("place")
@@ -141,9 +141,9 @@ def _lines(
         paper = line["published_mean"].dropna()
         if len(paper):
             axes.plot(x[paper.index], paper, **look.hollow())
-        shown += [*low, *high, *means, *paper]
-    if any(map(math.isfinite, shown)):
-        axes.set_ylim(_limits(shown, part["mean"], axes.set_yscale))
+        drawn_values += [*low, *high, *means, *paper]
+    if any(map(math.isfinite, drawn_values)):
+        axes.set_ylim(_limits(drawn_values, part["mean"], axes.set_yscale))
     axes.set_xlabel(shows.x_label)
     if not numeric:
         _mark_values(axes, list(places.values()), [value_words(value) for value in values], across)
@@ -283,9 +283,9 @@ def _spans_decades(values: Iterable[float]) -> bool:
     return bool(finite) and min(finite) > 0 and math.log10(max(finite) / min(finite)) >= _DECADES
 
 
-def _limits(shown: Iterable[float], means: Iterable[float], set_scale: Any) -> tuple[float, float]:
+def _limits(drawn_values: Iterable[float], means: Iterable[float], set_scale: Any) -> tuple[float, float]:
     """Limits of an axis that show all values; it is made logarithmic where the means ask for that."""
-    finite = [value for value in shown if math.isfinite(value)]
+    finite = [value for value in drawn_values if math.isfinite(value)]
     if logarithmic := _spans_decades(means):
         set_scale("log")
         least = min(mean for mean in means if math.isfinite(mean))

@@ -76,8 +76,8 @@ def mean_text(mean: float, std: float, decimals: int | None) -> str:
         largest = max(abs(mean), std)
         if largest and not 1e-4 <= largest < 1e6:
             return f"{mean:.3e} ± {std:.1e}"
-        shown = [digits - 1 - _exponent(value) for value, digits in ((mean, 4), (std, 2)) if value]
-        decimals = min(6, max([0, *shown]))
+        needed = [digits - 1 - _exponent(value) for value, digits in ((mean, 4), (std, 2)) if value]
+        decimals = min(6, max([0, *needed]))
     return f"{mean:.{decimals}f} ± {std:.{decimals}f}"
 
 

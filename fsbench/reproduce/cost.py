@@ -98,12 +98,12 @@ def operations(config: TrainConfig) -> float:
 
     from fsbench.models import build_model
 
-    counts, without_weights = config.dataset.counts, {"checkpoint": None, "pretrained": False}
+    counts = config.dataset.counts
     assert counts is not None
     side = config.augment.image_size(config.dataset.image_size)
     shape = counts.shape if side is None else (counts.shape[0], side, side)
-    options = type(config.model).model_fields
-    model = config.model.model_copy(update={k: v for k, v in without_weights.items() if k in options})
+    weights = type(config.model).model_fields.keys() & {"checkpoint", "pretrained"}
+    model = config.model.model_copy(update=dict.fromkeys(weights))
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         network = build_model(model, shape, counts.classes).eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -105,7 +105,7 @@ def settings_cuts(published: Job[SharpnessConfig] | None, run: Job[SharpnessConf
     for key, value in ours.items():
         if key in _MEASURED_WITH or key == "dataset" or theirs[key] == value:
             continue
-        here, there = _shown(value), _shown(theirs[key])
+        here, there = _value_text(value), _value_text(theirs[key])
         if key == "samples":
             here, there = (f"{n:,}" if n is not None else "all" for n in (value, theirs[key]))
             yield f"Measured on {here} images instead of {there}."
@@ -157,7 +157,7 @@ def _value(key: str, value: Any, config: TrainConfig) -> str:
         return "all" if known is None else f"{known.train - config.dataset.validation:,}"
     if key == "trainer.max_steps" and value is None:
         return "all"
-    return _shown(value)
+    return _value_text(value)
 
 
 _SENTENCES = {
@@ -175,5 +175,5 @@ def _listed(by_axis: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"{axis} {', '.join(values)}" for axis, values in by_axis.items() if values)
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else override_value(value)

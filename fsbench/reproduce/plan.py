@@ -121,11 +121,11 @@ class Candidates:
     def __str__(self) -> str:
         """The cell, what was chosen for it, and the accuracies."""
         cell = " ".join(value for axis, value in self.cell.run.items() if axis not in dict(self.choice.where))
-        shown = [
+        ended = ", ".join(
             f"{value}: {'diverged' if found is None else f'{100 * found:.2f} %'}"
             for value, found in self.accuracies.items()
-        ]
-        return f"{cell} {self.value or 'not yet'}" + (f" ({', '.join(shown)})" if shown else "")
+        )
+        return f"{cell} {self.value or 'not yet'}" + (f" ({ended})" if ended else "")
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def computed_cuts(artefact: Computed, options: Mapping[str, Any]) -> tuple[str, 
     """The options that are not as published, a sentence each."""
     published = artefact.options.get("paper", {})
     return tuple(
-        f"{key[0].upper()}{key[1:]}: {_shown(value)} instead of {_shown(published[key])}."
+        f"{key[0].upper()}{key[1:]}: {_value_text(value)} instead of {_value_text(published[key])}."
         for key, value in options.items()
         if key in published and published[key] != value
     )
@@ -103,7 +103,7 @@ def compute_artefact(
     return [*paths, write_provenance(directory, record)]
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if value is None:
         return "all"
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
