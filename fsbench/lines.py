@@ -26,7 +26,7 @@ def shown_on_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-def aligned(rows: Sequence[Sequence[str]], right: Container[int]) -> Iterator[str]:
+def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> Iterator[str]:
     """Rows of cells as lines, each column as wide as its widest cell.
 
     Args:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 from fsbench.errors import FsbenchError, Interrupted, UsageError, bad_input, did_you_mean, one_line, traceback_wanted
-from fsbench.lines import flushed, steady_streams, tell
+from fsbench.lines import aligned, flushed, steady_streams, tell
 from fsbench.plugins import load_plugins, name_plugins, taken_out
 from fsbench.stop_signal import AtOnce, at_once, too_late
 
@@ -101,8 +101,7 @@ def _dispatch(arguments: list[str]) -> int:
         load_plugins()
         return complete(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        width = max(map(len, COMMANDS))
-        lines = (f"  {name:{width}}  {line}" for name, (_, line) in COMMANDS.items())
+        lines = aligned([(f"  {name}", line) for name, (_, line) in COMMANDS.items()])
         print(HELP.format(commands="\n".join(lines)), end="")
         return 0
     command, *rest = arguments

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import pkgutil
 import textwrap
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -112,13 +113,7 @@ class Component(Options):
     @classmethod
     def built_by(cls) -> Any:
         """The function that builds it, imported now."""
-        if not isinstance(cls.builder, str):
-            return cls.builder
-        module, _, name = cls.builder.partition(":")
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-        return found
+        return pkgutil.resolve_name(cls.builder) if isinstance(cls.builder, str) else cls.builder
 
     @classmethod
     def as_node(cls) -> dict[str, Any]:

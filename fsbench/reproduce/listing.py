@@ -72,15 +72,17 @@ def list_lines(known: Sequence[Artefact | Computed], scales: Sequence[str], resu
     Runs are counted from the declaration, with those that decide on values of others. What they cost and which of them
     are done takes a plan.
     """
-    width = max((len(artefact.name) for artefact in known), default=0)
+    rows = []
     for artefact in known:
         made = results_dir / artefact.name
         where = f" ({made})" if made.is_dir() else ""
         if isinstance(artefact, Computed):
-            yield f"{artefact.name:{width}}  {artefact.title}: computed, no training{where}"
-            continue
-        runs = (f"{scale} {count}" for scale in scales if (count := _count(artefact, scale)))
-        yield f"{artefact.name:{width}}  {artefact.title}: {', '.join(runs)} runs{where}"
+            what = "computed, no training"
+        else:
+            runs = (f"{scale} {count}" for scale in scales if (count := _count(artefact, scale)))
+            what = f"{', '.join(runs)} runs"
+        rows.append((artefact.name, f"{artefact.title}: {what}{where}"))
+    return aligned(rows)
 
 
 def _count(artefact: Artefact, name: str) -> int:
