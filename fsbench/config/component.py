@@ -128,8 +128,8 @@ class Component(Options):
         return {**plain, **cls.node}
 
     def __reduce__(self) -> Any:
-        # The class of a user's component is there once the plugin is read.
-        return (_revived, (self.group, self.model_dump())) if self.source else super().__reduce__()
+        # By name: the class of a user's component is there once the plugin is read.
+        return _revived, (self.group, self.model_dump())
 
     def arguments(self) -> dict[str, Any]:
         """Its own options, without those that its whole group has."""

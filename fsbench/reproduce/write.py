@@ -181,7 +181,7 @@ def _run(run: PlannedRun) -> dict[str, Any]:
 def _measuring_seconds(plan: Plan, run: PlannedRun) -> float:
     """Of what the artefact shows; the columns of one measure have its time each."""
     with suppress(Unreadable):
-        return sum(next(iter(entries.values()))["seconds"] for _, entries in plan.measured(run) if entries)
+        return sum((next(iter(entries.values()))["seconds"] for _, entries in plan.measured(run) if entries), 0.0)
     return 0.0
 
 
