@@ -203,7 +203,7 @@ class _Work:
                 if outcome.busy:
                     self.busy += 1
                     self.reasons[path] = outcome.reason
-                elif outcome.reason and not (path in candidates and isinstance(outcome.untrained, Diverged)):
+                elif outcome.reason and not (path in candidates and isinstance(outcome.trained.failure, Diverged)):
                     self.failed += 1
                     self.reasons[path] = outcome.reason
                 left.discard(path)
@@ -229,7 +229,7 @@ class _Work:
 
     def _refuse_bad_input(self, outcomes: Sequence[RunOutcome], tasks: Sequence[RunTask]) -> None:
         """Raise UsageError where there is nothing to show but bad input: at once if no run has other images."""
-        failure = outcomes[0].untrained
+        failure = outcomes[0].trained.failure
         last = len(outcomes) == len(tasks) or (outcomes[0].no_data and len({task.data for task in tasks}) == 1)
         finished = any(run.finished for plan in self.plans for run in plan.runs)
         if last and not finished and isinstance(failure, UsageError):

@@ -5,55 +5,52 @@ from __future__ import annotations
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fsbench import __version__
 from fsbench.config.compose import Job
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
-from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line, portable, traceback_wanted
+from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line, traceback_wanted
 from fsbench.measuring.measures import Measure, chosen_measures
 from fsbench.measuring.record import Record, answers
 from fsbench.measuring.source import Source, find_source
 from fsbench.reproduce.plan import Plan, PlannedRun, deciding, runs_by_directory
-from fsbench.runs.directory import RunDirectory, RunIsBusy
+from fsbench.runs.directory import RunDirectory
 from fsbench.stop_signal import StopSignal, at_once
-from fsbench.training.outcome import Outcome, attempt, images_of, missing_images
+from fsbench.training.outcome import Outcome, attempt, images_of
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """The end of a task: a line for a reader, and what failed, if anything did.
+    """The end of a task.
 
     Args:
-        untrained: why there is no trained network.
+        line: for a reader.
+        trained: how the training ended.
         unmeasured: why a measure is missing, by its name.
     """
 
     task: RunTask
     line: str
-    untrained: BaseException | None = None
+    trained: Outcome
     unmeasured: tuple[tuple[str, str], ...] = ()
 
     @property
     def reason(self) -> str:
         """The failures, in a line; empty where there are none."""
-        if self.untrained is not None:
-            return one_line(self.untrained)
+        if self.trained.failure is not None:
+            return one_line(self.trained.failure)
         return "; ".join(f"{name}: {what}" for name, what in self.unmeasured)
 
     @property
     def no_data(self) -> UsageError | None:
         """The fault of the images, if it failed of that."""
-        return missing_images(self.untrained)
+        return self.trained.no_data
 
     @property
     def busy(self) -> bool:
         """Another process is at work on the run."""
-        return isinstance(self.untrained, RunIsBusy)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return RunOutcome, (self.task, self.line, portable(self.untrained), self.unmeasured)
+        return self.trained.busy
 
 
 @dataclass(frozen=True)
@@ -81,10 +78,8 @@ class RunTask:
 
     def trained(self, outcome: Outcome, stop: StopSignal) -> RunOutcome:
         """Measure what is missing, once the training ended so. Raises Interrupted."""
-        if isinstance(outcome.failure, UsageError):
-            return self.failed(outcome.failure)
         if outcome.failure is not None:
-            return RunOutcome(self, outcome.line, untrained=outcome.failure)
+            return RunOutcome(self, outcome.line, outcome)
         computed = 0
         unmeasured: dict[str, str] = {}
         for job in self.measuring:
@@ -95,10 +90,11 @@ class RunTask:
             unmeasured |= failed
         line = outcome.line + (f", {computed} measure{'s' * (computed > 1)}" if computed else "")
         line += "".join(f"; {name} failed, {reason}" for name, reason in unmeasured.items())
-        return RunOutcome(self, line, unmeasured=tuple(unmeasured.items()))
+        return RunOutcome(self, line, outcome, tuple(unmeasured.items()))
 
     def failed(self, failure: FsbenchError) -> RunOutcome:
-        return RunOutcome(self, f"{self.directory.path}: failed, {failure}", untrained=failure)
+        line = f"{self.directory.path}: failed, {failure}"
+        return RunOutcome(self, line, Outcome("failed", line, failure))
 
     def _measured(self, job: Job[SharpnessConfig]) -> tuple[int, dict[str, str]]:
         try:
