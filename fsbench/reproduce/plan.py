@@ -191,17 +191,31 @@ def make_plan(artefact: Artefact, request: Request, composer: Composer) -> Plan:
     """
     config, choice = request.config, artefact.choice
     scale = scale_of(artefact, config.scale)
+    experiment = f"experiment={artefact.experiment}"
     stood_for = _stood_for(artefact, request)
     chosen = {key: values for key, values in request.chosen.items() if key in artefact.axes}
     if stood_for:
         chosen["dataset"] = (stood_for,)
     asked = _asked(artefact, request)
-    given = tuple(word for word in asked if choice and word.startswith(f"{choice.key}="))
     # What a folder of images would not compose without.
     folder = [word for word in asked if word.startswith(("dataset.root=", "dataset.label="))]
+    given = tuple(word for word in asked if choice and word.startswith(f"{choice.key}="))
+    validation = [word.partition("=")[2] for word in asked if word.startswith("dataset.validation=")]
     seeds = range(config.seeds or scale.seeds or artefact.seeds)
     data_dir, progress = f"data_dir={quoted(config.data_dir)}", f"progress={str(config.progress).lower()}"
     places = (f"runs_dir={quoted(config.runs_dir)}", data_dir, f"trainer.device={config.device}", f"trainer.{progress}")
+
+    def line_of(cell: Cell) -> tuple[list[str], Values]:
+        """The command line of a cell, and which words of it hold for every cell that has their keys."""
+        line = [experiment, *cell.overrides, *places]
+        if stood_for:
+            ours = Cell(cell.values, {**cell.run, "dataset": request.chosen["dataset"][0]}, cell.extra)
+            theirs = composer.job([experiment, *cell.overrides])
+            line = [experiment, *ours.overrides, *places]
+            line += _tuned(theirs, composer.job([*line, *asked]))
+        own = _of_cell(line, asked, composer)
+        also = (word for where, words in scale.also if cell.has(where) for word in words)
+        return [*line, *scale.overrides, *also, *own], own
 
     def planned(cell: Cell, seed: int, line: Sequence[str], waits: str | None = None) -> PlannedRun:
         job = composer.job([*line, f"seed={seed}"])
@@ -211,19 +225,11 @@ def make_plan(artefact: Artefact, request: Request, composer: Composer) -> Plan:
     choosing: list[Candidates] = []
     published: list[Values] = []
     for cell in cells(artefact, scale, chosen):
-        experiment = f"experiment={artefact.experiment}"
-        as_published = (experiment, *cell.overrides)
-        line = [*as_published, *places]
-        if stood_for:
-            ours = Cell(cell.values, {**cell.run, "dataset": request.chosen["dataset"][0]}, cell.extra)
-            line = [experiment, *ours.overrides, *places]
-            line += _tuned(composer.job(as_published), composer.job([*line, *asked]))
-        own = _of_cell(line, asked, composer)
-        line += [*scale.overrides, *(word for where, words in scale.also if cell.has(where) for word in words), *own]
+        line, own = line_of(cell)
         settled, waits = tuple(word for word in own if word in given), None
         if choice is not None and cell.has(dict(choice.where)) and not given:
-            told = [word.partition("=")[2] for word in asked if word.startswith("dataset.validation=")]
-            held_out = int(told[-1]) if told and told[-1].isdigit() else scale.held_out or choice.held_out
+            told = int(validation[-1]) if validation and validation[-1].isdigit() else None
+            held_out = scale.held_out or choice.held_out if told is None else told
             aside = [*line, f"dataset.validation={held_out}"]
             values = scale.candidates or choice.values
             candidates = tuple((value, planned(cell, 0, [*aside, f"{choice.key}={value}"])) for value in values)
@@ -231,7 +237,8 @@ def make_plan(artefact: Artefact, request: Request, composer: Composer) -> Plan:
             waits = choosing[-1].waits
             settled = () if waits else (f"{choice.key}={choosing[-1].value}",)
             line += settled
-        published.append((*as_published, *(folder if cell.run.get("dataset") == "folder" else ()), *settled))
+        needed = folder if cell.run.get("dataset") == "folder" else ()
+        published.append((experiment, *cell.overrides, *needed, *settled))
         runs += [planned(cell, seed, line, waits) for seed in seeds]
     for word in asked:
         if not any(word in run.job.overrides for run in runs):
