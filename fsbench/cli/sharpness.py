@@ -108,7 +108,7 @@ def _sweep(jobs: list[Job[SharpnessConfig]]) -> int:
     outcomes: list[SharpnessOutcome] = []
     try:
         for job, source in zip(jobs, found, strict=True):
-            outcomes.append(_attempt(source, job.config))
+            outcomes.append(_outcome_of(source, job.config))
             first, *rest = outcomes[-1].lines
             say("\n".join([f"[{len(outcomes)}/{len(jobs)}] {first}", *rest]))
     finally:
@@ -152,7 +152,7 @@ def _found(jobs: list[Job[SharpnessConfig]]) -> list[Source | UsageError]:
     return found
 
 
-def _attempt(source: Source | UsageError, config: SharpnessConfig) -> SharpnessOutcome:
+def _outcome_of(source: Source | UsageError, config: SharpnessConfig) -> SharpnessOutcome:
     from fsbench.measuring.source import Unfinished
 
     if isinstance(source, Unfinished):
