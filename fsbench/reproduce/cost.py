@@ -39,8 +39,9 @@ class Estimator:
         self._speed = _GPU if cuda else _CPU_THREAD * threads
         each, where = (_GPU, "on a GPU") if cuda else (_CPU_THREAD, f"for each of {threads} CPU threads")
         self.basis = f"{each / 1e9:,g} GFLOP/s {where}"
-        self._operations: dict[str, float] = {}
-        self._measured: dict[str, float] = {}  # seconds of a pass of finished runs
+        # Seconds of a pass, by kind: of finished runs, and as assumed.
+        self._measured: dict[str, float] = {}
+        self._assumed: dict[str, float] = {}
         for directory in run_directories(runs_dir):
             try:
                 summary = read_json(directory / "summary.json")
@@ -53,9 +54,9 @@ class Estimator:
 
     def training(self, config: TrainConfig) -> Cost:
         """Steps, by the passes of each; evaluations are left out."""
-        if (images := _images_of_an_epoch(config.dataset)) is None:
+        options, images = config.trainer, _images_of_an_epoch(config.dataset)
+        if images is None:
             return Cost(None, math.nan)
-        options = config.trainer
         whole, rest = divmod(images, options.batch_size)
         steps = (whole + (rest > 1)) * options.epochs
         steps = min(steps, 2 if options.fast_dev_run else options.max_steps or steps)
@@ -64,12 +65,12 @@ class Estimator:
 
     def measuring(self, config: TrainConfig, sharpness: SharpnessConfig) -> float:
         """Seconds of all measures: a gradient for each image and class, or what the measure is told."""
-        if config.dataset.counts is None or (images := _images_of_an_epoch(config.dataset)) is None:
+        counts, images = config.dataset.counts, _images_of_an_epoch(config.dataset)
+        if counts is None or images is None:
             return math.nan
         told = {"trace_hutchinson": 2 * sharpness.probes, "eigenvalues": 100 * sharpness.eigenvalues,
                 "worst_case": sharpness.ascent_steps + 1}  # fmt: skip
-        classes = config.dataset.counts.classes
-        gradients = sum(told.get(one.name, classes) for one in chosen_measures(sharpness.measures))
+        gradients = sum(told.get(one.name, counts.classes) for one in chosen_measures(sharpness.measures))
         drawn = min(sharpness.samples or images, images)
         return gradients * drawn * self._pass(config)[0] / config.trainer.batch_size
 
@@ -78,15 +79,14 @@ class Estimator:
         kind = _kind(config.model_dump(mode="json"))
         if kind in self._measured:
             return self._measured[kind], True
-        if kind not in self._operations:
-            self._operations[kind] = operations(config)
-        # Forward and backward are three times the work of forward.
-        return 3 * self._operations[kind] * config.trainer.batch_size / self._speed, False
+        if kind not in self._assumed:
+            # Forward and backward are three times the work of forward.
+            self._assumed[kind] = 3 * operations(config) * config.trainer.batch_size / self._speed
+        return self._assumed[kind], False
 
 
 def passes(optimizer: Mapping[str, Any]) -> float:
-    """Forward-backward passes over the batch that a step takes."""
-    # Gradients of single examples, or of sampled labels, are a pass of their own.
+    """Forward-backward passes over the batch that a step takes; those for single examples, or labels, are one more."""
     method: Any = components("optimizer")[optimizer["name"]]
     return method.passes + (optimizer.get("fisher", "batch") != "batch")
 
@@ -121,7 +121,6 @@ def _images_of_an_epoch(options: DatasetOptions) -> int | None:
 def _kind(config: Mapping[str, Any]) -> str:
     """Of runs whose passes take the same time."""
     model = {key: value for key, value in config["model"].items() if key not in ("checkpoint", "pretrained")}
-    data = components("dataset").get(config["dataset"]["name"])
-    counts = getattr(data, "counts", None)
-    others = [counts and counts.shape, config["dataset"]["image_size"], config["augment"].get("size")]
-    return json.dumps([model, *others, config["trainer"]["batch_size"], config["trainer"]["precision"]], sort_keys=True)
+    data, trainer = config["dataset"], config["trainer"]
+    others = [data["name"], data["image_size"], config["augment"].get("size"), trainer["batch_size"]]
+    return json.dumps([model, *others, trainer["precision"]], sort_keys=True)
