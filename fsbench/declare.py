@@ -133,7 +133,6 @@ def optimizer(name: str, given: Any, *, passes: float = 2, title: str | None = N
         title: what tables call it.
         stackable: whether a population can train it; a geometry can.
     """
-
     from fsbench.geometries import Geometry
 
     facts: dict[str, Any] = {"passes": passes, "title": title, "stackable": stackable, "recordable": False}
@@ -275,7 +274,6 @@ def measure(name: str, function: Any, *, column: str | None = None, whole: bool 
         column: of tables; None: the name.
         whole: whether it takes all images of the split, not the `samples` drawn from it.
     """
-
     from fsbench.measuring.measures import Measure, add_measure
 
     _declare("measure", name, function, function, 1)

@@ -21,6 +21,15 @@ _GROUPS = {
     "model": "Network", "optimizer": "Method", "base": "Base optimizer", "schedule": "Schedule",
     "augment": "Augmentation",
 }  # fmt: skip
+_SENTENCES = {
+    "dataset": "Data set: {}",
+    "trainer.epochs": "Trained for {} epochs",
+    "trainer.batch_size": "Batches of {} images",
+    "trainer.max_steps": "Training stopped after {} steps",
+    "dataset.subset": "Trained on {} images",
+    "dataset.validation": "{} images held out for validation",
+    **{group: f"{words}: {{}}" for group, words in _GROUPS.items()},
+}
 # These go without saying where the data set is named; the last two unless it is the same.
 _OF_THE_DATASET = ("name", "label", "root", "in_memory", "mean", "std")
 # Stands for the paper's value of a key that belongs to a choice of our own.
@@ -158,17 +167,6 @@ def _value(key: str, value: Any, config: TrainConfig) -> str:
     if key == "trainer.max_steps" and value is None:
         return "all"
     return _value_text(value)
-
-
-_SENTENCES = {
-    "dataset": "Data set: {}",
-    "trainer.epochs": "Trained for {} epochs",
-    "trainer.batch_size": "Batches of {} images",
-    "trainer.max_steps": "Training stopped after {} steps",
-    "dataset.subset": "Trained on {} images",
-    "dataset.validation": "{} images held out for validation",
-    **{group: f"{words}: {{}}" for group, words in _GROUPS.items()},
-}
 
 
 def _listed(by_axis: Mapping[str, Sequence[str]]) -> str:
