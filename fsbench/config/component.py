@@ -129,7 +129,7 @@ class Component(Options):
 
     def __reduce__(self) -> Any:
         # By name: the class of a user's component is there once the plugin is read.
-        return _revived, (self.group, self.model_dump())
+        return _GROUPS[self.group].model_validate, (self.model_dump(),)
 
     def arguments(self) -> dict[str, Any]:
         """Its own options, without those that its whole group has."""
@@ -164,7 +164,3 @@ def offer() -> None:
     for group in _DECLARED_IN.keys() - {"measure"}:
         for name in offered(group):
             ConfigStore.instance().store(name, components(group)[name].as_node(), group, provider="fsbench")
-
-
-def _revived(group: str, values: dict[str, Any]) -> Component:
-    return group_of(group).model_validate(values)

@@ -90,7 +90,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def figure(width: float = COLUMN, height: float = 2.4) -> Figure:
+def figure(width: float, height: float) -> Figure:
     """An empty figure of so many inches with constrained layout, without pyplot; add to it inside `style()`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
