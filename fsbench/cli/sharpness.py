@@ -78,9 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_composed("fsbench sharpness", arguments)
     if show_instead(options, HELP, SHARPNESS):
         return 0
-    jobs = compose_jobs(
-        options.overrides, multirun=options.multirun, config_dir=options.config_dir, primary=SHARPNESS
-    )  # fmt: skip
+    jobs = compose_jobs(options.overrides, multirun=options.multirun, config_dir=options.config_dir, primary=SHARPNESS)
     for job in jobs:
         chosen_measures(job.config.measures)
     if options.multirun:

@@ -101,9 +101,7 @@ def sweep(jobs: list[Job], stop: StopSignal) -> int:
     config = unique[0].config
     if any(job.config.executor != config.executor for job in unique):
         raise UsageError("executor", "...", "a sweep is carried out by one executor")
-    executor = build_executor(
-        config.executor, device=config.trainer.device, runs_dir=Path(config.runs_dir), stop=stop
-    )  # fmt: skip
+    executor = build_executor(config.executor, device=config.trainer.device, runs_dir=Path(config.runs_dir), stop=stop)
     outcomes: list[Outcome] = []
     try:
         for outcome in executor.run([TrainingTask(job) for job in unique]):
