@@ -191,9 +191,7 @@ def _measured(source: Source, config: SharpnessConfig) -> SharpnessOutcome:
     if missing:
         fresh, failed = _computed(source, config, missing, record)
         entries |= fresh
-    asked = {
-        column: entries[column] for one in chosen if one.name not in failed for column in one.columns_of(config)
-    }  # fmt: skip
+    asked = {column: entries[column] for one in chosen if one.name not in failed for column in one.columns_of(config)}
     refused = all("refused" in entry for entry in asked.values())
     status = "failed" if failed else "refused" if refused else "measured" if missing else "already measured"
     lines = _lines(source, asked, len(chosen), len(missing))
