@@ -63,6 +63,7 @@ ALLOWED = {
         "plugins",
     },
     "reproduce": {
+        "lines",
         "distributed",
         "stop_signal",
         "config",

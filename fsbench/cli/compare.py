@@ -15,9 +15,10 @@ from fsbench.compare.plan import Comparison, Run, make_comparison
 from fsbench.config.compose import Composer
 from fsbench.config.primary import COMPARE
 from fsbench.errors import Interrupted, UsageError
-from fsbench.lines import say, tell
-from fsbench.reproduce.cost import Estimator, duration
-from fsbench.reproduce.provenance import trained_with, without_places, write_provenance
+from fsbench.lines import aligned, say, tell
+from fsbench.reproduce.cost import Estimator
+from fsbench.reproduce.listing import duration
+from fsbench.reproduce.write import trained_with, without_places, write_provenance
 from fsbench.runs.directory import refuse_unwritable
 from fsbench.runs.provenance import provenance
 from fsbench.stop_signal import StopSignal, stop_signal
@@ -138,18 +139,17 @@ def _plan_lines(comparison: Comparison) -> list[str]:
 
     config = comparison.config
     estimator = Estimator(config.device, Path(config.runs_dir))
-    lines, seconds = [], 0.0
+    rows: list[tuple[str, ...]] = [("method", "trials", "seeds", "to train", "steps", "passes", "a run")]
+    seconds = 0.0
     for cell in comparison.cells:
         cost = estimator.training(cell.job.config)
         finals = list(comparison.runs(cell).values()) if cell.searched else []
-        count = len(cell.trials) + len(comparison.seeds)
-        left = count - sum(run.ended for run in (*(run for _, run in cell.trials), *finals))
+        left = len(cell.trials) + config.seeds - sum(run.ended for run in (*(run for _, run in cell.trials), *finals))
         seconds += left * cost.seconds
         steps = "?" if cost.steps is None else f"{cost.steps:,}"
-        lines.append(
-            f"{cell}: {len(cell.trials)} trials and {len(comparison.seeds)} seeds, {left} to train, {steps} steps "
-            f"of {cell.passes:g} passes each, {duration(cost.seconds)} a run"
-        )  # fmt: skip
+        counts = (len(cell.trials), config.seeds, left, steps, f"{cell.passes:g}", duration(cost.seconds))
+        rows.append((str(cell), *map(str, counts)))
+    lines = [*aligned(rows, right=range(1, len(rows[0])))]
     lines.append(f"about {duration(seconds)} in all; speed assumed where no run is finished: {estimator.basis}")
     count = len(comparison.pairs) * len({tuple(cell.setting.items()) for cell in comparison.cells})
     effect = detectable_effect(config.seeds, LEVEL / count)
