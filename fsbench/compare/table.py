@@ -12,7 +12,7 @@ import pandas as pd
 from fsbench.compare.plan import Cell, Comparison, Run
 from fsbench.report.statistics import mean_std
 from fsbench.report.table import Grid, markdown
-from fsbench.report.text import axis_words, csv_text, difference_text, mean_text, p_text
+from fsbench.report.text import axis_words, csv_text, difference_text, mean_text, p_text, share_text
 from fsbench.report.verdicts import HOW_TO_READ, judged, paired
 from fsbench.runs.atomic import write_text
 
@@ -117,7 +117,7 @@ class Findings:
             "n": f"{row['n']}",
             f"difference{self._unit}": shown("difference"),
             "95 % interval": "-" if math.isnan(row["low"]) else f"{shown('low')} to {shown('high')}",
-            "P(A > B)": "-" if math.isnan(row["superiority"]) else f"{row['superiority']:.2f}",
+            "P(A > B)": share_text(row["superiority"]),
             "p (Holm)": p_text(row["p"]),
             f"detectable{self._unit}": mean_text(self._scale * row["detectable"], math.nan, self._decimals),
         }

@@ -51,12 +51,12 @@ class Comparison:
     verdict: str = ""
 
 
-def paired(one: Mapping[int, float], other: Mapping[int, float], delta: float) -> Comparison:
+def paired(one: Mapping[int, float], other: Mapping[int, float], delta: float = math.nan) -> Comparison:
     """`one` less `other` over the seeds that both have; its p-values are not corrected, and it has no verdict yet.
 
     Args:
         one, other: value by seed.
-        delta: half-width of what counts as equivalent, in the unit of the values.
+        delta: half-width of what counts as equivalent, in the unit of the values; NaN: nothing does.
     """
     from scipy import stats
 
@@ -71,15 +71,28 @@ def paired(one: Mapping[int, float], other: Mapping[int, float], delta: float) -
         return Comparison(n, mean, superiority=superiority)
     tested = stats.ttest_1samp(differences, 0.0)
     low, high = tested.confidence_interval(1 - LEVEL)
-    above = stats.ttest_1samp(differences, -delta, alternative="greater").pvalue
-    below = stats.ttest_1samp(differences, delta, alternative="less").pvalue
-    return Comparison(n, mean, float(low), float(high), superiority, float(tested.pvalue), max(above, below), std)
+    tost = math.nan
+    if not math.isnan(delta):
+        above = stats.ttest_1samp(differences, -delta, alternative="greater").pvalue
+        below = stats.ttest_1samp(differences, delta, alternative="less").pvalue
+        tost = float(max(above, below))
+    return Comparison(n, mean, float(low), float(high), superiority, float(tested.pvalue), tost, std)
+
+
+def of_published(one: tuple[float, float], other: tuple[float, float], n: int) -> float:
+    """p of Welch's test of two published means and standard deviations, each of n runs; NaN where one is lacking."""
+    from scipy import stats
+
+    numbers = (*one, *other)
+    if n < 2 or not all(map(math.isfinite, numbers)) or not one[1] + other[1]:
+        return math.nan
+    return float(stats.ttest_ind_from_stats(*one, n, *other, n, equal_var=False).pvalue)
 
 
 def judged(comparisons: Sequence[Comparison], delta: float, *, higher_is_better: bool) -> list[Comparison]:
     """The comparisons of one table with p-values after Holm (1979), what they could detect, and their verdicts."""
     level = LEVEL / max(1, len(comparisons))
-    ps, tosts = (_holm([getattr(one, key) for one in comparisons]) for key in ("p", "tost"))
+    ps, tosts = (holm([getattr(one, key) for one in comparisons]) for key in ("p", "tost"))
     found = []
     for one, p, tost in zip(comparisons, ps, tosts, strict=True):
         corrected = replace(one, p=p, tost=tost, detectable=one.std * detectable_effect(one.n, level))
@@ -126,13 +139,15 @@ def _verdict(one: Comparison, delta: float, level: float, higher_is_better: bool
         if not math.isfinite(one.difference):
             return "undecided: a value is not finite"
         return "undecided: one seed" if one.n == 1 else "undecided: no spread over seeds"
+    if math.isnan(delta):
+        return "undecided"
     needed = seeds_needed(delta / one.std, level)
     if needed is None:
         return f"undecided: needs more than {_MANY:,} seeds"
     return f"undecided: needs {needed} seeds" if needed > one.n else "undecided"
 
 
-def _holm(ps: Sequence[float]) -> list[float]:
+def holm(ps: Sequence[float]) -> list[float]:
     """p-values after Holm's correction (1979): max over j <= i of (m - j + 1) p_(j), 1 at most.
 
     A comparison without a test (NaN) keeps none, and counts as one of the m.
