@@ -1,19 +1,22 @@
-"""Augmentation of a batch that lies on the device: one draw per image, no loop over images."""
+"""Augmentation of a batch that lies on the device: one draw per image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import AutoAugmentPolicy, v2
 
 from fsbench.config.augment import AugmentOptions
-from fsbench.data.augment.autoaugment import autoaugment
-from fsbench.data.augment.cutout import check_side, cutout_
-from fsbench.data.augment.flip_crop import check_crop, flip_crop
 from fsbench.data.augment.normalize import normalize
+from fsbench.data.overlap import sent
 from fsbench.errors import UsageError
 
+Padding = Literal["zeros", "reflect"]
 STREAMED_ONLY = ("random_resized_crop", "resize", "size", "color_jitter")
 
 
@@ -36,13 +39,12 @@ def batch_augment(
         check_side(options.cutout, size)
         check_crop(options.crop, options.padding, size)
 
-    def changed(images: Tensor, generator: torch.Generator) -> Tensor:
-        return autoaugment(images, options.autoaugment, generator) if options.autoaugment else images
-
-    def moved(images: Tensor, generator: torch.Generator) -> Tensor:
-        return flip_crop(images, options.flip, options.crop, generator, options.padding)
-
-    steps = [changed, moved] if options.autoaugment_first else [moved, changed]
+    steps: list[Callable[[Tensor, torch.Generator], Tensor]] = [
+        partial(flip_crop, flip=options.flip, crop=options.crop, padding=options.padding)
+    ]
+    if options.autoaugment:
+        policy = v2.AutoAugment(AutoAugmentPolicy(options.autoaugment))
+        steps.insert(0 if options.autoaugment_first else 1, partial(autoaugment, policy=policy))
     if options.builder:
         steps.append(options.built_by()(options))
 
@@ -52,6 +54,78 @@ def batch_augment(
         return cutout_(normalize(images, mean, std), options.cutout, generator)
 
     return augment
+
+
+def flip_crop(images: Tensor, generator: torch.Generator, flip: bool, crop: int, padding: Padding) -> Tensor:
+    """Pad each image by `crop` pixels on every side, crop back at a random place, mirror with probability 1/2.
+
+    The crop's offset is uniform over the (2 crop + 1)^2 places, as in torchvision's
+    `RandomCrop(size, crop)`; the flip is `RandomHorizontalFlip()`. What is added is zeros, or the image mirrored at its
+    outermost pixels ("reflect"; Raises UsageError unless it is larger than `crop`). Images (B, C, H, W) of any dtype;
+    returns a tensor of the same shape (the same tensor where nothing is asked for). One draw per image, from a
+    generator of the CPU.
+    """
+    if not flip and not crop:
+        return images
+    batch, channels, height, width = images.shape
+    check_crop(crop, padding, min(height, width))
+    rows = torch.arange(height).expand(batch, height)
+    columns = torch.arange(width).expand(batch, width)
+    if flip:
+        mirrored = torch.randint(2, (batch, 1), generator=generator).bool()
+        columns = torch.where(mirrored, width - 1 - columns, columns)
+    if crop:
+        offset = torch.randint(2 * crop + 1, (2, batch, 1), generator=generator)
+        rows, columns = rows + offset[0], columns + offset[1]
+    if crop and padding == "reflect":
+        rows, columns = _reflected(rows - crop, height), _reflected(columns - crop, width)
+    elif crop:
+        images = F.pad(images, (crop, crop, crop, crop))
+    rows, columns = sent(torch.cat((rows, columns), dim=1), images.device).split((height, width), dim=1)
+    pixels = rows[:, :, None] * images.shape[3] + columns[:, None, :]
+    pixels = pixels.view(batch, 1, -1).expand(batch, channels, -1)
+    return images.flatten(2).gather(2, pixels).view(batch, channels, height, width)
+
+
+def _reflected(places: Tensor, length: int) -> Tensor:
+    """Places from -(length - 1) to 2 length - 2, mirrored at 0 and length - 1 into the image."""
+    return length - 1 - (length - 1 - places.abs()).abs()
+
+
+def autoaugment(images: Tensor, generator: torch.Generator, policy: v2.AutoAugment) -> Tensor:
+    """torchvision's AutoAugment with a sub-policy for each of the images, uint8 (B, 1 or 3, H, W); a new tensor.
+
+    It draws from torch's global generator, which is seeded from `generator` inside. Its many small operations run on
+    the CPU. (Cubuk et al. 2019.)
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        changed = torch.stack([policy(image) for image in images.cpu()])
+    return sent(changed, images.device)
+
+
+def cutout_(images: Tensor, side: int, generator: torch.Generator | None) -> Tensor:
+    """Set a square of `side` pixels to 0 in each of the normalised images (B, C, H, W), in place; 0 is the mean.
+
+    The centre (cy, cx) is uniform over the image and the hole, rows cy - side//2 up to but not including
+    cy - side//2 + side and columns likewise, is clipped at the border. (DeVries and Taylor 2017, section 3.2.)
+    `generator` is one of the CPU; None draws from torch's global one. Raises UsageError where the square is larger than
+    the image.
+    """
+    if not side:
+        return images
+    batch, _, height, width = images.shape
+    check_side(side, min(height, width))
+    outside = torch.cat([_outside(batch, length, side, generator) for length in (height, width)], dim=1)
+    rows, columns = sent(outside, images.device).split((height, width), dim=1)
+    return images.mul_(rows[:, None, :, None] | columns[:, None, None, :])
+
+
+def _outside(batch: int, length: int, side: int, generator: torch.Generator | None) -> Tensor:
+    """Which of the `length` rows (or columns) the hole leaves alone: bool (B, length)."""
+    start = torch.randint(length, (batch, 1), generator=generator) - side // 2
+    place = torch.arange(length)
+    return (place < start) | (place >= start + side)
 
 
 def refuse_streamed(options: AugmentOptions) -> None:
@@ -66,3 +140,15 @@ def check_channels(options: AugmentOptions, mean: Sequence[float]) -> None:
     """Raise UsageError where AutoAugment is asked for on images that are neither grey nor RGB."""
     if options.autoaugment and len(mean) not in (1, 3):
         raise UsageError("augment.autoaugment", options.autoaugment, f"needs 1 or 3 channels, not {len(mean)}")
+
+
+def check_side(side: int, smallest: int) -> None:
+    """Raise UsageError for a hole larger than an image of side `smallest`: often nothing of the image would be left."""
+    if side > smallest:
+        raise UsageError("augment.cutout", side, f"must be at most {smallest}, the side of the images")
+
+
+def check_crop(crop: int, padding: Padding, smallest: int) -> None:
+    """Raise UsageError where an image of side `smallest` has not the pixels that its padding mirrors."""
+    if padding == "reflect" and crop >= smallest:
+        raise UsageError("augment.crop", crop, f"must be at most {smallest - 1} to pad these images by reflection")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from PIL.Image import Image
 from torch import Tensor, nn
 from torchvision.transforms import AutoAugmentPolicy, v2
 
 from fsbench.config.augment import AugmentOptions
-from fsbench.data.augment.batch import check_channels
-from fsbench.data.augment.cutout import check_side, cutout_
-from fsbench.data.augment.flip_crop import Padding, check_crop
+from fsbench.data.augment.batch import Padding, check_channels, check_crop, check_side, cutout_
 from fsbench.data.augment.normalize import normalize
 from fsbench.errors import UsageError
 
@@ -44,7 +43,7 @@ def image_transform(
     if options.flip:
         steps.append(v2.RandomHorizontalFlip())
     if options.crop:
-        steps.append(PadAndCrop(options.crop, options.padding))
+        steps.append(v2.Lambda(partial(_pad_and_crop, crop=options.crop, padding=options.padding)))
     if not options.autoaugment_first:
         steps += policy
     if options.color_jitter:
@@ -52,9 +51,9 @@ def image_transform(
     if options.builder:
         own = options.built_by()(options)
         steps.append(v2.Lambda(lambda image: own(image.unsqueeze(0), None).squeeze(0)))
-    steps.append(Normalize(mean, std))
+    steps.append(v2.Lambda(partial(normalize, mean=mean, std=std)))
     if options.cutout:
-        steps.append(Cutout(options.cutout))
+        steps.append(v2.Lambda(partial(_cutout, side=options.cutout)))
     return v2.Compose([_channels(mean), *steps])
 
 
@@ -73,42 +72,18 @@ def eval_transform(
         steps += [v2.Resize((options.resize, options.resize)), v2.CenterCrop(side)]
     elif side:
         steps.append(v2.Resize((side, side)))
-    return v2.Compose([_channels(mean), *steps, v2.PILToTensor(), Normalize(mean, std)])
+    return v2.Compose([_channels(mean), *steps, v2.PILToTensor(), v2.Lambda(partial(normalize, mean=mean, std=std))])
 
 
-class PadAndCrop(nn.Module):
+def _pad_and_crop(image: Tensor, crop: int, padding: Padding) -> Tensor:
     """Pad by `crop` pixels on each side, crop back to the image's own size at a random place."""
-
-    def __init__(self, crop: int, padding: Padding) -> None:
-        super().__init__()
-        self.crop, self.padding = crop, padding
-        self.mode = "constant" if padding == "zeros" else padding
-
-    def forward(self, image: Tensor) -> Tensor:
-        check_crop(self.crop, self.padding, min(image.shape[1:]))
-        return v2.RandomCrop(image.shape[1:], padding=self.crop, padding_mode=self.mode)(image)
+    check_crop(crop, padding, min(image.shape[1:]))
+    mode = "constant" if padding == "zeros" else padding
+    return v2.RandomCrop(image.shape[1:], padding=crop, padding_mode=mode)(image)
 
 
-class Normalize(nn.Module):
-    """`normalize` as a transform."""
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.mean, self.std = tuple(mean), tuple(std)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return normalize(image, self.mean, self.std)
-
-
-class Cutout(nn.Module):
-    """`cutout_` as a transform."""
-
-    def __init__(self, side: int) -> None:
-        super().__init__()
-        self.side = side
-
-    def forward(self, image: Tensor) -> Tensor:
-        return cutout_(image[None], self.side, generator=None)[0]
+def _cutout(image: Tensor, side: int) -> Tensor:
+    return cutout_(image[None], side, generator=None)[0]
 
 
 def _channels(mean: Sequence[float]) -> nn.Module:
