@@ -13,7 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from fsbench.data.augment import normalize
+from fsbench.config.augment import AugmentOptions
+from fsbench.data.augment import batch_augment, eval_transform, image_transform, normalize
+from fsbench.data.load import Data
 from fsbench.data.overlap import one_ahead, sent
 from fsbench.data.seeding import generator
 from fsbench.data.share import ALONE, Share
@@ -42,9 +44,10 @@ def _pass(images: Tensor, height: int, width: int) -> Tensor:
     return change.add_(0.5).floor_().clamp_(0, 255)
 
 
-BatchAugment = Callable[[Tensor, torch.Generator], Tensor]
-ImageTransform = Callable[[Image.Image], Tensor]
 Batch = tuple[Tensor, Tensor]
+
+# Of evaluation, at most.
+_PIXELS_PER_BATCH = 1000 * 3 * 64 * 64
 
 
 class TrainBatches:
@@ -150,7 +153,7 @@ class EvalBatches:
         std: Sequence[float],
         image_size: int | None = None,
         batch_size: int = 1000,
-        transform: ImageTransform | None = None,
+        transform: Callable[[Image.Image], Tensor] | None = None,
         workers: int = 0,
         share: Share = ALONE,
     ) -> None:
@@ -188,3 +191,56 @@ def _shared(files: FileBatches, chosen: Sequence[Tensor], epoch: int, share: Sha
     own = [indices[list(r) or [0]] for indices, r in zip(chosen, rows, strict=True)]
     for (x, y), r in zip(files.batches(own, epoch), rows, strict=True):
         yield x[: len(r)], y[: len(r)]
+
+
+def train_batches(
+    data: Data,
+    augment: AugmentOptions,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    workers: int,
+    share: Share = ALONE,
+) -> TrainBatches:
+    """Batches of `data.train`, or one device's share of them.
+
+    Raises:
+        UsageError: batch_size larger than the training split; an augmentation that can't act on these images.
+    """
+    if isinstance(data.train, MemorySplit):
+        if augment.autoaugment and data.train.images.is_floating_point():
+            policy = augment.autoaugment
+            raise UsageError("augment.autoaugment", policy, "works on whole grey levels, not on float images")
+        side = min(data.shape[1:])
+        change: Callable[..., Tensor] = batch_augment(augment, data.mean, data.std, side)
+    else:
+        change = image_transform(augment, data.mean, data.std, data.shape[1])
+    size = _resize_to(data, data.train)
+    return TrainBatches(data.train, change, batch_size, seed, device, image_size=size, workers=workers, share=share)
+
+
+def eval_batches(
+    split: Split, data: Data, augment: AugmentOptions, device: torch.device, workers: int, share: Share = ALONE
+) -> EvalBatches:
+    """Batches of any split of `data`, or one device's share of them (not augmented; `augment` says how streamed images
+    are cropped)."""
+    batch_size = max(1, min(1000, _PIXELS_PER_BATCH // (data.shape[0] * data.shape[1] * data.shape[2])))
+    streamed = not isinstance(split, MemorySplit)
+    return EvalBatches(
+        split,
+        device,
+        data.mean,
+        data.std,
+        image_size=_resize_to(data, split),
+        batch_size=batch_size,
+        transform=eval_transform(augment, data.mean, data.std, data.shape[1]) if streamed else None,
+        workers=workers,
+        share=share,
+    )
+
+
+def _resize_to(data: Data, split: Split) -> int | None:
+    """The side to which images in memory are resized; None where they are as the network sees them."""
+    if not isinstance(split, MemorySplit) or tuple(split.images.shape[1:]) == data.shape:
+        return None
+    return data.shape[1]

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from fsbench.config.dataset import DatasetOptions
 from fsbench.data.labels import confusion_set, random_labels, symmetric_noise
-from fsbench.data.raw import RawData
-from fsbench.data.splits import MemorySplit, Split
+from fsbench.data.splits import MemorySplit, RawData, Split
 from fsbench.data.stratified import stratified_split
 from fsbench.errors import UsageError
 
