@@ -21,9 +21,8 @@ from fsbench.config.sharpness import SharpnessConfig
 from fsbench.distributed.devices import Devices, build_device
 from fsbench.errors import UsageError, check_signals, first_line
 from fsbench.losses import plain_loss
-from fsbench.measuring.failed import Failed
 from fsbench.measuring.images import Images
-from fsbench.measuring.measures import Measure
+from fsbench.measuring.measures import Failed, Measure
 from fsbench.measuring.network import build_network
 from fsbench.measuring.record import Entry, Record, settings_of
 from fsbench.measuring.source import Source
@@ -50,9 +49,9 @@ def measure(
             value of an option.
     """
     if devices is None and config.devices > 1:
-        from fsbench.measuring.several import measure_by_several
+        from fsbench.measuring.processes import measure_in_processes
 
-        yield from measure_by_several(source, config, measures, record)
+        yield from measure_in_processes(source, config, measures, record)
         return
     devices = devices or Devices(device_named(config.device))
     device = devices.device

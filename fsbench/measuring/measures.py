@@ -94,6 +94,14 @@ class Measure:
         return self.defaults(config).get(key) if given is None else given
 
 
+@dataclass(frozen=True)
+class Failed:
+    """A measure that ended with an exception."""
+
+    measure: Measure
+    reason: str
+
+
 def _named(*keys: str) -> Options:
     return lambda config: {key: key for key in keys}
 

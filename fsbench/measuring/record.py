@@ -57,7 +57,7 @@ class Record:
                 raise FsbenchError(f"{self._directory.path}: the weights changed while they were measured")
             kept = self.kept()
             for column, entry in entries.items():
-                kept[column] = _with(entry, kept.get(column, []))
+                kept[column] = _merged(entry, kept.get(column, []))
             current = {column: those[0] for column, those in kept.items()}
             others = {column: those[1:] for column, those in kept.items() if len(those) > 1}
             content = {"weights": self._weights, "measures": current} | ({"others": others} if others else {})
@@ -96,7 +96,7 @@ def settings_of(measure: Measure, config: SharpnessConfig, used: int, available:
     return measure.settings(config) | drawn
 
 
-def _with(entry: Entry, others: list[Entry]) -> list[Entry]:
+def _merged(entry: Entry, others: list[Entry]) -> list[Entry]:
     """All of them in the order of the file: the newest value first, or the newest refusal where all are."""
     found = [entry, *(other for other in others if other["settings"] != entry["settings"])]
     current = next((one for one in found if "refused" not in one), entry)

@@ -8,9 +8,7 @@ import torch
 from torch import nn
 
 from fsbench.config.model import PyramidNet
-from fsbench.models.he_init import he_init
-from fsbench.models.pooled_classifier import pooled_classifier
-from fsbench.models.zero_pad_shortcut import ZeroPadShortcut
+from fsbench.models.layers import ZeroPadShortcut, he_init, pooled_classifier
 
 
 def build(options: PyramidNet, shape: tuple[int, int, int], classes: int) -> nn.Module:

@@ -7,8 +7,7 @@ from collections import OrderedDict
 from torch import nn
 
 from fsbench.config.model import ResNextCifar
-from fsbench.models.he_init import he_init
-from fsbench.models.pooled_classifier import pooled_classifier
+from fsbench.models.layers import he_init, pooled_classifier
 
 
 def build(options: ResNextCifar, shape: tuple[int, int, int], classes: int) -> nn.Module:

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from fsbench.config.model import WideResNet
-from fsbench.models.he_init import he_init
-from fsbench.models.pooled_classifier import pooled_classifier
+from fsbench.models.layers import he_init, pooled_classifier
 
 
 def build(options: WideResNet, shape: tuple[int, int, int], classes: int) -> nn.Module:
