@@ -143,6 +143,7 @@ class EvalBatches:
         mean, std, image_size: how in-memory images are normalised and resized.
         transform: how streamed images are: a PIL image to normalised float32 (C, H, W).
         share: yield only one device's rows of each batch; of a small batch that may be none.
+        dtype: of the images.
     """
 
     def __init__(
@@ -156,8 +157,10 @@ class EvalBatches:
         transform: Callable[[Image.Image], Tensor] | None = None,
         workers: int = 0,
         share: Share = ALONE,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.batch_size, self.device, self.examples, self._share = batch_size, device, len(split), share
+        self._dtype = dtype
         self._mean, self._std, self._image_size = tuple(mean), tuple(std), image_size
         if isinstance(split, MemorySplit):
             self._images, self._labels = split.images.to(device), split.labels.to(device)
@@ -172,9 +175,11 @@ class EvalBatches:
         return -(-self.examples // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        if not self._in_memory:
-            return _shared(self._files, torch.arange(self.examples).split(self.batch_size), 0, self._share)
-        return self._from_memory()
+        if self._in_memory:
+            batches = self._from_memory()
+        else:
+            batches = _shared(self._files, torch.arange(self.examples).split(self.batch_size), 0, self._share)
+        return ((x.to(self._dtype), y) for x, y in batches)
 
     def _from_memory(self) -> Iterator[Batch]:
         for images, labels in zip(
@@ -220,7 +225,13 @@ def train_batches(
 
 
 def eval_batches(
-    split: Split, data: Data, augment: AugmentOptions, device: torch.device, workers: int, share: Share = ALONE
+    split: Split,
+    data: Data,
+    augment: AugmentOptions,
+    device: torch.device,
+    workers: int,
+    share: Share = ALONE,
+    dtype: torch.dtype = torch.float32,
 ) -> EvalBatches:
     """Batches of any split of `data`, or one device's share of them (not augmented; `augment` says how streamed images
     are cropped)."""
@@ -236,6 +247,7 @@ def eval_batches(
         transform=eval_transform(augment, data.mean, data.std, data.shape[1]) if streamed else None,
         workers=workers,
         share=share,
+        dtype=dtype,
     )
 
 

@@ -121,10 +121,9 @@ class SlurmEngine:
         if self._local or not handles:
             return None
         jobs = sorted({job.job_id.partition("_")[0] for job in handles})
-        shown = ",".join(jobs)
         return (
             f"interrupted; {len(handles)} runs are left to SLURM, the same command waits for them again; "
-            f"scancel {shown} ends them"
+            f"scancel {','.join(jobs)} ends them"
         )
 
     def _parameters(self) -> dict[str, Any]:

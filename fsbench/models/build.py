@@ -11,7 +11,7 @@ from torch import nn
 
 from fsbench.config.model import ModelOptions, Timm
 from fsbench.errors import UsageError, first_line
-from fsbench.models.checkpoint import load_checkpoint
+from fsbench.models.checkpoint import load_weights
 
 
 def build_model(options: ModelOptions, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -36,7 +36,7 @@ def build_model(options: ModelOptions, shape: tuple[int, int, int], classes: int
         found = f"two of them give an output of shape {output}, not (2, {classes})"
         raise UsageError("model", options, f"can't take {images_text(shape)}; {found}")
     if options.checkpoint is not None:
-        load_checkpoint(model, options.checkpoint)
+        load_weights(model, options.checkpoint)
     return model
 
 

@@ -45,9 +45,8 @@ class BatchClosure:
         self.memory_format = memory_format_of(model)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.devices = devices or Devices(self.parameters[0].device)
-        several = self.devices.count > 1
-        self._gradients = GradientSum(self.parameters) if several else None
-        self._synced = several and sync_batchnorm
+        self._gradients = GradientSum(self.parameters) if self.devices.count > 1 else None
+        self._synced = sync_batchnorm and self._gradients is not None
 
     def load(self, x: Tensor, y: Tensor, size: int | None = None) -> None:
         """Take the next mini-batch: this device's rows of it, and how many it has in all."""
