@@ -1,4 +1,4 @@
-"""Backbones: one file per family, each with `build(options, shape, classes)`."""
+"""Backbones: one file per family, with a function of (options, shape, classes) for each network."""
 
 from fsbench.models.build import build_model, parameter_count
 

@@ -1,28 +1,29 @@
-"""What several families share: initialisation, the classifier behind the convolutions, a shortcut."""
+"""What several families share: a classifier behind convolutions, its initialisation, a shortcut."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 
-def he_init(model: nn.Module) -> None:
-    """Convolutions from N(0, 2 / (k k out_channels)), their biases and those of linear layers zero.
+def classifier(layers: list[tuple[str, nn.Module]], channels: int, classes: int) -> nn.Sequential:
+    """The named layers, which end in (N, channels, H, W), then global average pooling and a linear layer: (N, classes).
 
-    Linear weights and BatchNorm keep PyTorch's default. Source: He et al. 2015, section 2.2, in the
-    fan-out form (eq. 14) of the ResNet, Wide ResNet and PyramidNet authors' code.
+    Convolutions start from N(0, 2 / (k k out_channels)), their biases and those of linear layers at zero; linear
+    weights and BatchNorm keep PyTorch's default. Source: He et al. 2015, section 2.2, in the fan-out form (eq. 14) of
+    the ResNet, Wide ResNet and PyramidNet authors' code.
     """
+    pooled = [("pool", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten()), ("fc", nn.Linear(channels, classes))]
+    model = nn.Sequential(OrderedDict([*layers, *pooled]))
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def pooled_classifier(channels: int, classes: int) -> list[tuple[str, nn.Module]]:
-    """Named layers from (N, channels, H, W) to (N, classes)."""
-    return [("pool", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten()), ("fc", nn.Linear(channels, classes))]
+    return model
 
 
 class ZeroPadShortcut(nn.Module):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 from torch import nn
 
 from fsbench.config.model import ResNetCifar
-from fsbench.models.layers import ZeroPadShortcut, he_init, pooled_classifier
+from fsbench.models.layers import ZeroPadShortcut, classifier
 
 
 def build(options: ResNetCifar, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -30,10 +28,7 @@ def build(options: ResNetCifar, shape: tuple[int, int, int], classes: int) -> nn
             stack.append(BasicBlock(channels, width, stride=width // channels))
             channels = width
         layers.append((f"stage{stage}", nn.Sequential(*stack)))
-    layers += pooled_classifier(channels, classes)
-    model = nn.Sequential(OrderedDict(layers))
-    he_init(model)
-    return model
+    return classifier(layers, channels, classes)
 
 
 class BasicBlock(nn.Module):
