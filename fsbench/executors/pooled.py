@@ -26,7 +26,7 @@ _GOES_ON = "interrupted; the same command goes on from here"
 
 
 @dataclass(frozen=True)
-class Call(Generic[Result]):
+class Submission(Generic[Result]):
     """A task on its way to a worker.
 
     Args:
@@ -58,7 +58,7 @@ class PatientStopSignal(StopSignal):
         self.requested = True
 
 
-def carry_out(call: Call[Result]) -> Returned[Result]:
+def carry_out(call: Submission[Result]) -> Returned[Result]:
     """Do a task. Called in a process of its own, which has not imported torch yet or has the same number of threads."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(call.threads)
@@ -101,7 +101,7 @@ class Engine(AbstractContextManager["Engine"], Protocol):
 
     room: int | None
 
-    def submit(self, calls: Sequence[Call]) -> list[Hashable]:
+    def submit(self, calls: Sequence[Submission]) -> list[Hashable]:
         """Hand over calls; returns a handle for each. Raises UsageError where it does not take them."""
         ...
 
@@ -192,14 +192,14 @@ class PooledExecutor:
                         raise Interrupted(_GOES_ON)
                     room = len(waiting) if engine.room is None else engine.room - len(running)
                     if batch := [waiting.popleft() for _ in range(min(room, len(waiting)))]:
-                        calls = [Call(one.task, os.getcwd(), self._threads) for one in batch]
+                        calls = [Submission(one.task, os.getcwd(), self._threads) for one in batch]
                         running |= zip(engine.submit(calls), batch, strict=True)
                     for handle in engine.ended([*running], 0.5):
-                        outcome, again = self._outcome(handle, running.pop(handle))
-                        if again is not None:
-                            waiting.append(again)
-                        if outcome is not None:
-                            yield outcome
+                        ended = self._ended(handle, running.pop(handle))
+                        if isinstance(ended, _Pending):
+                            waiting.append(ended)
+                        else:
+                            yield ended
             finally:
                 # Where whoever asked does not want the rest any more.
                 engine.interrupt([*running])
@@ -213,27 +213,26 @@ class PooledExecutor:
                     if (outcome := self._engine.result(handle).outcome) is not None:
                         yield outcome
 
-    def _outcome(self, handle: Any, pending: _Pending[Result]) -> tuple[Result | None, _Pending[Result] | None]:
+    def _ended(self, handle: Any, pending: _Pending[Result]) -> Result | _Pending[Result]:
         """The outcome of an ended call, or the task as it is to be tried again."""
         task = pending.task
         where = task.directory.path
         try:
             returned = self._engine.result(handle)
-            if returned.outcome is not None and returned.outcome.busy and pending.busy < _BUSY:
-                return None, replace(pending, busy=pending.busy + 1)
             if returned.outcome is not None:
-                return returned.outcome, None
+                again = returned.outcome.busy and pending.busy < _BUSY
+                return replace(pending, busy=pending.busy + 1) if again else returned.outcome
             if self._stop.requested:
-                return None, pending
+                return pending
             if returned.progressed:
                 # The end of a job's time, or a pre-emption: it got further, so this may be repeated.
                 self._tell(f"{where}: stopped from outside; goes on from its checkpoint")
-                return None, pending
+                return pending
             raise WorkerLost("stopped from outside before its first checkpoint")
         except WorkerLost as lost:
             if pending.lost < self._retries:
                 self._tell(f"{where}: {one_line(lost)}; tried again ({pending.lost + 1} of {self._retries})")
-                return None, replace(pending, lost=pending.lost + 1)
+                return replace(pending, lost=pending.lost + 1)
             times = f", {pending.lost + 1} times" if pending.lost else ""
             failure = FsbenchError(f"{one_line(lost)}{times}")
         except FsbenchError as wrong:
@@ -241,4 +240,4 @@ class PooledExecutor:
         with suppress(OSError, FsbenchError):
             if task.directory.path.is_dir() and not task.directory.finished:
                 task.directory.set_status("failed", message=one_line(failure))
-        return task.failed(failure), None
+        return task.failed(failure)

@@ -13,7 +13,7 @@ from fsbench.geometries import GEOMETRIES
 if TYPE_CHECKING:
     from fsbench.config.sharpness import SharpnessConfig
 
-Options = Callable[["SharpnessConfig"], dict[str, str]]
+OptionKeys = Callable[["SharpnessConfig"], dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Measure:
     source: str
     function: str | Callable[..., Any]
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    options: Options = lambda config: {}
+    options: OptionKeys = lambda config: {}
     defaults: Callable[[SharpnessConfig], dict[str, Any]] = lambda config: {}
     whole: bool = False
     own_loss: bool = False
@@ -102,7 +102,7 @@ class Failed:
     reason: str
 
 
-def _named(*keys: str) -> Options:
+def _named(*keys: str) -> OptionKeys:
     return lambda config: {key: key for key in keys}
 
 

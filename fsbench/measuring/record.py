@@ -72,7 +72,10 @@ def kept_in(found: dict[str, Any]) -> dict[str, list[Entry]]:
 def answers(
     measure: Measure, config: SharpnessConfig, kept: dict[str, list[Entry]], version: str
 ) -> dict[str, Entry] | None:
-    """The entries by column that answer what is asked, whichever settings are current; None where one is lacking."""
+    """The entries by column that answer what is asked, measured with the same settings; None where one is lacking.
+
+    A refusal counts as an answer of the version of fsbench that gave it.
+    """
     found = {}
     for column in measure.columns_of(config):
         fitting = (entry for entry in kept.get(column, ()) if _answers(entry, measure, config, version))
@@ -80,14 +83,6 @@ def answers(
             return None
         found[column] = entry
     return found
-
-
-def recorded(measure: Measure, config: SharpnessConfig, entries: dict[str, Entry], version: str) -> bool:
-    """Whether these entries, one of each column, answer what is asked: measured with the same settings.
-
-    A refusal counts as an answer of the version of fsbench that gave it.
-    """
-    return answers(measure, config, {column: [entry] for column, entry in entries.items()}, version) is not None
 
 
 def settings_of(measure: Measure, config: SharpnessConfig, used: int, available: int) -> dict[str, Any]:

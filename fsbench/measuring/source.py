@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,7 +199,7 @@ def _network(config: SharpnessConfig, choices: dict[str, str]) -> Source:
     default = _RUNS / "sharpness" / f"{choices['dataset']}-{name.replace('/', '_')}-{identity}"
     place = Path(config.out) if config.out is not None else default
     _refuse_other(place, found.described)
-    return Source(**{**vars(found), "directory": RunDirectory(place)})
+    return replace(found, directory=RunDirectory(place))
 
 
 def _refuse_other(place: Path, described: dict[str, Any]) -> None:

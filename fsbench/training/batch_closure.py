@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ class BatchClosure:
                 share = len(part) / of
                 if gradients is not None and start == starts[-1]:
                     gradients.start()
-                with self.precision.autocast(), self._batchnorm():
+                with self.precision.autocast(), SyncedBatchNorm() if self._synced else nullcontext():
                     logits = self.model(self.x[selected])
                     # Told either way it is a pass of FSAM's, which takes the log-likelihood.
                     loss_of = self.loss if sample_labels is None else functional.cross_entropy
@@ -92,9 +92,6 @@ class BatchClosure:
         """Running statistics become the same on all devices."""
         if not skipped and not self._synced:
             self.devices.merge_statistics(self.model, self.size)
-
-    def _batchnorm(self) -> AbstractContextManager[object]:
-        return SyncedBatchNorm() if self._synced else nullcontext()
 
     def _most(self, indices: range) -> int:
         """Rows of the device that has most of these."""

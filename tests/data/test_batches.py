@@ -31,7 +31,7 @@ from fsbench.data import (
     train_batches,
 )
 from fsbench.data.augment import batch_augment
-from fsbench.data.augment.normalize import _moments
+from fsbench.data.augment.batch import _moments
 from fsbench.data.batches import resized
 from fsbench.data.streaming import _Decoded
 from fsbench.errors import FsbenchError, UsageError
@@ -63,9 +63,7 @@ def insects(tmp_path):
     tiny_sets.write_folder(tmp_path)
 
     def load(**options):
-        return load_data(
-            Folder(root=str(tmp_path), mean=[0.5] * 3, std=[0.25] * 3, **options), tmp_path
-        )
+        return load_data(Folder(root=str(tmp_path), mean=[0.5] * 3, std=[0.25] * 3, **options), tmp_path)
 
     return load
 

@@ -1,9 +1,9 @@
-"""Augmentation of a batch that lies on the device: one draw per image."""
+"""Augmentation of a batch that lies on the device, one draw per image, and its normalisation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal
 
 import torch
@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from torchvision.transforms import AutoAugmentPolicy, v2
 
 from fsbench.config.augment import AugmentOptions
-from fsbench.data.augment.normalize import normalize
 from fsbench.data.overlap import sent
 from fsbench.errors import UsageError
 
@@ -126,6 +125,29 @@ def _outside(batch: int, length: int, side: int, generator: torch.Generator | No
     start = torch.randint(length, (batch, 1), generator=generator) - side // 2
     place = torch.arange(length)
     return (place < start) | (place >= start + side)
+
+
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(x / 255 - mean) / std per channel: uint8 (..., C, H, W) to a new float32 tensor of the same shape.
+
+    `mean` and `std` hold C numbers each, for images scaled to [0, 1]; float ones are taken as such, (x - mean) / std.
+    Raises TypeError where `images` is neither uint8 nor float.
+    """
+    shift, scale = _moments(tuple(mean), tuple(std), images.device)
+    if images.is_floating_point():
+        return images.float().sub(shift).div_(scale)
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8 or float, not {images.dtype}")
+    return images.float().mul_(1 / 255).sub_(shift).div_(scale)
+
+
+@lru_cache(maxsize=64)
+def _moments(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    # kept on the device: a copy per batch would stop the host
+    return (
+        torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1),
+        torch.tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1),
+    )
 
 
 def refuse_streamed(options: AugmentOptions) -> None:
