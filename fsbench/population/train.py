@@ -276,7 +276,7 @@ class _Population:
         """The batches and the step of those who are members now."""
         config, members = self.job.config, self.members
         augment = config.augment
-        drawn = bool(augment.flip or augment.crop or augment.autoaugment or augment.cutout)
+        drawn = bool(augment.flip or augment.crop or augment.autoaugment or augment.cutout or augment.builder)
         self.batches = StackedBatches([member.batches for member in members], drawn)
         device, first = members[0].devices.device, members[0].state
         self.plain = StackedStep([member.state.optimizer for member in members], first.model, first.loss)
