@@ -7,9 +7,9 @@ at any step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -140,8 +140,8 @@ class EvalBatches:
     """A whole split in its own order, not augmented, the last batch as small as it comes; iterable again and again.
 
     Args:
-        mean, std, image_size: how in-memory images are normalised and resized.
-        transform: how streamed images are: a PIL image to normalised float32 (C, H, W).
+        prepare: to normalised float32, from uint8 (B, C, H, W) where images are in memory, from a PIL image to
+            (C, H, W) where they are streamed.
         share: yield only one device's rows of each batch; of a small batch that may be none.
         dtype: of the images.
     """
@@ -149,25 +149,19 @@ class EvalBatches:
     def __init__(
         self,
         split: Split,
+        prepare: Callable[..., Tensor],
+        batch_size: int,
         device: torch.device,
-        mean: Sequence[float],
-        std: Sequence[float],
-        image_size: int | None = None,
-        batch_size: int = 1000,
-        transform: Callable[[Image.Image], Tensor] | None = None,
         workers: int = 0,
         share: Share = ALONE,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.batch_size, self.device, self.examples, self._share = batch_size, device, len(split), share
-        self._dtype = dtype
-        self._mean, self._std, self._image_size = tuple(mean), tuple(std), image_size
+        self._prepare, self._dtype = prepare, dtype
         if isinstance(split, MemorySplit):
             self._images, self._labels = split.images.to(device), split.labels.to(device)
         else:
-            if transform is None:
-                raise ValueError("streamed images need a transform")
-            self._files = FileBatches(split, transform, 0, device, workers, batch_size)
+            self._files = FileBatches(split, prepare, 0, device, workers, batch_size)
         self._in_memory = isinstance(split, MemorySplit)
 
     def __len__(self) -> int:
@@ -187,7 +181,7 @@ class EvalBatches:
         ):
             rows = self._share.of(len(labels))
             own = slice(rows.start, rows.stop, rows.step)
-            yield normalize(resized(images[own], self._image_size), self._mean, self._std), labels[own]
+            yield self._prepare(images[own]), labels[own]
 
 
 def _shared(files: FileBatches, chosen: Sequence[Tensor], epoch: int, share: Share) -> Iterator[Batch]:
@@ -236,19 +230,16 @@ def eval_batches(
     """Batches of any split of `data`, or one device's share of them (not augmented; `augment` says how streamed images
     are cropped)."""
     batch_size = max(1, min(1000, _PIXELS_PER_BATCH // (data.shape[0] * data.shape[1] * data.shape[2])))
-    streamed = not isinstance(split, MemorySplit)
-    return EvalBatches(
-        split,
-        device,
-        data.mean,
-        data.std,
-        image_size=_resize_to(data, split),
-        batch_size=batch_size,
-        transform=eval_transform(augment, data.mean, data.std, data.shape[1]) if streamed else None,
-        workers=workers,
-        share=share,
-        dtype=dtype,
-    )
+    prepare: Callable[..., Tensor]
+    if isinstance(split, MemorySplit):
+        prepare = partial(_normalized, size=_resize_to(data, split), mean=data.mean, std=data.std)
+    else:
+        prepare = eval_transform(augment, data.mean, data.std, data.shape[1])
+    return EvalBatches(split, prepare, batch_size, device, workers, share, dtype)
+
+
+def _normalized(images: Tensor, size: int | None, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    return normalize(resized(images, size), mean, std)
 
 
 def _resize_to(data: Data, split: Split) -> int | None:

@@ -45,7 +45,7 @@ class Task(Protocol[Result]):
 
     @property
     def data(self) -> tuple[str, str, str | None]:
-        """Where its images come from."""
+        """The source of its images: data_dir, the data set's name and root."""
         ...
 
     def known(self) -> Result | None:

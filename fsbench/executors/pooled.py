@@ -81,7 +81,7 @@ def carry_out(call: Submission[Result]) -> Returned[Result]:
 
 
 def _saved(directory: RunDirectory) -> int | None:
-    """When the last checkpoint was saved."""
+    """The time of the last checkpoint, in ns; None where there is none."""
     try:
         return directory.checkpoint.stat().st_mtime_ns
     except FileNotFoundError:
@@ -106,7 +106,7 @@ class Engine(AbstractContextManager["Engine"], Protocol):
         ...
 
     def ended(self, handles: Sequence[Any], seconds: float) -> list[Any]:
-        """Those that ended; waits so long for the first of them."""
+        """The calls among these that ended; waits so many seconds for the first."""
         ...
 
     def result(self, handle: Any) -> Returned:

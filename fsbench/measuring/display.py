@@ -63,7 +63,7 @@ def images_line(entries: dict[str, Entry]) -> str:
 
 
 def _other_settings(entry: Entry, other: Entry) -> str:
-    """What an entry was measured with, where the other was not: `5000 images, `."""
+    """The settings of an entry that the other does not have: `5000 images, `."""
     mine, theirs = entry["settings"], other["settings"]
     said = []
     used = entry.get("images", {}).get("used")

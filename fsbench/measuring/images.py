@@ -67,7 +67,7 @@ class Images:
 
     @cached_property
     def drawn(self) -> EvalBatches:
-        """Those that were drawn."""
+        """Batches of the images that were drawn."""
         if self.used == self.available:
             return self.whole
         order = torch.randperm(self.available, generator=generator(self._seed, "sharpness", "images"))

@@ -64,7 +64,7 @@ class Measure:
         return {**self.fixed, **options, **self._theirs(config)}
 
     def settings(self, config: SharpnessConfig) -> dict[str, Any]:
-        """What determines the value beside the weights: equal settings are the same measurement.
+        """The settings that, with the weights, determine the value: equal ones are the same measurement.
 
         `samples` (and the seed that drew them) is left to the record, which knows how many images there are.
         """
@@ -76,7 +76,7 @@ class Measure:
         return {"split": config.split, "dtype": config.dtype, **loss, **own, **theirs, **self._theirs(config)}
 
     def named_in(self, column: str) -> str | None:
-        """What `named_by` must hold for this column to be measured: 7 for adversarial_accuracy_7; None: any."""
+        """The value that `named_by` needs for this column to be measured: 7 for adversarial_accuracy_7; None: any."""
         found = re.fullmatch(self.pattern or "", column)
         return found[1] if found else None
 
@@ -225,7 +225,7 @@ def measure_of(column: str) -> Measure | None:
 
 
 def _as_written(number: str) -> bool:
-    """Whether columns are named by this number: `0.5`, not `0.50` or `half`."""
+    """True of a number as columns are named by it: `0.5`, not `0.50` or `half`."""
     try:
         return f"{float(number):g}" == number
     except ValueError:

@@ -69,7 +69,7 @@ def build_network(
 
 @contextmanager
 def _messages() -> Iterator[list[str]]:
-    """What is logged meanwhile: that a classifier stays as initialised, say."""
+    """The messages logged inside: that a classifier stays as initialised, say."""
     heard: list[str] = []
     log, handler = logging.getLogger("fsbench"), logging.Handler()
     handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]

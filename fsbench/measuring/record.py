@@ -86,7 +86,7 @@ def answers(
 
 
 def settings_of(measure: Measure, config: SharpnessConfig, used: int, available: int) -> dict[str, Any]:
-    """What a value depends on; `samples` and the seed that drew them only where some images were left out."""
+    """The settings that a value depends on; `samples` and the seed of the draw only where images were left out."""
     drawn = {} if used == available else {"samples": used, "seed": config.seed}
     return measure.settings(config) | drawn
 

@@ -1,4 +1,4 @@
-"""What is measured: a finished run, or a network and a data set; found and checked without torch."""
+"""The source of a measure, a finished run or a network and a data set; found and checked without torch."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Source:
 
     @property
     def described(self) -> dict[str, Any]:
-        """What determines weights and images."""
+        """Everything that determines weights and images."""
         dataset = self.dataset.model_dump(mode="json", exclude={"label", "in_memory"})
         if not any(dataset[key] for key in _DRAWN):
             del dataset["seed"]

@@ -1,4 +1,4 @@
-"""What several families share: a classifier behind convolutions, its initialisation, a shortcut."""
+"""Parts of several families: the classifier behind convolutions with its initialisation, and a shortcut."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class TrainingTask:
 
 
 def images_of(job: Job) -> tuple[str, str, str | None]:
-    """Where a run's images come from."""
+    """The source of a run's images: data_dir, the data set's name and root."""
     config = job.config
     return config.data_dir, config.dataset.name, config.dataset.root
 
