@@ -38,7 +38,7 @@ METHODS: dict[str, Callable[..., Descent]] = {
     "fsam": lambda p, **o: FSAM(p, rho=0.1, **SGD, **o),
     "fisher_trace": lambda p, **o: FisherTrace(p, start="immediately", **SGD, **o),
 }
-AUGMENTS = ("none", "flip", "crop4_flip")
+AUGMENTS = ("none", "flip", "crop4_flip", "autoaugment_cutout")
 
 # torch's MultiTensorApply.cuh: tensors in a launch by how many lists it reads or writes, blocks, elements in a block.
 TENSORS, BLOCKS, CHUNK = (110, 64, 48, 36, 30), 320, 65536

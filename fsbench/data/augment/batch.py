@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import AutoAugmentPolicy, v2
 
 from fsbench.config.augment import AugmentOptions
+from fsbench.data.augment.autoaugment import autoaugment
 from fsbench.data.overlap import sent
 from fsbench.errors import UsageError
 
@@ -38,12 +38,13 @@ def batch_augment(
         check_side(options.cutout, size)
         check_crop(options.crop, options.padding, size)
 
-    steps: list[Callable[[Tensor, torch.Generator], Tensor]] = [
-        partial(flip_crop, flip=options.flip, crop=options.crop, padding=options.padding)
-    ]
-    if options.autoaugment:
-        policy = v2.AutoAugment(AutoAugmentPolicy(options.autoaugment))
-        steps.insert(0 if options.autoaugment_first else 1, partial(autoaugment, policy=policy))
+    def changed(images: Tensor, generator: torch.Generator) -> Tensor:
+        return autoaugment(images, options.autoaugment, generator) if options.autoaugment else images
+
+    def moved(images: Tensor, generator: torch.Generator) -> Tensor:
+        return flip_crop(images, generator, options.flip, options.crop, options.padding)
+
+    steps = [changed, moved] if options.autoaugment_first else [moved, changed]
     if options.builder:
         steps.append(options.built_by()(options))
 
@@ -89,18 +90,6 @@ def flip_crop(images: Tensor, generator: torch.Generator, flip: bool, crop: int,
 def _reflected(places: Tensor, length: int) -> Tensor:
     """Places from -(length - 1) to 2 length - 2, mirrored at 0 and length - 1 into the image."""
     return length - 1 - (length - 1 - places.abs()).abs()
-
-
-def autoaugment(images: Tensor, generator: torch.Generator, policy: v2.AutoAugment) -> Tensor:
-    """torchvision's AutoAugment with a sub-policy for each of the images, uint8 (B, 1 or 3, H, W); a new tensor.
-
-    It draws from torch's global generator, which is seeded from `generator` inside. Its many small operations run on
-    the CPU. (Cubuk et al. 2019.)
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        changed = torch.stack([policy(image) for image in images.cpu()])
-    return sent(changed, images.device)
 
 
 def cutout_(images: Tensor, side: int, generator: torch.Generator | None) -> Tensor:

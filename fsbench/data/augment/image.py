@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from PIL.Image import Image
 from torch import Tensor, nn
@@ -42,7 +41,7 @@ def image_transform(
     if options.flip:
         steps.append(v2.RandomHorizontalFlip())
     if options.crop:
-        steps.append(v2.Lambda(partial(_pad_and_crop, crop=options.crop, padding=options.padding)))
+        steps.append(PadAndCrop(options.crop, options.padding))
     if not options.autoaugment_first:
         steps += policy
     if options.color_jitter:
@@ -50,9 +49,9 @@ def image_transform(
     if options.builder:
         own = options.built_by()(options)
         steps.append(v2.Lambda(lambda image: own(image.unsqueeze(0), None).squeeze(0)))
-    steps.append(v2.Lambda(partial(normalize, mean=mean, std=std)))
+    steps.append(Normalize(mean, std))
     if options.cutout:
-        steps.append(v2.Lambda(partial(_cutout, side=options.cutout)))
+        steps.append(Cutout(options.cutout))
     return v2.Compose([_channels(mean), *steps])
 
 
@@ -71,18 +70,42 @@ def eval_transform(
         steps += [v2.Resize((options.resize, options.resize)), v2.CenterCrop(side)]
     elif side:
         steps.append(v2.Resize((side, side)))
-    return v2.Compose([_channels(mean), *steps, v2.PILToTensor(), v2.Lambda(partial(normalize, mean=mean, std=std))])
+    return v2.Compose([_channels(mean), *steps, v2.PILToTensor(), Normalize(mean, std)])
 
 
-def _pad_and_crop(image: Tensor, crop: int, padding: Padding) -> Tensor:
+class PadAndCrop(nn.Module):
     """Pad by `crop` pixels on each side, crop back to the image's own size at a random place."""
-    check_crop(crop, padding, min(image.shape[1:]))
-    mode = "constant" if padding == "zeros" else padding
-    return v2.RandomCrop(image.shape[1:], padding=crop, padding_mode=mode)(image)
+
+    def __init__(self, crop: int, padding: Padding) -> None:
+        super().__init__()
+        self.crop, self.padding = crop, padding
+        self.mode = "constant" if padding == "zeros" else padding
+
+    def forward(self, image: Tensor) -> Tensor:
+        check_crop(self.crop, self.padding, min(image.shape[1:]))
+        return v2.RandomCrop(image.shape[1:], padding=self.crop, padding_mode=self.mode)(image)
 
 
-def _cutout(image: Tensor, side: int) -> Tensor:
-    return cutout_(image[None], side, generator=None)[0]
+class Normalize(nn.Module):
+    """`normalize` as a transform."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return normalize(image, self.mean, self.std)
+
+
+class Cutout(nn.Module):
+    """`cutout_` as a transform."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, image: Tensor) -> Tensor:
+        return cutout_(image[None], self.side, generator=None)[0]
 
 
 def _channels(mean: Sequence[float]) -> nn.Module:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from pretended_gpu import PretendedGPU
-from torchvision.transforms import AutoAugmentPolicy, v2
 from torchvision.transforms.v2 import functional as tv
+from torchvision_steps import ROUNDED, torchvision
 
 from fsbench.config.augment import StandardAugment
 from fsbench.data.augment import batch_augment, normalize
+from fsbench.data.augment.autoaugment import draw, plan
 from fsbench.data.augment.batch import _moments
 from fsbench.errors import UsageError
 
@@ -47,25 +48,29 @@ def test_autoaugment_before_or_after_flip_and_crop_is_torchvisions(padding, firs
     draws = torch.Generator().manual_seed(3)
     if not first:
         torch.randint(2, (batch, 1), generator=draws), torch.randint(2 * crop + 1, (2, batch, 1), generator=draws)
-    policy = v2.AutoAugment(AutoAugmentPolicy.SVHN)
-    mode = "constant" if padding == "zeros" else padding
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=draws)))
-        for image, result in zip(images, found, strict=True):
-            state = torch.get_rng_state()
+    prepared = plan("svhn", side, side, torch.device("cpu"))
+    exact = 0
+    for image, pair, result in zip(images, draw(prepared, batch, draws).tolist(), found, strict=True):
+        steps = [prepared.tables.steps[number - 1] for number in pair if number]
+        if any(operation in ROUNDED for operation, _ in steps):
+            continue
 
-            def changed(image, state=state):
-                torch.set_rng_state(state)
-                return policy(image)
+        def changed(image, steps=steps):
+            for step in steps:
+                image = torchvision(image, step)
+            return image
 
-            places = [
-                tv.crop(tv.pad(mirrored, [crop], padding_mode=mode), top, left, side, side)
-                for mirrored in (lambda image: (image, image.flip(2)))(changed(image) if first else image)
-                for top in range(2 * crop + 1)
-                for left in range(2 * crop + 1)
-            ]
-            outcomes = normalize(torch.stack(places if first else [changed(place) for place in places]), MEAN, STD)
-            assert (outcomes == result).flatten(1).all(1).any()
+        mode = "constant" if padding == "zeros" else padding
+        places = [
+            tv.crop(tv.pad(mirrored, [crop], padding_mode=mode), top, left, side, side)
+            for mirrored in (lambda image: (image, image.flip(2)))(changed(image) if first else image)
+            for top in range(2 * crop + 1)
+            for left in range(2 * crop + 1)
+        ]
+        outcomes = normalize(torch.stack(places if first else [changed(place) for place in places]), MEAN, STD)
+        assert (outcomes == result).flatten(1).all(1).any()
+        exact += 1
+    assert exact > 40
 
 
 @shapes
@@ -152,13 +157,17 @@ def test_a_reflection_larger_than_the_images_is_refused():
     batch_augment(options.model_copy(update={"crop": 7}), MEAN, STD, size=8)(noise(2, 3, 8, 9), torch.Generator())
 
 
-# launches for 128 images of CIFAR-10
+# launches for 128 images of CIFAR-10; before the draws were the host's they were 244 with everything
 OPTIONS = {
     "none": ({}, 4),
     "flip": ({"flip": True}, 8),
     "crop": ({"flip": True, "crop": 4}, 9),
     "reflected": ({"flip": True, "crop": 4, "padding": "reflect"}, 8),
     "cutout": ({"cutout": 16}, 7),
+    "imagenet": ({"autoaugment": "imagenet"}, 175),
+    "svhn": ({"autoaugment": "svhn"}, 175),
+    "all": ({"flip": True, "crop": 4, "autoaugment": "cifar10", "cutout": 16}, 175),
+    "kim2022": (KIM, 175),
 }
 
 
@@ -167,11 +176,11 @@ def test_the_host_waits_for_nothing_on_a_gpu(options, most):
     augment = batch_augment(StandardAugment(**options), MEAN, STD)
     with PretendedGPU() as gpu:
         images = torch.empty(128, 3, 32, 32, dtype=torch.uint8, device="cuda")
-        augment(images, torch.Generator().manual_seed(0))  # the moments are sent once
+        augment(images, torch.Generator().manual_seed(0))  # tables are made once
         gpu.looks.clear(), gpu.launches.clear()
         found = augment(images, torch.Generator().manual_seed(1))
         assert (found.device.type, found.dtype, found.shape) == ("cuda", torch.float32, images.shape)
-    _moments.cache_clear()
+    _moments.cache_clear(), plan.cache_clear()
     assert gpu.looks == []
     assert gpu.launches.total() <= most
 
@@ -191,14 +200,15 @@ def test_the_same_on_a_gpu():
         )
         assert first.is_cuda
         assert torch.equal(first, again)
-        torch.testing.assert_close(first.cpu(), expected)
+        # a level more or less where a blend is rounded, which a second operation may enlarge
+        assert ((first.cpu() - expected).abs() > 1e-5).float().mean() < 0.01
 
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
 def test_a_batch_is_made_without_a_look_at_the_gpu():
     images = noise(128, 3, 32, 32).cuda()
-    augment = batch_augment(StandardAugment(flip=True, crop=4, cutout=16), MEAN, STD)
+    augment = batch_augment(FULL, MEAN, STD)
     augment(images, torch.Generator().manual_seed(0))
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -9,12 +9,15 @@ import torch
 from chi_square import excess
 from PIL.Image import Image
 from torch import Tensor
+from torchvision.transforms import AutoAugmentPolicy, v2
 from torchvision.transforms.v2 import functional as tv
 
 from fsbench.config.augment import AugmentOptions, StandardAugment
 from fsbench.data.augment import batch_augment, image_transform
+from fsbench.data.augment.autoaugment import SIGNED, draw, magnitude, plan, sub_policies
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+CPU = torch.device("cpu")
 
 
 def both_paths(options: AugmentOptions, image: Tensor, draws: int) -> dict[str, Tensor]:
@@ -79,6 +82,56 @@ def test_cutout_centres_are_uniform_and_the_hole_is_clipped(side):
             probability[key] = probability.get(key, 0.0) + 1 / (height * width)
     for name, images in both_paths(StandardAugment(cutout=side), image, 2000).items():
         assert excess(keys(images + 0.0), probability) < 4, name  # + 0.0: -0 is 0
+
+
+class Recorder(v2.AutoAugment):
+    """torchvision's AutoAugment, which notes its steps rather than applying them."""
+
+    def _apply_image_or_video_transform(self, image, transform_id, magnitude, interpolation, fill):
+        self.noted.append((transform_id, magnitude))
+        return image
+
+
+def torchvision_draws(policy: str, draws: int, height: int, width: int) -> list[tuple]:
+    recorder, image, found = Recorder(AutoAugmentPolicy(policy)), torch.zeros(3, height, width, dtype=torch.uint8), []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        for _ in range(draws):
+            recorder.noted = []
+            recorder(image)
+            found.append(tuple(recorder.noted))
+    return found
+
+
+def exact_draws(policy: str, height: int, width: int) -> dict[tuple, float]:
+    """The probability of each sequence of applied (operation, signed magnitude)."""
+    probability: dict[tuple, float] = {}
+    for sub_policy in sub_policies(policy):
+        sequences = {(): 1 / 25}
+        for operation, chance, level in sub_policy:
+            size = magnitude(operation, level, height, width)
+            signs = (-1, 1) if operation in SIGNED else (1,)
+            longer: dict[tuple, float] = {}
+            for sequence, p in sequences.items():
+                longer[sequence] = longer.get(sequence, 0) + p * (1 - chance)
+                for sign in signs:
+                    key = (*sequence, (operation, sign * size))
+                    longer[key] = longer.get(key, 0) + p * chance / len(signs)
+            sequences = longer
+        for sequence, p in sequences.items():
+            if p > 0:
+                probability[sequence] = probability.get(sequence, 0) + p
+    return probability
+
+
+@pytest.mark.parametrize("policy", ["cifar10", "svhn", "imagenet"])
+def test_sub_policies_signs_and_chances_are_drawn_as_published(policy):
+    exact = exact_draws(policy, 32, 28)
+    prepared = plan(policy, 32, 28, CPU)
+    drawn = draw(prepared, 40000, torch.Generator().manual_seed(4)).tolist()
+    steps = prepared.tables.steps
+    assert abs(excess([tuple(steps[n - 1] for n in pair if n) for pair in drawn], exact)) < 4
+    assert abs(excess(torchvision_draws(policy, 6000, 32, 28), exact)) < 4
 
 
 @pytest.mark.parametrize(
