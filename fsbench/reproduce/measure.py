@@ -42,8 +42,8 @@ def measure_lacking(job: Job[SharpnessConfig]) -> tuple[int, dict[str, str]]:
     source, record, measures = lacking(job)
     if not measures:
         return 0, {}
-    from fsbench.measuring.failed import Failed
     from fsbench.measuring.measure import measure
+    from fsbench.measuring.measures import Failed
 
     failed: dict[str, str] = {}
     done = 0

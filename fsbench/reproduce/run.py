@@ -17,7 +17,7 @@ from fsbench.reproduce.plan import Plan, PlannedRun, deciding, distinct
 from fsbench.runs.directory import RunDirectory, RunIsBusy
 from fsbench.stop_signal import StopSignal, at_once
 from fsbench.training.outcome import Outcome as Trained
-from fsbench.training.outcome import attempt, images_of, missing_images
+from fsbench.training.outcome import images_of, missing_images, train_if_missing
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Task:
     def perform(self, stop: StopSignal) -> Outcome:
         """Train and measure what is missing. Raises Interrupted."""
         try:
-            trained = attempt(self.job, stop)
+            trained = train_if_missing(self.job, stop)
         except UsageError as failure:
             return self.failed(failure)
         return self.trained(trained, stop)
