@@ -24,7 +24,18 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Concatenate,
+    ParamSpec,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)  # fmt: skip
 
 from fsbench.errors import UsageError, first_line
 from fsbench.plugins import PREFIX
@@ -32,28 +43,37 @@ from fsbench.plugins import PREFIX
 if TYPE_CHECKING:
     from fsbench.config.component import Component
 
-_Declared = TypeVar("_Declared", bound=Callable[..., Any])
-_Decorator = TypeVar("_Decorator", bound=Callable[..., Any])
+_Given = TypeVar("_Given")
+_Facts = ParamSpec("_Facts")
 
 
-def _named(decorator: _Decorator) -> _Decorator:
-    """A decorator that takes a name which the command line can say."""
+def _decorator(
+    declare: Callable[Concatenate[str, Any, _Facts], None],
+) -> Callable[Concatenate[str, _Facts], Callable[[_Given], _Given]]:
+    """Of `declare(name, given, ...)`, which declares what is given, the decorator `@fsbench.<kind>(name, ...)`."""
 
-    @wraps(decorator)
-    def checked(name: Any, **facts: Any) -> Any:
-        word = decorator.__name__
+    @wraps(declare)
+    def decorator(name: Any, *args: _Facts.args, **facts: _Facts.kwargs) -> Callable[[_Given], _Given]:
+        kind = declare.__name__
         if not isinstance(name, str):
-            raise UsageError("", "", f'@fsbench.{word} needs a name, @fsbench.{word}("mine")')
+            raise UsageError("", "", f'@fsbench.{kind} needs a name, @fsbench.{kind}("mine")')
         if not re.fullmatch("[A-Za-z][A-Za-z0-9_-]*", name) or name.lower() in ("true", "false", "null", "nan", "inf"):
             allowed = "a letter, then letters, digits, _ and - only, and not true, false or null"
-            raise UsageError("", "", f"{word} {name!r}: can't be its name, which has to be {allowed}")
-        return decorator(name, **facts)
+            raise UsageError("", "", f"{kind} {name!r}: can't be its name, which has to be {allowed}")
 
-    return cast(_Decorator, checked)
+        def declared(given: _Given) -> _Given:
+            declare(name, given, *args, **facts)
+            return given
+
+        return declared
+
+    parameters = list(inspect.signature(declare).parameters.values())
+    decorator.__signature__ = inspect.Signature([parameters[0], *parameters[2:]])  # type: ignore[attr-defined]
+    return decorator
 
 
-@_named
-def model(name: str, *, batchnorm: bool = True, smallest: int = 1) -> Callable[[_Declared], _Declared]:
+@_decorator
+def model(name: str, function: Any, *, batchnorm: bool = True, smallest: int = 1) -> None:
     """Declare a network: a function, or a class of `torch.nn.Module`, that gives logits (N, classes).
 
     It is handed those of `classes`, `channels` and `shape` (C, H, W) that it asks for.
@@ -70,21 +90,15 @@ def model(name: str, *, batchnorm: bool = True, smallest: int = 1) -> Callable[[
         ...     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(math.prod(shape), classes))
     """
 
-    def declare(function: _Declared) -> _Declared:
-        def build(options: Component, shape: tuple[int, int, int], classes: int) -> Any:
-            return _called(function, options, classes=classes, channels=shape[0], shape=tuple(shape))
+    def build(options: Component, shape: tuple[int, int, int], classes: int) -> Any:
+        return _called(function, options, classes=classes, channels=shape[0], shape=tuple(shape))
 
-        handed = ("classes", "channels", "shape")
-        _declare("model", name, function, build, handed, batchnorm=batchnorm, smallest=smallest)
-        return function
-
-    return declare
+    handed = ("classes", "channels", "shape")
+    _declare("model", name, function, build, handed, batchnorm=batchnorm, smallest=smallest)
 
 
-@_named
-def dataset(
-    name: str, *, title: str | None = None, classes: Sequence[str] | None = None
-) -> Callable[[_Declared], _Declared]:
+@_decorator
+def dataset(name: str, function: Any, *, title: str | None = None, classes: Sequence[str] | None = None) -> None:
     """Declare a data set: a function that returns its training and its test images.
 
     Each is `(images, labels)`, or a `torch.utils.data.Dataset` of such pairs: images uint8 (N, H, W), (N, C, H, W) or
@@ -97,22 +111,16 @@ def dataset(
         classes: their names.
     """
 
-    def declare(function: _Declared) -> _Declared:
-        def build(options: Component, data_dir: Path) -> Any:
-            from fsbench.data.given import given_data
+    def build(options: Component, data_dir: Path) -> Any:
+        from fsbench.data.given import given_data
 
-            return given_data(_called(function, options, data_dir=data_dir), name, classes)
+        return given_data(_called(function, options, data_dir=data_dir), name, classes)
 
-        _declare("dataset", name, function, build, ("data_dir",), title=title)
-        return function
-
-    return declare
+    _declare("dataset", name, function, build, ("data_dir",), title=title)
 
 
-@_named
-def optimizer(
-    name: str, *, passes: float = 2, title: str | None = None, stackable: bool = False
-) -> Callable[[_Declared], _Declared]:
+@_decorator
+def optimizer(name: str, given: Any, *, passes: float = 2, title: str | None = None, stackable: bool = False) -> None:
     """Declare a method.
 
     It is a `Geometry`, or a function that returns one; a class of `fsbench.optim.Descent` or `SharpnessAware`; or any
@@ -125,18 +133,13 @@ def optimizer(
         title: what tables call it.
         stackable: whether a population can train it; a geometry can.
     """
+    from fsbench.geometries import Geometry
 
-    def declare(given: _Declared) -> _Declared:
-        from fsbench.geometries import Geometry
-
-        facts: dict[str, Any] = {"passes": passes, "title": title, "stackable": stackable, "recordable": False}
-        if isinstance(given, Geometry) or not isinstance(given, type):
-            _geometry(name, given, {**facts, "stackable": True, "recordable": True})
-        else:
-            _method(name, given, facts)
-        return given
-
-    return declare
+    facts: dict[str, Any] = {"passes": passes, "title": title, "stackable": stackable, "recordable": False}
+    if isinstance(given, Geometry) or not isinstance(given, type):
+        _geometry(name, given, {**facts, "stackable": True, "recordable": True})
+    else:
+        _method(name, given, facts)
 
 
 def _geometry(name: str, given: Any, facts: dict[str, Any]) -> None:
@@ -200,27 +203,23 @@ def _method(name: str, kind: Any, facts: dict[str, Any]) -> None:
     _record(of_kind, name, kind, kind, own, facts, defaults)
 
 
-@_named
-def loss(name: str) -> Callable[[_Declared], _Declared]:
+@_decorator
+def loss(name: str, function: Any) -> None:
     """Declare a loss: a function of logits (N, K) and labels (N,) that returns the mean over the examples.
 
     Training, evaluation and measures take it alike.
     """
 
-    def declare(function: _Declared) -> _Declared:
-        def build(**options: Any) -> Any:
-            from fsbench.losses import Given
+    def build(**options: Any) -> Any:
+        from fsbench.losses import Given
 
-            return Given(name, function, options)  # type: ignore[arg-type]
+        return Given(name, function, options)  # type: ignore[arg-type]
 
-        _declare("loss", name, function, build, 2)
-        return function
-
-    return declare
+    _declare("loss", name, function, build, 2)
 
 
-@_named
-def schedule(name: str, *, drops: bool = True) -> Callable[[_Declared], _Declared]:
+@_decorator
+def schedule(name: str, function: Any, *, drops: bool = True) -> None:
     """Declare a learning-rate schedule: a function that returns the factor on lr.
 
     It is handed those of `progress` (the share of the training after the warm-up that is over, 0 to 1), `step` and
@@ -231,24 +230,20 @@ def schedule(name: str, *, drops: bool = True) -> Callable[[_Declared], _Declare
         drops: whether the rate ever falls below its peak.
     """
 
-    def declare(function: _Declared) -> _Declared:
-        def at(options: Component, step: int, span: Any) -> Any:
-            factor = _called(function, options, progress=span.progress(step), step=step, steps=span.total)
-            try:
-                if 0 <= (number := float(factor)) < math.inf:
-                    return number
-            except (TypeError, ValueError):
-                pass
-            raise UsageError("schedule", name, f"its function returns {factor!r} at step {step}, not a number >= 0")
+    def at(options: Component, step: int, span: Any) -> Any:
+        factor = _called(function, options, progress=span.progress(step), step=step, steps=span.total)
+        try:
+            if 0 <= (number := float(factor)) < math.inf:
+                return number
+        except (TypeError, ValueError):
+            pass
+        raise UsageError("schedule", name, f"its function returns {factor!r} at step {step}, not a number >= 0")
 
-        _declare("schedule", name, function, "", ("progress", "step", "steps"), drops=drops, at=at)
-        return function
-
-    return declare
+    _declare("schedule", name, function, "", ("progress", "step", "steps"), drops=drops, at=at)
 
 
-@_named
-def augmentation(name: str) -> Callable[[_Declared], _Declared]:
+@_decorator
+def augmentation(name: str, function: Any) -> None:
     """Declare a change of training images: a function of uint8 images (B, C, H, W) and a generator of the CPU.
 
     It returns uint8 images of the same shape, after flip, crop and AutoAugment, which are options beside its own, and
@@ -256,26 +251,22 @@ def augmentation(name: str) -> Callable[[_Declared], _Declared]:
     that are streamed from files.
     """
 
-    def declare(function: _Declared) -> _Declared:
-        def build(options: Component) -> Any:
-            def change(images: Any, generator: Any) -> Any:
-                changed = _called(function, options, images, generator)
-                like = getattr(changed, "dtype", type(changed)), tuple(getattr(changed, "shape", ()))
-                if like != (images.dtype, tuple(images.shape)):
-                    made, given = (f"{kind} {shape}" for kind, shape in (like, (images.dtype, tuple(images.shape))))
-                    raise UsageError("augment", name, f"its function makes {made} of images {given}, not their like")
-                return changed
+    def build(options: Component) -> Any:
+        def change(images: Any, generator: Any) -> Any:
+            changed = _called(function, options, images, generator)
+            like = getattr(changed, "dtype", type(changed)), tuple(getattr(changed, "shape", ()))
+            if like != (images.dtype, tuple(images.shape)):
+                made, given = (f"{kind} {shape}" for kind, shape in (like, (images.dtype, tuple(images.shape))))
+                raise UsageError("augment", name, f"its function makes {made} of images {given}, not their like")
+            return changed
 
-            return change
+        return change
 
-        _declare("augment", name, function, build, 2)
-        return function
-
-    return declare
+    _declare("augment", name, function, build, 2)
 
 
-@_named
-def measure(name: str, *, column: str | None = None, whole: bool = False) -> Callable[[_Declared], _Declared]:
+@_decorator
+def measure(name: str, function: Any, *, column: str | None = None, whole: bool = False) -> None:
     """Declare a measure: a function of a `Risk` that returns an `Estimate`, or a number that is exact.
 
     Args:
@@ -283,25 +274,20 @@ def measure(name: str, *, column: str | None = None, whole: bool = False) -> Cal
         column: of tables; None: the name.
         whole: whether it takes all images of the split, not the `samples` drawn from it.
     """
+    from fsbench.measuring.measures import Measure, add_measure
 
-    def declare(function: _Declared) -> _Declared:
-        from fsbench.measuring.measures import Measure, add_measure
-
-        _declare("measure", name, function, function, 1)
-        line, (version, _) = _line(function), _source(function, f"measure {name}")
-        add_measure(Measure(name, column or name, line, "a plugin", function, whole=whole, version=version))
-        return function
-
-    return declare
+    _declare("measure", name, function, function, 1)
+    line, (version, _) = _line(function), _source(function, f"measure {name}")
+    add_measure(Measure(name, column or name, line, "a plugin", function, whole=whole, version=version))
 
 
-def paper(name: str) -> Callable[[_Declared], _Declared]:
+def paper(name: str) -> Callable[[_Given], _Given]:
     """Declare a paper: a function that returns the tuple of its artefacts, called `<name>/...`.
 
     What they print lies in `numbers/*.csv` beside the file.
     """
 
-    def declare(function: _Declared) -> _Declared:
+    def declare(function: _Given) -> _Given:
         from fsbench.papers import add_paper
 
         file = _file()

@@ -100,15 +100,20 @@ def one_line(failure: BaseException) -> str:
     return f"{type(failure).__name__}: {first_line(failure)}"
 
 
+def traceback_wanted() -> bool:
+    """Whether HYDRA_FULL_ERROR=1 asks for the traceback of what is said in one line otherwise."""
+    return os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
 @contextmanager
 def failing_in_a_line(title: str) -> Iterator[None]:
-    """Have another's exception end the command in one line, unless HYDRA_FULL_ERROR=1 asks for its traceback."""
+    """Have another's exception end the command in one line, unless its traceback is wanted."""
     try:
         yield
     except FsbenchError:
         raise
     except Exception as failure:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if traceback_wanted():
             raise
         raise FsbenchError(f"{title}: failed, {one_line(failure)}") from failure
 

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import unicodedata
+from collections.abc import Container, Iterator, Sequence
 from typing import TextIO
 
 # Tensors and layers of a network, say: names without spaces.
@@ -28,6 +29,21 @@ def tell(line: str) -> None:
 def shown_on_terminal() -> bool:
     """Whether a person looks at stderr."""
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> Iterator[str]:
+    """Rows of cells as lines, each column as wide as its widest cell.
+
+    Args:
+        right: columns that are set flush right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            text.rjust(width) if i in right else text.ljust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join(cells).rstrip()
 
 
 def steady_streams() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from fsbench.config.load import shown
+from fsbench.config.load import override_value
 from fsbench.errors import FsbenchError, Interrupted
 from fsbench.measuring.measures import chosen_measures
 from fsbench.measuring.source import Unfinished, find_run, run_directory, trained_as
@@ -171,7 +171,7 @@ def measure(
         FsbenchError: a measure failed; the others are recorded.
         KeyboardInterrupt: it was interrupted; what was measured is recorded.
     """
-    from fsbench.cli.sharpness import single
+    from fsbench.cli.sharpness import measure_one
     from fsbench.config.compose import compose_jobs
     from fsbench.config.primary import SHARPNESS
 
@@ -185,7 +185,7 @@ def measure(
     with _interruptible():
         (job,) = compose_jobs(line, multirun=False, primary=SHARPNESS)
         chosen_measures(job.config.measures)
-        outcome = single(job)
+        outcome = measure_one(job)
     if outcome.failed:
         raise FsbenchError(f"{place}: " + "; ".join(f"{name} failed, {why}" for name, why in outcome.failed.items()))
     return _estimates(outcome.entries)
@@ -226,4 +226,4 @@ def _text(value: Any) -> str:
         return QuotedString(str(value), Quote.single).with_quotes()
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{_text(inner)}" for key, inner in value.items()) + "}"
-    return "[" + ",".join(map(_text, value)) + "]" if isinstance(value, Iterable) else shown(value)
+    return "[" + ",".join(map(_text, value)) + "]" if isinstance(value, Iterable) else override_value(value)

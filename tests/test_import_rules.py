@@ -62,6 +62,7 @@ ALLOWED = {
         "plugins",
     },
     "reproduce": {
+        "lines",
         "distributed",
         "stop_signal",
         "config",

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 
-from fsbench.cli.commands import COMMANDS
-from fsbench.cli.list import ALL, described
+from fsbench.cli.list import ALL, choices_in
+from fsbench.cli.main import COMMANDS
 from fsbench.config.paths import conf_dir
 from fsbench.config.primary import EVALUATE, REPRODUCE, SHARPNESS, TRAIN, Primary
 from fsbench.errors import UsageError
@@ -78,7 +78,7 @@ def _answer(request: str, before: str) -> None:
     if primary is not None:
         if current.startswith("experiment="):
             # Experiments lie in folders, which Hydra's completion does not look into.
-            names = (f"experiment={name}" for name in described(conf_dir() / "experiment"))
+            names = (f"experiment={name}" for name in choices_in(conf_dir() / "experiment"))
             print(" ".join(name for name in names if name.startswith(current)))
             return
         key, equals, value = current.partition("=")

@@ -45,9 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_composed("fsbench evaluate", rest)
     if show_instead(options, HELP, EVALUATE):
         return 0
-    jobs = compose_jobs(
-        options.overrides, multirun=options.multirun, config_dir=options.config_dir, primary=EVALUATE
-    )  # fmt: skip
+    jobs = compose_jobs(options.overrides, multirun=options.multirun, config_dir=options.config_dir, primary=EVALUATE)
     found = []
     for job in jobs:
         said = {override.lstrip("+").partition("=")[0] for override in job.overrides}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from fsbench.config.compose import compose_text
+from fsbench.config.compose import Composer
 from fsbench.config.primary import TRAIN, Primary
 from fsbench.errors import UsageError
 
@@ -49,7 +49,7 @@ def parse_composed(program: str, arguments: Sequence[str]) -> argparse.Namespace
 def show_instead(options: argparse.Namespace, text: str, primary: Primary = TRAIN) -> bool:
     """Show what `--help` (`text`, then the configuration), `--cfg`, `--info` or `--hydra-help` asks for, if any."""
     if options.help:
-        print(text + compose_text(options.overrides, config_dir=options.config_dir, primary=primary), end="")
+        print(text + Composer(options.config_dir).text(options.overrides, primary=primary), end="")
     elif options.hydra_help or options.cfg or options.info is not None:
         from fsbench.cli.show import show
 

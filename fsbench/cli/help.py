@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from fsbench.errors import UsageError, did_you_mean
+from fsbench.lines import aligned
 
 # Topic, in the order of reading, and its line.
 TOPICS = {
@@ -23,8 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     """List the topics, or print the guide of one."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: fsbench help TOPIC\n")
-        width = max(map(len, TOPICS))
-        print("\n".join(f"  {topic:{width}}  {line}" for topic, line in TOPICS.items()))
+        print("\n".join(aligned([(f"  {topic}", line) for topic, line in TOPICS.items()])))
         return 0
     topic, *others = arguments
     if topic not in TOPICS:

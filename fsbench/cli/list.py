@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fsbench.cli.flags import Parser
 from fsbench.config.component import components, offered
-from fsbench.config.load import shown
+from fsbench.config.load import override_value
 from fsbench.config.paths import conf_dir
 from fsbench.errors import UsageError, did_you_mean
 from fsbench.measuring import measures
@@ -84,7 +84,7 @@ def _entries(kind: str | None, config_dir: Path | None) -> list[dict[str, str | 
     if config_dir and not config_dir.is_dir():
         raise UsageError("--config-dir", config_dir, "no such directory")
     roots = [conf_dir(), *([config_dir] if config_dir else [])]
-    found = {name: line for root in roots for name, line in described(root / group).items()}
+    found = {name: line for root in roots for name, line in choices_in(root / group).items()}
     return [{"name": name, "line": line} for name, line in sorted((found | offered(group)).items())]
 
 
@@ -95,18 +95,18 @@ def _options(kind: str, name: str) -> list[dict[str, str | bool]]:
         lines = re.findall(r"^(\w+): +(.*?)(?: +# (.*))?$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
         return [{"name": f"{group}.{key}={value}", "line": meaning} for key, value, meaning in lines]
     if name not in offered(group):
-        near = did_you_mean(name, {**described(conf_dir() / group), **offered(group)})
+        near = did_you_mean(name, {**choices_in(conf_dir() / group), **offered(group)})
         raise UsageError("list", f"{kind} {name}", f"no such choice{near}; fsbench list {kind} shows them")
     component = components(group)[name]
     meanings, node = component.meanings(), component.as_node()
     return [
-        {"name": f"{group}.{option}={shown(node[option])}", "line": meanings.get(option, "")}
+        {"name": f"{group}.{option}={override_value(node[option])}", "line": meanings.get(option, "")}
         for option in component.model_fields
         if option in node and option not in (component.key, "plugin")
     ]
 
 
-def described(group: Path) -> dict[str, str]:
+def choices_in(group: Path) -> dict[str, str]:
     """Choice and description of every file below a config group; the description is its first comment."""
     return {
         path.relative_to(group).with_suffix("").as_posix(): _first_comment(path)

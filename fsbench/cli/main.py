@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Sequence
 
-from fsbench.cli.commands import COMMANDS
-from fsbench.errors import FsbenchError, Interrupted, UsageError, bad_input, did_you_mean, one_line
-from fsbench.lines import flushed, steady_streams, tell
+from fsbench.errors import FsbenchError, Interrupted, UsageError, bad_input, did_you_mean, one_line, traceback_wanted
+from fsbench.lines import aligned, flushed, steady_streams, tell
 from fsbench.plugins import load_plugins, name_plugins, taken_out
 from fsbench.stop_signal import AtOnce, at_once, too_late
+
+# name: (module with a function `main(arguments) -> exit code`, one line)
+COMMANDS = {
+    "train": ("fsbench.cli.train", "train a model, or a sweep of them with -m"),
+    "runs": ("fsbench.cli.runs", "what became of the runs in a directory; removes those that are not wanted"),
+    "table": ("fsbench.cli.table", "mean and standard deviation over seeds of finished runs"),
+    "evaluate": ("fsbench.cli.evaluate", "loss and accuracy of a trained network, on its own images or on others"),
+    "sharpness": ("fsbench.cli.sharpness", "measure how sharp the minimum of a trained network is"),
+    "reproduce": ("fsbench.cli.reproduce", "the papers' tables and figures, published numbers beside measured ones"),
+    "plot": ("fsbench.cli.plot", "curves of finished runs, or one point a run, as a picture"),
+    "list": ("fsbench.cli.list", "what there is: models, datasets, optimizers, experiments, ..."),
+    "rerun": ("fsbench.cli.rerun", "train again what a run directory holds, with changes"),
+    "help": ("fsbench.cli.help", "the guides: training, sharpness, library, extending, ..."),
+}
 
 HELP = """fsbench: train with sharpness-aware optimizers and compare what comes out.
 
@@ -58,7 +70,7 @@ def _ended(arguments: list[str]) -> int:
             # Python ends by SIGINT, whatever the exit code, if the last code that it ran from text (a dataclass's
             # methods, say) was interrupted.
             exec("")
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if traceback_wanted():
             traceback.print_exc()
         if not failure.said:
             tell(f"fsbench: {one_line(failure)}")
@@ -89,8 +101,7 @@ def _dispatch(arguments: list[str]) -> int:
         load_plugins()
         return complete(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        width = max(map(len, COMMANDS))
-        lines = (f"  {name:{width}}  {line}" for name, (_, line) in COMMANDS.items())
+        lines = aligned([(f"  {name}", line) for name, (_, line) in COMMANDS.items()])
         print(HELP.format(commands="\n".join(lines)), end="")
         return 0
     command, *rest = arguments

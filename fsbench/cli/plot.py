@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsbench.cli.flags import Parser
-from fsbench.config.load import shown
+from fsbench.config.load import short_value
 from fsbench.errors import UsageError, did_you_mean
 from fsbench.lines import say, tell
 from fsbench.measuring.measures import MEASURES, measure_of
@@ -47,19 +47,17 @@ def main(arguments: Sequence[str]) -> int:
     x, y, output = options.x, options.y, options.output
     if output.suffix not in _DATES:
         raise UsageError("-o", output, f"must end in one of {', '.join(_DATES)}")
-    by = [name.strip() for name in options.by.split(",") if name.strip()]
 
     import pandas as pd
 
-    from fsbench.report.runs_table import mixed_keys
+    from fsbench.report.runs_table import matches, mixed_keys, names_in
     from fsbench.runs.records import read_records
 
+    by = names_in(options.by)
     records = read_records(options.runs)
     rows = records.rows
-    left_out = ", ".join(f"{count} {status}" for status, count in sorted(records.unfinished.items()))
     if not rows:
-        where = " ".join(map(str, options.runs))
-        raise UsageError("runs", where, "no finished run there" + (f" ({left_out})" if left_out else ""))
+        raise UsageError("runs", " ".join(map(str, options.runs)), records.none_finished)
     keys = dict.fromkeys([*records.choices, *records.configuration])
     columns = dict.fromkeys(key for row in rows for key in row)
     for option, name, given in [("--by", name, name) for name in by] + [
@@ -71,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         key, equals, value = condition.partition("=")
         if not equals:
             raise UsageError("--where", condition, "must read KEY=VALUE")
-        rows = [row for row in rows if _shown(row.get(key)) == _shown(_number(value))]
+        rows = [row for row in rows if matches(row.get(key), value)]
         if not rows:
             raise UsageError("--where", condition, f"none of {len(records.rows)} finished runs is like that")
 
@@ -89,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
         points = pd.DataFrame(
             {
                 "run": [row["run"] for row, _ in found],
-                "line": [", ".join(_shown(row.get(name)) for name in by) for row, _ in found],
+                "line": [", ".join(short_value(row.get(name)) for name in by) for row, _ in found],
                 "step": [point.get("epoch") if curve else point.get(x) for _, point in found],
                 "x": pd.to_numeric([point.get(x) for _, point in found]),
                 "y": pd.to_numeric([point.get(y) for _, point in found]),
@@ -107,8 +105,8 @@ def main(arguments: Sequence[str]) -> int:
     if averaged:
         for key, values in mixed_keys(rows, [*by, x], records.choices, records.configuration).items():
             tell(f"note: a line averages runs that differ in {key} ({', '.join(values)}); add it to --by")
-    if left_out:
-        tell(f"note: runs left out because they are not finished: {left_out}")
+    if records.left_out:
+        tell(f"note: runs left out because they are not finished: {records.left_out}")
     return 0
 
 
@@ -144,10 +142,11 @@ def _draw(points: pd.DataFrame, axes_of: tuple[str, str], by: str, band: str, ou
         by: what lines differ in.
         band: what is drawn around means over runs of equal line and step; empty: the points themselves.
     """
+    from fsbench.report.runs_table import by_size
     from fsbench.report.style import COLUMN, figure, legend_above, style, styles
     from fsbench.runs.atomic import atomic_path
 
-    names = sorted(points["line"].unique(), key=lambda name: (isinstance(_number(name), str), _number(name)))
+    names = sorted(points["line"].unique(), key=by_size)
     count = points["run"].nunique()
     split = f", by {by}" if by else ""
     caption = f"Mean over runs{split}; the band is {band}." if band else f"A point for each of {count} runs{split}."
@@ -192,16 +191,3 @@ def _draw(points: pd.DataFrame, axes_of: tuple[str, str], by: str, band: str, ou
         with atomic_path(output) as part:
             drawn.savefig(part, format=output.suffix[1:], metadata=_DATES[output.suffix])
     return caption
-
-
-def _shown(value: object) -> str:
-    """A value as the command line has it; 0.10 and 0.1 are the same."""
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"{value:g}" if plain else shown(value)
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text

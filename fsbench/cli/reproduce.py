@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,20 +11,19 @@ from pathlib import Path
 from fsbench.cli.flags import Parser
 from fsbench.config.compose import Composer
 from fsbench.config.primary import REPRODUCE
-from fsbench.errors import Diverged, Interrupted, UsageError, one_line
+from fsbench.errors import Diverged, Interrupted, UsageError, one_line, traceback_wanted
 from fsbench.executors import build_executor
 from fsbench.executors.executor import Executor
 from fsbench.lines import say, tell
 from fsbench.papers import add_papers, artefacts
 from fsbench.papers.artefact import SCALES, Artefact, Computed
-from fsbench.reproduce.computed_artefact import compute, computed_cuts, is_computed, options_of
+from fsbench.reproduce.computed import compute_artefact, computed_cuts, is_computed, options_of
 from fsbench.reproduce.cost import Estimator
-from fsbench.reproduce.gather import write_artefact
-from fsbench.reproduce.listing import list_lines, plan_lines, summary
+from fsbench.reproduce.listing import list_lines, plan_lines, runs_left
 from fsbench.reproduce.plan import Plan, deciding, make_plan
-from fsbench.reproduce.provenance import refuse_smaller, without_places
 from fsbench.reproduce.request import Request, read_request
-from fsbench.reproduce.run import Outcome, Task, missing_tasks
+from fsbench.reproduce.run import RunOutcome, RunTask, missing_tasks
+from fsbench.reproduce.write import refuse_smaller, without_places, write_artefact
 from fsbench.runs.directory import refuse_unwritable
 from fsbench.stop_signal import at_once, stop_signal
 
@@ -163,37 +161,39 @@ class _Work:
         for artefact in self.request.artefacts:
             if isinstance(artefact, Computed):
                 self._compute(artefact)
-        here = self.request.config.executor.name == "serial"
-        if here and self.request.config.device == "cuda" and missing_tasks(self.plans):
+        config = self.request.config
+        if config.executor.name == "serial" and config.device == "cuda" and missing_tasks(self.plans):
             self._refuse_absent_device()
         self._carry_out(executor, [plan for plan in self.plans if not plan.waits])
         if waiting := {plan.artefact.name for plan in self.plans if plan.waits}:
             self.plans = self.plan()
             self._carry_out(executor, [plan for plan in self.plans if plan.artefact.name in waiting])
-            self._tell_waiting()
-        if not self.failed + self.busy:
-            return 0
+            for plan in self.plans:
+                # Values that could not be chosen after all.
+                for reason in dict.fromkeys(run.waits for run in plan.runs if run.waits):
+                    self.failed += 1
+                    tell(f"{plan.artefact.name}: {reason}")
         counts = {"failed": self.failed, "busy in another process": self.busy}
-        shown = ", ".join(f"{count} {how}" for how, count in counts.items() if count)
-        tell(f"fsbench: {shown}; the same command goes on with what is missing")
+        if not any(counts.values()):
+            return 0
+        ended = ", ".join(f"{count} {how}" for how, count in counts.items() if count)
+        tell(f"fsbench: {ended}; the same command goes on with what is missing")
         return 3
 
-    def _tell_waiting(self) -> None:
-        """Say which values could not be chosen after all."""
-        for plan in self.plans:
-            for reason in dict.fromkeys(run.waits for run in plan.runs if run.waits):
-                self.failed += 1
-                tell(f"{plan.artefact.name}: {reason}")
-
-    def _carry_out(self, executor: Executor, written: Sequence[Plan]) -> None:
-        """Run what is missing; each of the plans `written` is written as soon as its last run has ended."""
+    def _carry_out(self, executor: Executor, plans: Sequence[Plan]) -> None:
+        """Run what is missing; each of these plans is written as soon as its last run has ended."""
         tasks = [task for task in missing_tasks(self.plans) if task.directory.path not in self.reasons]
-        open_runs = {id(plan): {task.directory.path for task in tasks} & _paths(plan) for plan in written}
-        for plan in written:
-            if not open_runs[id(plan)]:
-                self._write(plan)
         candidates = deciding(self.plans)
-        outcomes: list[Outcome] = []
+        left, unwritten = {task.directory.path for task in tasks}, list(plans)
+        outcomes: list[RunOutcome] = []
+
+        def write_complete() -> None:
+            for plan in list(unwritten):
+                if left.isdisjoint(run.directory.path for run in (*plan.runs, *plan.deciding)):
+                    self._write(plan)
+                    unwritten.remove(plan)
+
+        write_complete()
         try:
             for outcome in executor.run(tasks):
                 path = outcome.task.directory.path
@@ -203,23 +203,18 @@ class _Work:
                 if outcome.busy:
                     self.busy += 1
                     self.reasons[path] = outcome.reason
-                elif outcome.reason and not (path in candidates and isinstance(outcome.untrained, Diverged)):
+                elif outcome.reason and not (path in candidates and isinstance(outcome.trained.failure, Diverged)):
                     self.failed += 1
                     self.reasons[path] = outcome.reason
-                for plan in written:
-                    if path in open_runs[id(plan)]:
-                        open_runs[id(plan)].discard(path)
-                        if not open_runs[id(plan)]:
-                            self._write(plan)
+                left.discard(path)
+                write_complete()
         except Interrupted as failure:
-            raise Interrupted(f"{failure} ({summary(self.plans)})") from None
+            raise Interrupted(f"{failure} ({runs_left(self.plans)})") from None
 
     def _refuse(self) -> None:
         """See that all can be written and nothing larger is overwritten, before anything is begun."""
         for key in ("results_dir", "runs_dir"):
             refuse_unwritable(key, Path(getattr(self.request.config, key)))
-        for plan in self.plans:
-            _ = plan.cuts
         for artefact in self.request.artefacts:
             refuse_smaller(self.directory(artefact), artefact.name, self.request.config.scale)
 
@@ -232,9 +227,9 @@ class _Work:
         except UsageError as failure:
             raise UsageError("device", failure.value, failure.problem) from None
 
-    def _refuse_bad_input(self, outcomes: Sequence[Outcome], tasks: Sequence[Task]) -> None:
+    def _refuse_bad_input(self, outcomes: Sequence[RunOutcome], tasks: Sequence[RunTask]) -> None:
         """Raise UsageError where there is nothing to show but bad input: at once if no run has other images."""
-        failure = outcomes[0].untrained
+        failure = outcomes[0].trained.failure
         last = len(outcomes) == len(tasks) or (outcomes[0].no_data and len({task.data for task in tasks}) == 1)
         finished = any(run.finished for plan in self.plans for run in plan.runs)
         if last and not finished and isinstance(failure, UsageError):
@@ -261,13 +256,13 @@ class _Work:
 
         try:
             with at_once():
-                paths = compute(artefact, self.request, directory, progress, self.command)
+                paths = compute_artefact(artefact, self.request, directory, progress, self.command)
         except KeyboardInterrupt:
             raise Interrupted(f"{artefact.name}: interrupted; the same command begins it again") from None
         except UsageError:
             raise
         except Exception as failure:
-            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            if traceback_wanted():
                 traceback.print_exc()
             self.failed += 1
             say(f"{artefact.name}: failed, {one_line(failure)}")
@@ -275,10 +270,5 @@ class _Work:
         _say_written(artefact.name, "computed", paths)
 
 
-def _paths(plan: Plan) -> set[Path]:
-    return {run.directory.path for run in (*plan.runs, *plan.deciding)}
-
-
 def _say_written(name: str, what: str, paths: Sequence[Path]) -> None:
-    shown = " ".join(path.name for path in paths)
-    say(f"{name}: {what}; {paths[0].parent}: {shown}")
+    say(f"{name}: {what}; {paths[0].parent}: {' '.join(path.name for path in paths)}")

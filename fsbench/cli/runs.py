@@ -15,7 +15,7 @@ from typing import Any
 
 from fsbench.cli.flags import Parser
 from fsbench.errors import FsbenchError, UsageError, did_you_mean
-from fsbench.lines import say, tell
+from fsbench.lines import aligned, say, tell
 from fsbench.runs.atomic import finite
 from fsbench.runs.directory import RunDirectory
 from fsbench.runs.read import Unreadable, read_json
@@ -96,11 +96,8 @@ def _print(runs: list[dict[str, Any]], form: str) -> None:
             accuracy = "-" if run["test_accuracy"] is None else f"{100 * run['test_accuracy']:.2f} %"
             age = "-" if run["age"] is None else _age(run["age"])
             lines.append((run["run"], run["status"], accuracy, age, _size(run["size"]), run["message"]))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for line in lines:
-            left = [f"{cell:{width}}" for cell, width in zip(line[:2], widths[:2], strict=True)]
-            right = [f"{cell:>{width}}" for cell, width in zip(line[2:5], widths[2:5], strict=True)]
-            say("  ".join([*left, *right, line[5]]).rstrip())
+        for line in aligned(lines, right=range(2, 5)):
+            say(line)
 
 
 def _remove(runs: list[dict[str, Any]], ask: bool) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from fsbench import __version__
 from fsbench.cli.flags import parse_composed, show_instead
 from fsbench.config.compose import Job, compose_jobs
 from fsbench.config.primary import SHARPNESS
-from fsbench.errors import Interrupted, UsageError, failing_in_a_line, one_line
+from fsbench.errors import Interrupted, UsageError, failing_in_a_line, one_line, traceback_wanted
 from fsbench.lines import say, tell
 from fsbench.measuring.measures import Measure, chosen_measures
 
@@ -59,7 +58,7 @@ With these choices:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SharpnessOutcome:
     """The measures of one network as they came out, and the lines for a reader.
 
     Status: `measured` (any of it), `already measured`, `refused` (all of it), `failed` (any of it), `not finished`.
@@ -79,19 +78,17 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_composed("fsbench sharpness", arguments)
     if show_instead(options, HELP, SHARPNESS):
         return 0
-    jobs = compose_jobs(
-        options.overrides, multirun=options.multirun, config_dir=options.config_dir, primary=SHARPNESS
-    )  # fmt: skip
+    jobs = compose_jobs(options.overrides, multirun=options.multirun, config_dir=options.config_dir, primary=SHARPNESS)
     for job in jobs:
         chosen_measures(job.config.measures)
     if options.multirun:
         return _sweep(jobs)
-    outcome = single(jobs[0])
+    outcome = measure_one(jobs[0])
     say("\n".join(outcome.lines))
     return 1 if outcome.status in ("refused", "failed") else 0
 
 
-def single(job: Job[SharpnessConfig]) -> Outcome:
+def measure_one(job: Job[SharpnessConfig]) -> SharpnessOutcome:
     """Measure one network; raises FsbenchError where it can't be."""
     from fsbench.measuring.source import find_source
 
@@ -106,10 +103,10 @@ def _sweep(jobs: list[Job[SharpnessConfig]]) -> int:
     Returns 0, 1 if every measure of every network was refused, or 3 if anything failed.
     """
     found = _found(jobs)
-    outcomes: list[Outcome] = []
+    outcomes: list[SharpnessOutcome] = []
     try:
         for job, source in zip(jobs, found, strict=True):
-            outcomes.append(_attempt(source, job.config))
+            outcomes.append(_outcome_of(source, job.config))
             first, *rest = outcomes[-1].lines
             say("\n".join([f"[{len(outcomes)}/{len(jobs)}] {first}", *rest]))
     finally:
@@ -141,8 +138,8 @@ def _found(jobs: list[Job[SharpnessConfig]]) -> list[Source | UsageError]:
     unfinished = [one for one in found if isinstance(one, Unfinished)]
     if len(unfinished) == len(found):
         states = Counter(one.status for one in unfinished)
-        shown = ", ".join(f"{count} {status}" for status, count in sorted(states.items()))
-        raise UsageError("run", jobs[0].config.run if len(jobs) == 1 else "...", f"no run is finished ({shown})")
+        counted = ", ".join(f"{count} {status}" for status, count in sorted(states.items()))
+        raise UsageError("run", jobs[0].config.run if len(jobs) == 1 else "...", f"no run is finished ({counted})")
     places: dict[Path, Source] = {}
     for source in found:
         if isinstance(source, Source) and not source.is_run:
@@ -153,24 +150,24 @@ def _found(jobs: list[Job[SharpnessConfig]]) -> list[Source | UsageError]:
     return found
 
 
-def _attempt(source: Source | UsageError, config: SharpnessConfig) -> Outcome:
+def _outcome_of(source: Source | UsageError, config: SharpnessConfig) -> SharpnessOutcome:
     from fsbench.measuring.source import Unfinished
 
     if isinstance(source, Unfinished):
-        return Outcome("not finished", [f"{source.value}: left out, not finished ({source.status})"])
+        return SharpnessOutcome("not finished", [f"{source.value}: left out, not finished ({source.status})"])
     if isinstance(source, UsageError):
-        return Outcome("failed", [f"{source.value}: failed, {source.problem}"])
+        return SharpnessOutcome("failed", [f"{source.value}: failed, {source.problem}"])
     try:
         return _measured(source, config)
     except Interrupted:
         raise
     except Exception as failure:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if traceback_wanted():
             traceback.print_exc()
-        return Outcome("failed", [f"{source.title}: failed, {one_line(failure)}"])
+        return SharpnessOutcome("failed", [f"{source.title}: failed, {one_line(failure)}"])
 
 
-def _measured(source: Source, config: SharpnessConfig) -> Outcome:
+def _measured(source: Source, config: SharpnessConfig) -> SharpnessOutcome:
     """Measure what is not recorded yet. Needs torch only where there is anything to measure."""
     from fsbench.measuring import display
     from fsbench.measuring.record import Record, answers
@@ -194,15 +191,13 @@ def _measured(source: Source, config: SharpnessConfig) -> Outcome:
     if missing:
         fresh, failed = _computed(source, config, missing, record)
         entries |= fresh
-    asked = {
-        column: entries[column] for one in chosen if one.name not in failed for column in one.columns_of(config)
-    }  # fmt: skip
+    asked = {column: entries[column] for one in chosen if one.name not in failed for column in one.columns_of(config)}
     refused = all("refused" in entry for entry in asked.values())
     status = "failed" if failed else "refused" if refused else "measured" if missing else "already measured"
     lines = _lines(source, asked, len(chosen), len(missing))
     if record.unreadable is not None:
         lines.append(f"  note: {record.unreadable}; written anew")
-    return Outcome(status, lines + display.changes(asked, before, record.read()), asked, failed)
+    return SharpnessOutcome(status, lines + display.changes(asked, before, record.read()), asked, failed)
 
 
 def _computed(

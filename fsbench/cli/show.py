@@ -7,31 +7,22 @@ import sys
 
 import hydra
 
-from fsbench.config.compose import compose_text, normalised
+from fsbench.config.compose import Composer, normalised
 from fsbench.config.paths import conf_dir
 from fsbench.config.primary import TRAIN, Primary
 from fsbench.errors import UsageError
 
 
-def show(options: argparse.Namespace, primary: Primary = TRAIN) -> int:
+def show(options: argparse.Namespace, primary: Primary) -> int:
     """Hand the line to Hydra with the flags in front, where 1.3 wants them."""
     if options.multirun:
         raise UsageError("", "", "--cfg, --info and --hydra-help show one run; leave out -m")
     # What does not compose is said in our own one line, not in Hydra's many.
-    compose_text(options.overrides, config_dir=options.config_dir, primary=primary)
-    line = []
-    if options.hydra_help:
-        line.append("--hydra-help")
-    if options.cfg:
-        line += ["--cfg", options.cfg]
-    if options.info is not None:
-        line += ["--info", options.info]
-    if options.resolve:
-        line.append("--resolve")
-    if options.package:
-        line += ["--package", options.package]
-    if options.config_dir:
-        line += ["--config-dir", options.config_dir]
+    Composer(options.config_dir).text(options.overrides, primary=primary)
+    line = ["--hydra-help"] * options.hydra_help + ["--resolve"] * options.resolve
+    for flag in ("cfg", "info", "package", "config_dir"):
+        if value := getattr(options, flag):
+            line += [f"--{flag.replace('_', '-')}", value]
     return hydra_main([*line, *map(normalised, options.overrides)], primary)
 
 

@@ -31,63 +31,67 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--format", default="markdown", choices=["markdown", "csv", "latex", "json"])
     options = parser.parse_intermixed_args(list(arguments))
 
-    from fsbench.report.runs_table import aggregate, formatted, lacking, mixed_keys, mixed_settings, substitutes
+    from fsbench.report import runs_table
     from fsbench.runs.records import read_records
 
-    by = _names(options.by)
-    columns = [name for name in _names(options.columns) if name not in by]
+    by = runs_table.names_in(options.by)
+    columns = [name for name in runs_table.names_in(options.columns) if name not in by]
     for option, names, given in (("--by", by, options.by), ("--columns", columns, options.columns)):
         if not names:
             raise UsageError(option, given, "names nothing; see fsbench table --help")
     conditioned = [condition.partition("=")[0] for condition in options.where]
     records = read_records(options.runs, asked=[*by, *columns, *conditioned])
     rows = _chosen(records.rows, options.where)
-    left_out = ", ".join(f"{count} {status}" for status, count in sorted(records.unfinished.items()))
     if not rows and records.rows:
         raise UsageError("--where", " ".join(options.where), f"none of {len(records.rows)} finished runs is like that")
     if not rows:
-        problem = "no finished run there" + (f" ({left_out})" if left_out else "")
-        raise UsageError("runs", " ".join(map(str, options.runs)), problem + _without_runs(options.runs))
+        problem = records.none_finished + _without_runs(options.runs)
+        raise UsageError("runs", " ".join(map(str, options.runs)), problem)
+    for option, names in (("--by", by), ("--columns", columns)):
+        for name in names:
+            _refuse_short_name(option, name, name)
     for name in by:
-        _refuse_short_name("--by", name, name)
         if measure_of(name) is not None:
             raise UsageError("--by", name, "is a measure, which hardly any two runs share; name it in --columns")
-    for name in columns:
-        _refuse_short_name("--columns", name, name)
     measures = [name for name in columns if measure_of(name) is not None]
-    absent = lacking(rows, measures, records.measured)
+    absent = runs_table.lacking(rows, measures, records.measured)
     for name, count in absent.items():
         if count == len(rows):
             command = _command(rows, [name], listed=bool(options.where))
             raise UsageError("--columns", name, f"no run was measured; {command} does it")
     known = [measure.column for measure in MEASURES.values() if measure.has(measure.column)]
-    print(printable(formatted(aggregate(rows, by, columns, known), options.format, by, columns)), end="")
-    for key, values in mixed_keys(rows, by, records.choices, records.configuration).items():
+    print(
+        printable(runs_table.formatted(runs_table.aggregate(rows, by, columns, known), options.format, by, columns)),
+        end="",
+    )
+    for key, values in runs_table.mixed_keys(rows, by, records.choices, records.configuration).items():
         tell(f"note: a line averages runs that differ in {key} ({', '.join(values)}); add it to --by")
-    within, across = mixed_settings(rows, by, measures, records.measured)
+    within, across = runs_table.mixed_settings(rows, by, measures, records.measured)
     for name, settings in within.items():
-        tell(f"note: a line averages {name} measured with different settings: {_shown(settings)}")
+        tell(f"note: a line averages {name} measured with different settings: {_settings_text(settings)}")
     for name, settings in across.items():
-        tell(f"note: {name}: lines were measured with different settings: {_shown(settings)}")
-    for line in substitutes(rows, measures, records.measured):
+        tell(f"note: {name}: lines were measured with different settings: {_settings_text(settings)}")
+    for line in runs_table.substitutes(rows, measures, records.measured):
         tell(f"note: {shortened(line)}")
     if absent:
-        shown = ", ".join(f"{count} of {len(rows)} runs lack {name}" for name, count in absent.items())
+        lack = ", ".join(f"{count} of {len(rows)} runs lack {name}" for name, count in absent.items())
         lacks = [row for row in rows if any(name not in records.measured[row["run"]] for name in absent)]
         command = _command(lacks, list(absent), listed=bool(options.where))
-        tell(f"note: {shown}; {command} measures them")
+        tell(f"note: {lack}; {command} measures them")
     if measures:
         tell(_DEVIATION)
     if unreadable := [str(path) for path in records.unreadable]:
         more = f" and {len(unreadable) - 2} more" if len(unreadable) > 2 else ""
         tell(f"note: unreadable: {', '.join(unreadable[:2])}{more}")
-    if left_out:
-        tell(f"note: runs left out because they are not finished: {left_out}")
+    if records.left_out:
+        tell(f"note: runs left out because they are not finished: {records.left_out}")
     return 0
 
 
 def _chosen(rows: list[dict[str, Any]], conditions: Sequence[str]) -> list[dict[str, Any]]:
     """The rows that meet all conditions `KEY=VALUE`. Raises UsageError where no run has such a key."""
+    from fsbench.report.runs_table import matches
+
     for condition in conditions:
         key, equals, value = condition.partition("=")
         if not equals:
@@ -97,11 +101,11 @@ def _chosen(rows: list[dict[str, Any]], conditions: Sequence[str]) -> list[dict[
             if measure_of(key) is not None:
                 raise UsageError("--where", condition, f"no run was measured; {_command(rows, [key])} does it")
             raise UsageError("--where", condition, f"no run has such a key{did_you_mean(key, rows[0])}")
-        rows = [row for row in rows if _matches(row.get(key), value)]
+        rows = [row for row in rows if matches(row.get(key), value)]
     return rows
 
 
-def _shown(settings: dict[str, list[str]]) -> str:
+def _settings_text(settings: dict[str, list[str]]) -> str:
     return "; ".join(f"{key} ({', '.join(values)})" for key, values in settings.items())
 
 
@@ -118,9 +122,8 @@ def _without_runs(roots: list[Path]) -> str:
 
     if not (found := [place for root in roots for place in networks(root)]):
         return ""
-    several = f"{len(found)} networks without a run, whose numbers are in {found[0]}/sharpness.json, ..."
-    one = f"a network without a run, whose numbers are in {found[0]}/sharpness.json"
-    return f"; there is {one}" if len(found) == 1 else f"; there are {several}"
+    there, more = ("is a network", "") if len(found) == 1 else (f"are {len(found)} networks", ", ...")
+    return f"; there {there} without a run, whose numbers are in {found[0]}/sharpness.json{more}"
 
 
 def _command(rows: list[dict[str, Any]], columns: list[str], *, listed: bool = False) -> str:
@@ -142,14 +145,3 @@ def _named_by(measure: Measure, columns: list[str]) -> str:
         return ""
     value = max(named, key=int) if measure.named_by == "eigenvalues" else f"[{','.join(named)}]"
     return f" {measure.named_by}={value}"
-
-
-def _names(text: str) -> list[str]:
-    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
-def _matches(value: Any, wanted: str) -> bool:
-    try:
-        return float(value) == float(wanted)
-    except (TypeError, ValueError):
-        return str(value).lower() == wanted.lower() or (value is None and wanted == "null")

@@ -6,7 +6,7 @@ import os
 from argparse import Namespace
 
 from fsbench.config.compose import Job, compose_jobs
-from fsbench.errors import FsbenchError, UsageError
+from fsbench.errors import FsbenchError, UsageError, traceback_wanted
 from fsbench.lines import say
 from fsbench.stop_signal import StopSignal, stop_signal
 from fsbench.training.outcome import already_done, described, failed_line, finished
@@ -51,7 +51,7 @@ def _train(job: Job, stop: StopSignal) -> int:
         failure.said = not devices.speaks()
         raise
     except Exception as failure:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if traceback_wanted():
             raise
         explained = FsbenchError(failed_line(finished(job)[0], failure))
         explained.said = not devices.speaks()

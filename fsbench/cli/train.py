@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from fsbench.cli.flags import parse_composed, show_instead
 from fsbench.config.compose import Job, compose_jobs
-from fsbench.errors import FsbenchError, UsageError
+from fsbench.errors import FsbenchError, UsageError, traceback_wanted
 from fsbench.lines import say, tell
 from fsbench.runs.read import Unreadable
 from fsbench.stop_signal import StopSignal, stop_signal
@@ -70,10 +69,10 @@ def main(arguments: Sequence[str]) -> int:
 def train(jobs: list[Job], multirun: bool, stop: StopSignal) -> int:
     """Train one run here, or what is more or elsewhere as a sweep."""
     alone = not multirun and jobs[0].config.executor.name == "serial"
-    return single(jobs[0], stop) if alone else sweep(jobs, stop)
+    return train_one(jobs[0], stop) if alone else sweep(jobs, stop)
 
 
-def single(job: Job, stop: StopSignal) -> int:
+def train_one(job: Job, stop: StopSignal) -> int:
     """Train one run and say what came out on stdout."""
     directory, results = finished(job)
     if results is not None:
@@ -84,7 +83,7 @@ def single(job: Job, stop: StopSignal) -> int:
     except FsbenchError:
         raise
     except Exception as failure:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if traceback_wanted():
             raise
         raise FsbenchError(failed_line(directory, failure)) from failure
     return 0
@@ -98,13 +97,11 @@ def sweep(jobs: list[Job], stop: StopSignal) -> int:
     # Its options need pydantic, and help needs none of it.
     from fsbench.executors import build_executor
 
-    unique = distinct(jobs)
+    unique = without_repetitions(jobs)
     config = unique[0].config
     if any(job.config.executor != config.executor for job in unique):
         raise UsageError("executor", "...", "a sweep is carried out by one executor")
-    executor = build_executor(
-        config.executor, device=config.trainer.device, runs_dir=Path(config.runs_dir), stop=stop
-    )  # fmt: skip
+    executor = build_executor(config.executor, device=config.trainer.device, runs_dir=Path(config.runs_dir), stop=stop)
     outcomes: list[Outcome] = []
     try:
         for outcome in executor.run([TrainingTask(job) for job in unique]):
@@ -119,12 +116,12 @@ def sweep(jobs: list[Job], stop: StopSignal) -> int:
     wrong = {"failed": counts["failed"], "are busy in another process": busy}
     if not any(wrong.values()):
         return 0
-    shown = ", ".join(f"{count} of {len(unique)} runs {how}" for how, count in wrong.items() if count)
-    tell(f"fsbench: {shown}; the same command runs what is missing")
+    counted = ", ".join(f"{count} of {len(unique)} runs {how}" for how, count in wrong.items() if count)
+    tell(f"fsbench: {counted}; the same command runs what is missing")
     return 2 if all(isinstance(outcome.failure, UsageError) for outcome in outcomes) else 3
 
 
-def distinct(jobs: list[Job]) -> list[Job]:
+def without_repetitions(jobs: list[Job]) -> list[Job]:
     """Jobs without repetitions. Raises UsageError where different runs would share one directory."""
     unique: dict[Path, Job] = {}
     for job in jobs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import pkgutil
 import textwrap
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -29,7 +30,7 @@ _DECLARED_IN = {
     "schedule": "fsbench.config.schedule",
     "logger": "fsbench.config.train",
     "executor": "fsbench.config.executor",
-    "measure": "fsbench.config.measure",
+    "measure": "fsbench.config.sharpness",
 }
 _GROUPS: dict[str, type[Component]] = {}
 _TABLE: dict[str, dict[str, type[Component]]] = {}
@@ -112,13 +113,7 @@ class Component(Options):
     @classmethod
     def built_by(cls) -> Any:
         """The function that builds it, imported now."""
-        if not isinstance(cls.builder, str):
-            return cls.builder
-        module, _, name = cls.builder.partition(":")
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-        return found
+        return pkgutil.resolve_name(cls.builder) if isinstance(cls.builder, str) else cls.builder
 
     @classmethod
     def as_node(cls) -> dict[str, Any]:
@@ -133,8 +128,8 @@ class Component(Options):
         return {**plain, **cls.node}
 
     def __reduce__(self) -> Any:
-        # The class of a user's component is there once the plugin is read.
-        return (_revived, (self.group, self.model_dump())) if self.source else super().__reduce__()
+        # By name: the class of a user's component is there once the plugin is read.
+        return _GROUPS[self.group].model_validate, (self.model_dump(),)
 
     def arguments(self) -> dict[str, Any]:
         """Its own options, without those that its whole group has."""
@@ -169,7 +164,3 @@ def offer() -> None:
     for group in _DECLARED_IN.keys() - {"measure"}:
         for name in offered(group):
             ConfigStore.instance().store(name, components(group)[name].as_node(), group, provider="fsbench")
-
-
-def _revived(group: str, values: dict[str, Any]) -> Component:
-    return group_of(group).model_validate(values)

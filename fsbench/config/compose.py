@@ -57,11 +57,6 @@ def compose_jobs(
     return Composer(config_dir).jobs(overrides, multirun=multirun, primary=primary)
 
 
-def compose_text(overrides: Sequence[str], *, config_dir: str | None = None, primary: Primary = TRAIN) -> str:
-    """The composed configuration as YAML, its values not checked."""
-    return Composer(config_dir).text(overrides, primary=primary)
-
-
 def normalised(override: str) -> str:
     """Hydra's own docs teach `+experiment=`; the group is in our defaults list, so the plus has to go."""
     for group in ("experiment", "setup"):
@@ -163,9 +158,8 @@ class Composer:
         if override.is_delete():
             raise UsageError("", "", f"{name}: can't be deleted, every key is needed")
         if override.is_sweep_override() and not multirun:
-            shown = (override.input_line or "").partition("=")[2]
-            hint = f"a list reads {name}=[{shown}]; " if name in primary.lists else ""
-            raise UsageError(name, shown, f"several values; {hint}add -m to run each of them")
+            hint = f"a list reads {name}=[{_value_text(override)}]; " if name in primary.lists else ""
+            raise _refused(override, f"several values; {hint}add -m to run each of them")
         # An empty list chooses none, too.
         none = {"None": "null", "[]": "[]"}.get(str(override.value()))
         options = self._options(name, ObjectType.CONFIG) if none else []
@@ -256,8 +250,7 @@ def _refuse_absent(searchpath: Override) -> None:
     for place in places if isinstance(places, list) else [None]:
         kind, _, path = str(place).rpartition("://")
         if place is None or kind not in ("file", "pkg") or (kind == "file" and not Path(path).is_dir()):
-            shown = (searchpath.input_line or "").partition("=")[2]
-            raise UsageError("hydra.searchpath", shown, "must be a list of directories: [file:///DIR]")
+            raise _refused(searchpath, "must be a list of directories: [file:///DIR]")
 
 
 def _values(override: Override, primary: Primary) -> list[str]:
@@ -270,20 +263,28 @@ def _values(override: Override, primary: Primary) -> list[str]:
     if override.key_or_group in primary.directories and isinstance(override.value(), Glob):
         found = _matching(override, primary.directories[override.key_or_group])
         return [f"{override.get_key_element()}={quoted(path)}" for path in found]
-    shown = (override.input_line or "").partition("=")[2]
     value = override.value()
     if isinstance(value, RangeSweep):
         start, stop, step = (float(one or 0) for one in (value.start, value.stop, value.step))
         if step == 0 or (stop - start) / step > _MOST:
             problem = "its step is 0" if step == 0 else f"a sweep has at most {_MOST:,} runs"
-            raise UsageError(override.key_or_group, shown, f"can't be swept: {problem}")
+            raise _refused(override, f"can't be swept: {problem}")
     try:
         found = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
     except (HydraException, ValueError) as failure:
-        raise UsageError(override.key_or_group, shown, f"can't be swept: {first_line(failure)}") from None
+        raise _refused(override, f"can't be swept: {first_line(failure)}") from None
     if not found:
-        raise UsageError(override.key_or_group, shown, "stands for no value at all")
+        raise _refused(override, "stands for no value at all")
     return found
+
+
+def _value_text(override: Override) -> str:
+    """The value as it was typed."""
+    return (override.input_line or "").partition("=")[2]
+
+
+def _refused(override: Override, problem: str) -> UsageError:
+    return UsageError(override.key_or_group, _value_text(override), problem)
 
 
 def _matching(override: Override, holding: str) -> list[str]:
@@ -295,8 +296,7 @@ def _matching(override: Override, holding: str) -> list[str]:
         if os.path.isfile(os.path.join(p, holding)) and not any(fnmatch(p, one) for one in pattern.exclude)
     )  # fmt: skip
     if not kept:
-        shown = (override.input_line or "").partition("=")[2]
-        raise UsageError(override.key_or_group, shown, f"matches no directory with a {holding}")
+        raise _refused(override, f"matches no directory with a {holding}")
     return kept
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from fsbench.config.component import Component
 from fsbench.config.options import AbsolutePath, Pixels
@@ -109,71 +109,21 @@ class Digits(DatasetOptions, name="digits"):
     counts: ClassVar = ImageCounts(1437, 360, 10, (1, 8, 8))
 
 
-class Mnist(DatasetOptions, name="mnist"):
-    """MNIST."""
-
-    title: ClassVar = "MNIST"
-    builder: ClassVar = "fsbench.data.torchvision_sets:mnist"
-    counts: ClassVar = ImageCounts(60_000, 10_000, 10, (1, 28, 28))
-
-
-class FashionMnist(DatasetOptions, name="fashion_mnist"):
-    """Fashion-MNIST."""
-
-    title: ClassVar = "Fashion-MNIST"
-    builder: ClassVar = "fsbench.data.torchvision_sets:fashion_mnist"
-    counts: ClassVar = ImageCounts(60_000, 10_000, 10, (1, 28, 28))
-
-
-class Cifar10(DatasetOptions, name="cifar10"):
-    """CIFAR-10."""
-
-    title: ClassVar = "CIFAR-10"
-    builder: ClassVar = "fsbench.data.torchvision_sets:cifar10"
-    counts: ClassVar = ImageCounts(50_000, 10_000, 10, (3, 32, 32))
-
-
-class Cifar100(DatasetOptions, name="cifar100"):
-    """CIFAR-100."""
-
-    title: ClassVar = "CIFAR-100"
-    builder: ClassVar = "fsbench.data.torchvision_sets:cifar100"
-    counts: ClassVar = ImageCounts(50_000, 10_000, 100, (3, 32, 32))
-
-
-class Svhn(DatasetOptions, name="svhn"):
-    """SVHN."""
-
-    title: ClassVar = "SVHN"
-    builder: ClassVar = "fsbench.data.torchvision_sets:svhn"
-    counts: ClassVar = ImageCounts(73_257, 26_032, 10, (3, 32, 32))
-
-
-class ImageNet(DatasetOptions, name="imagenet"):
-    """ImageNet (ILSVRC 2012)."""
-
-    title: ClassVar = "ImageNet"
-    builder: ClassVar = "fsbench.data.torchvision_sets:imagenet"
-    streamed: ClassVar = True
-    counts: ClassVar = ImageCounts(1_281_167, 50_000, 1000, (3, 224, 224))
-
-
-class StanfordCars(DatasetOptions, name="stanford_cars"):
-    """Stanford Cars."""
-
-    title: ClassVar = "Stanford Cars"
-    builder: ClassVar = "fsbench.data.torchvision_sets:stanford_cars"
-    streamed: ClassVar = True
-    counts: ClassVar = ImageCounts(8144, 8041, 196, (3, 224, 224))
-
-
-class Flowers102(DatasetOptions, name="flowers102"):
-    """Oxford Flowers-102."""
-
-    title: ClassVar = "Flowers-102"
-    builder: ClassVar = "fsbench.data.torchvision_sets:flowers102"
-    streamed: ClassVar = True
-    counts: ClassVar = ImageCounts(2040, 6149, 102, (3, 224, 224))
+# Those of torchvision: name (of the builder too), title, whether images are streamed, and their counts.
+_TORCHVISION: tuple[tuple[str, str, bool, ImageCounts], ...] = (
+    ("mnist", "MNIST", False, ImageCounts(60_000, 10_000, 10, (1, 28, 28))),
+    ("fashion_mnist", "Fashion-MNIST", False, ImageCounts(60_000, 10_000, 10, (1, 28, 28))),
+    ("cifar10", "CIFAR-10", False, ImageCounts(50_000, 10_000, 10, (3, 32, 32))),
+    ("cifar100", "CIFAR-100", False, ImageCounts(50_000, 10_000, 100, (3, 32, 32))),
+    ("svhn", "SVHN", False, ImageCounts(73_257, 26_032, 10, (3, 32, 32))),
+    ("imagenet", "ImageNet", True, ImageCounts(1_281_167, 50_000, 1000, (3, 224, 224))),
+    ("stanford_cars", "Stanford Cars", True, ImageCounts(8144, 8041, 196, (3, 224, 224))),
+    ("flowers102", "Flowers-102", True, ImageCounts(2040, 6149, 102, (3, 224, 224))),
+)
+for _name, _title, _streamed, _counts in _TORCHVISION:
+    _made = create_model(_title, __base__=DatasetOptions, __cls_kwargs__={"name": _name}, __doc__=f"{_title}.")
+    _made.title, _made.streamed, _made.counts = _title, _streamed, _counts
+    _made.builder = f"fsbench.data.torchvision_sets:{_name}"
 
 
 class Folder(DatasetOptions, name="folder"):

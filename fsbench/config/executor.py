@@ -89,4 +89,3 @@ class SlurmOptions(PooledOptions, name="slurm"):
                 f"executor.gpus={self.gpus:g}: SLURM gives whole cards; executor=ray shares one by fractions"
             )
         return self
-

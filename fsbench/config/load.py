@@ -41,17 +41,16 @@ def _usage_error(error: ErrorDetails, values: dict[str, Any]) -> UsageError:
     if kind == "value_error":
         problem = str(context["error"])
         # Checks of several keys name the one at fault themselves.
-        return (
-            UsageError("", "", problem) if "=" in problem.partition(":")[0] else UsageError(key, shown(node), problem)
-        )
+        named = "=" in problem.partition(":")[0]
+        return UsageError("", "", problem) if named else UsageError(key, override_value(node), problem)
     if kind == "extra_forbidden":
         parent = values
         for part in path[:-1]:
             parent = parent[part]
         siblings = [name for name in parent if name != path[-1]]
-        return UsageError(key, shown(node), f"no such key{did_you_mean(path[-1], siblings)}")
+        return UsageError(key, override_value(node), f"no such key{did_you_mean(path[-1], siblings)}")
     if kind == "missing" and isinstance(node, list):
-        return UsageError(key, shown(node), "has too few entries")
+        return UsageError(key, override_value(node), "has too few entries")
     if kind == "missing":
         return UsageError(key, "(missing)", "has to be given")
     if kind == "unknown":
@@ -62,7 +61,7 @@ def _usage_error(error: ErrorDetails, values: dict[str, Any]) -> UsageError:
         expected = context["expected"].replace("'", "").replace(" or ", ", ")
         context = {"expected": expected.replace("True", "true").replace("False", "false")}
     context = {name: f"{bound:g}" if isinstance(bound, float) else bound for name, bound in context.items()}
-    return UsageError(key, shown(node), _WORDS.get(kind, error["msg"]).format(**context))
+    return UsageError(key, override_value(node), _WORDS.get(kind, error["msg"]).format(**context))
 
 
 _WORDS = {
@@ -89,10 +88,14 @@ _WORDS = {
 }
 
 
-def shown(value: Any) -> str:
+def override_value(value: Any) -> str:
     """A value as it is written on the command line."""
     if value is None:
         return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def short_value(value: Any) -> str:
+    """The same with a number's first six digits; 0.10 and 0.1 are alike."""
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:g}" if plain else override_value(value)

@@ -31,9 +31,7 @@ class Options(BaseModel):
     path of the key; `fsbench.config.load` turns them into one-line usage errors.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, protected_namespaces=(), allow_inf_nan=False
-    )  # fmt: skip
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=(), allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _fits_a_machine_word(self) -> Self:

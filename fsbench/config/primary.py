@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ class Primary:
     """`conf/<name>.yaml` of the command `fsbench <name>`.
 
     Args:
-        checked_by: module and class of the record that it is checked by.
+        checked_by: the record that it is checked by, `module:class`.
         groups: the config groups it chooses from; None: all there are.
         nullable: groups of which none need be chosen.
         directories: keys that name directories, and a file that these hold; their `glob()` is over the file system.
@@ -25,7 +25,7 @@ class Primary:
     """
 
     name: str
-    checked_by: tuple[str, str]
+    checked_by: str
     groups: tuple[str, ...] | None = None
     nullable: tuple[str, ...] = ()
     directories: Mapping[str, str] = field(default_factory=dict)
@@ -34,14 +34,13 @@ class Primary:
 
     def kind(self) -> type[Options]:
         """The record's class. Imported late: pydantic takes its time."""
-        module, name = self.checked_by
-        return getattr(importlib.import_module(module), name)
+        return pkgutil.resolve_name(self.checked_by)
 
 
-TRAIN = Primary("train", ("fsbench.config.train", "TrainConfig"), nullable=("experiment",))
+TRAIN = Primary("train", "fsbench.config.train:TrainConfig", nullable=("experiment",))
 SHARPNESS = Primary(
     "sharpness",
-    ("fsbench.config.sharpness", "SharpnessConfig"),
+    "fsbench.config.sharpness:SharpnessConfig",
     groups=("model", "dataset", "augment", "loss"),
     nullable=("model", "dataset", "augment", "loss"),
     directories={"run": "config.yaml"},
@@ -50,9 +49,9 @@ SHARPNESS = Primary(
 )
 EVALUATE = Primary(
     "evaluate",
-    ("fsbench.config.evaluate", "EvaluateConfig"),
+    "fsbench.config.evaluate:EvaluateConfig",
     groups=("dataset",),
     nullable=("dataset",),
     directories={"run": "config.yaml"},
 )
-REPRODUCE = Primary("reproduce", ("fsbench.config.reproduce", "ReproduceConfig"), groups=("executor",))
+REPRODUCE = Primary("reproduce", "fsbench.config.reproduce:ReproduceConfig", groups=("executor",))

@@ -7,15 +7,20 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, SerializeAsAny, Tag, field_validator, model_validator
 
 from fsbench.config.augment import AugmentOptions
-from fsbench.config.component import components
+from fsbench.config.component import Component, components
 from fsbench.config.dataset import DatasetOptions
 from fsbench.config.loss import LossOptions
-from fsbench.config.measure import MeasureOptions
 from fsbench.config.model import ModelOptions
 from fsbench.config.options import AbsolutePath, Options, PathText, Processes
 
 Count = Annotated[int, Field(ge=1)]
 Length = Annotated[float, Field(ge=0)]
+
+
+class MeasureOptions(Component, group="measure"):
+    """The options of a measure that a user brings, `<measure>.<option>` on the command line."""
+
+    name: str
 
 
 class MovedDataset(Options):

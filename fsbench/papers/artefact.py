@@ -1,7 +1,7 @@
 """A table or figure of a paper as data: what is run, what is read off, and what was published.
 
 Results go by the names that tables have for them (`test_accuracy`, `minimum_sharpness`), and by those of
-`fsbench.reproduce.gather.derived` (`test_error`).
+`fsbench.reproduce.write.derived` (`test_error`).
 """
 
 from __future__ import annotations

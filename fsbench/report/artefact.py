@@ -12,7 +12,7 @@ import pandas as pd
 
 from fsbench.papers.artefact import Artefact, Lines, Scatter, Table
 from fsbench.report.figures import dot_figure, line_figure, scatter_figure
-from fsbench.report.frame import cell_frame, correlations, gaps, groups, results_of, unfold
+from fsbench.report.frame import cell_frame, correlations, gaps, groups, labels_of, unfold
 from fsbench.report.style import save
 from fsbench.report.table import (
     HOW_TO_READ_ORDER,
@@ -23,7 +23,7 @@ from fsbench.report.table import (
     layout,
     markdown,
     order_grid,
-    summary,
+    order_summary,
 )
 from fsbench.report.text import axis_words, csv_text, markdown_text, sentences
 from fsbench.runs.atomic import write_text
@@ -88,7 +88,7 @@ def write(artefact: Artefact, runs: pd.DataFrame, directory: Path, caption: Sequ
 def render(artefact: Artefact, runs: pd.DataFrame, caption: Sequence[str]) -> tuple[dict[str, str], Figure | None]:
     """The texts that `write` writes, by the names of their files, and the figure if there is one."""
     name, shows, axes = artefact.name.rpartition("/")[2], artefact.shows, list(artefact.axes)
-    results = list(results_of(shows))
+    results = list(labels_of(shows))
     needed = [shows.x, *results] if isinstance(shows, Scatter) else results
     columns = [result for result in needed if result in runs]
     frame = runs
@@ -139,7 +139,7 @@ def _table(artefact: Artefact, shows: Table, runs: pd.DataFrame) -> Parts:
         parts.grids.append((label, layout(part, rows, shows.columns, shows.higher_is_better)))
         compared = compare(part, rows, shows.columns, shows.baseline, shows.higher_is_better)
         if len(compared):
-            parts.order.append((label, order_grid(compared, decimals_of(part)), summary(compared)))
+            parts.order.append((label, order_grid(compared, decimals_of(part)), order_summary(compared)))
     return parts
 
 
@@ -163,8 +163,8 @@ def _by_result(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     return ((part["label"].iloc[0], part) for _, part in groups(frame, ["result"]))
 
 
-def _left_out(artefact: Artefact, frame: pd.DataFrame, shown: Sequence[str | None]) -> list[str]:
-    return [axis for axis in artefact.axes if axis not in shown and frame[axis].nunique() > 1]
+def _left_out(artefact: Artefact, frame: pd.DataFrame, used: Sequence[str | None]) -> list[str]:
+    return [axis for axis in artefact.axes if axis not in used and frame[axis].nunique() > 1]
 
 
 def _how(frame: pd.DataFrame) -> list[str]:
@@ -175,7 +175,7 @@ def _how(frame: pd.DataFrame) -> list[str]:
 def _scatter(artefact: Artefact, shows: Scatter, runs: pd.DataFrame) -> Parts:
     frame = correlations(artefact, shows, runs)
     has_paper = bool(frame["published_r"].notna().any())
-    several = len({tuple(line) for line in frame[list(shows.panels)].itertuples(index=False)}) > 1
+    one_panel = not shows.panels or len(frame[list(shows.panels)].drop_duplicates()) == 1
     lines, facts = [], []
     for line in frame.to_dict("records"):
         r, paper = ("-" if math.isnan(line[key]) else f"{line[key]:.3f}" for key in ("r", "published_r"))
@@ -183,7 +183,7 @@ def _scatter(artefact: Artefact, shows: Scatter, runs: pd.DataFrame) -> Parts:
         names = [line[axis] for axis in shows.panels]
         lines.append([*names, line["label"], r, interval, str(line["n"]), *([paper] if has_paper else [])])
         if paper != "-":
-            of = f" ({', '.join(names)})" if several else ""
+            of = "" if one_panel else f" ({', '.join(names)})"
             facts.append(f"{line['label']}{of} {paper}")
     head = [*map(axis_words, shows.panels), "measure", "r", "95 % interval", "n", *(["paper"] if has_paper else [])]
     return Parts(

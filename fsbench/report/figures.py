@@ -13,7 +13,7 @@ import pandas as pd
 from fsbench.papers.artefact import Lines, Scatter
 from fsbench.report.frame import groups, in_order
 from fsbench.report.style import COLUMN, PAGE, PAPER_GREY, SEQUENTIAL, LineStyle, figure, legend_above, style, styles
-from fsbench.report.text import axis_title, number, unit_scale, value_words
+from fsbench.report.text import all_numbers, axis_title, unit_scale, value_words
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -65,7 +65,7 @@ def _dots(
     axes: Axes, part: pd.DataFrame, names: Sequence[str], last: str | None, column: str, looks: Mapping[str, LineStyle]
 ) -> None:
     share = _METHOD / (_METHOD * len(looks) + _BETWEEN)  # of a row's height that a method has
-    shown: list[float] = []
+    drawn_values: list[float] = []
     for i, name in enumerate(names):
         if i:
             axes.axhline(i - 0.5, color="#D9D9D9", linewidth=0.5, zorder=0)
@@ -82,10 +82,10 @@ def _dots(
                     half = std if math.isfinite(std) else 0.0
                     bar: dict[str, Any] = {"elinewidth": 0.8, "ecolor": look.colour, "capsize": 0}
                     axes.errorbar([mean], [place], xerr=[half] if half else None, **look_of, **bar)
-                    shown += [mean - half, mean + half]
+                    drawn_values += [mean - half, mean + half]
     means = [*part["mean"], *part["published_mean"]]
-    if shown:
-        axes.set_xlim(_limits(shown, means, axes.set_xscale))
+    if drawn_values:
+        axes.set_xlim(_limits(drawn_values, means, axes.set_xscale))
     axes.set_yticks(range(len(names)), [value_words(name) for name in names])
     axes.spines["left"].set_visible(last is not None)
     axes.tick_params(axis="y", length=0)
@@ -120,10 +120,10 @@ def line_figure(cells: pd.DataFrame, shows: Lines, rows: Sequence[str]) -> Figur
 def _lines(
     axes: Axes, part: pd.DataFrame, shows: Lines, values: Sequence[str], looks: Mapping[str, LineStyle], across: int
 ) -> None:
-    numeric = all(number(value) is not None for value in values)
+    numeric = all_numbers(values)
     scale = unit_scale(shows.x_label)
     places = {value: scale * float(value) if numeric else float(i) for i, value in enumerate(values)}
-    shown: list[float] = []
+    drawn_values: list[float] = []
     for rank, (name, look) in enumerate(looks.items()):
         line = part[part[shows.lines] == name] if shows.lines else part
         line = line.assign(place=[places[value] for value in line[shows.x]]).sort_values("place")
@@ -141,9 +141,9 @@ def _lines(
         paper = line["published_mean"].dropna()
         if len(paper):
             axes.plot(x[paper.index], paper, **look.hollow())
-        shown += [*low, *high, *means, *paper]
-    if any(map(math.isfinite, shown)):
-        axes.set_ylim(_limits(shown, part["mean"], axes.set_yscale))
+        drawn_values += [*low, *high, *means, *paper]
+    if any(map(math.isfinite, drawn_values)):
+        axes.set_ylim(_limits(drawn_values, part["mean"], axes.set_yscale))
     axes.set_xlabel(shows.x_label)
     if not numeric:
         _mark_values(axes, list(places.values()), [value_words(value) for value in values], across)
@@ -174,7 +174,7 @@ def scatter_figure(runs: pd.DataFrame, fits: pd.DataFrame, shows: Scatter, decla
         return None
     names = [name for name in declared if name in found] if set(found) <= set(declared) else found
     scale, looks = None, {name: look.points() for name, look in styles(names).items()}
-    if len(names) > 1 and all(number(name) is not None for name in names):
+    if len(names) > 1 and all_numbers(names):
         scale = _colour_scale([float(name) for name in names])
         colours = {name: scale.to_rgba(np.asarray(float(name))) for name in names}
         looks = {name: {"linestyle": "none", "marker": "o", "color": colour} for name, colour in colours.items()}
@@ -269,7 +269,7 @@ def _handles(axis: str | None, looks: Mapping[str, dict[str, Any]], cells: pd.Da
     """Lines of a legend: one for each value of an axis, and one for published numbers where cells have them."""
     from matplotlib.lines import Line2D
 
-    numeric = axis is not None and all(number(name) is not None for name in looks)
+    numeric = axis is not None and all_numbers(looks)
     head = f"{axis_title(axis)} = " if axis is not None and numeric else ""
     handles: list[Artist] = [Line2D([], [], label=head + value_words(name), **look) for name, look in looks.items()]
     if cells is not None and cells["published_mean"].notna().any():
@@ -283,9 +283,9 @@ def _spans_decades(values: Iterable[float]) -> bool:
     return bool(finite) and min(finite) > 0 and math.log10(max(finite) / min(finite)) >= _DECADES
 
 
-def _limits(shown: Iterable[float], means: Iterable[float], set_scale: Any) -> tuple[float, float]:
+def _limits(drawn_values: Iterable[float], means: Iterable[float], set_scale: Any) -> tuple[float, float]:
     """Limits of an axis that show all values; it is made logarithmic where the means ask for that."""
-    finite = [value for value in shown if math.isfinite(value)]
+    finite = [value for value in drawn_values if math.isfinite(value)]
     if logarithmic := _spans_decades(means):
         set_scale("log")
         least = min(mean for mean in means if math.isfinite(mean))

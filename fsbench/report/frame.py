@@ -15,13 +15,13 @@ import pandas as pd
 from fsbench.papers.artefact import Artefact, Lines, Scatter, Table
 from fsbench.papers.collect import read
 from fsbench.report.statistics import NO_DIFFERENCE, difference, mean_std, pearson
-from fsbench.report.text import number, unit_scale
+from fsbench.report.text import parsed_number, same_value, unit_scale
 
 # Cells that are named for one reason; a table that was only begun would fill pages otherwise.
 _NAMED = 12
 
 
-def results_of(shows: Table | Lines | Scatter) -> dict[str, str]:
+def labels_of(shows: Table | Lines | Scatter) -> dict[str, str]:
     """The label of each result that a form shows."""
     if isinstance(shows, Table):
         return {shows.value: shows.label, **dict(shows.more)}
@@ -59,7 +59,7 @@ def unfold(runs: pd.DataFrame, axis: str, results: Iterable[str]) -> pd.DataFram
     }
     parts = [
         runs.assign(**{axis: strength}, **{result: runs.get(f"{result}_{strength}", math.nan) for result in results})
-        for strength in sorted((strength for strength in strengths if number(strength) is not None), key=float)
+        for strength in sorted((strength for strength in strengths if parsed_number(strength) is not None), key=float)
     ]
     # Run by run, as the frame has them.
     return pd.concat(parts).sort_index(kind="stable") if parts else runs.assign(**{axis: "-"})
@@ -73,7 +73,7 @@ def cell_frame(artefact: Artefact, runs: pd.DataFrame) -> pd.DataFrame:
     also the difference to the cell of its `baseline` and the test of it. Axes and results are categories in their
     declared order. `by_seed`, the values, is not in the CSV.
     """
-    shows, labels = artefact.shows, results_of(artefact.shows)
+    shows, labels = artefact.shows, labels_of(artefact.shows)
     axes = [*artefact.axes, *([shows.x] if isinstance(shows, Lines) and shows.x not in artefact.axes else [])]
     printed = published_numbers(artefact)
     long = runs[["seed", *axes, *labels]].melt(["seed", *axes], var_name="result")
@@ -131,7 +131,7 @@ Printed = tuple[str, Mapping[str, str], float, float]
 
 def published_numbers(artefact: Artefact) -> list[Printed]:
     """The paper's numbers, as shares and not in percent; an axis that the paper does not name is not in its cell."""
-    first = next(iter(results_of(artefact.shows)))
+    first = next(iter(labels_of(artefact.shows)))
     return [
         (
             published.value or first,
@@ -147,16 +147,12 @@ def published_numbers(artefact: Artefact) -> list[Printed]:
 def find_published(printed: Sequence[Printed], result: str, where: Mapping[str, str]) -> tuple[float, float]:
     """Mean and standard deviation that the paper has for a result in a cell; NaN where it has none.
 
-    0.2 and 0.20 are the same number. Of several the one that names most axes is meant most closely.
+    Of several the one that names most axes is meant most closely.
     """
-
-    def same(one: str, other: str) -> bool:
-        return one == other or (number(one) is not None and number(one) == number(other))
-
     fitting = [
         one
         for one in printed
-        if one[0] == result and all(axis in where and same(value, where[axis]) for axis, value in one[1].items())
+        if one[0] == result and all(axis in where and same_value(value, where[axis]) for axis, value in one[1].items())
     ]
     _, _, mean, std = max(fitting, key=lambda one: len(one[1]), default=("", {}, math.nan, math.nan))
     return mean, std

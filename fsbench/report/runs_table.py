@@ -13,7 +13,7 @@ import pandas as pd
 
 from fsbench.errors import UsageError, did_you_mean
 from fsbench.report.table import Grid, markdown, tabular
-from fsbench.report.text import csv_text, number
+from fsbench.report.text import csv_text, parsed_number
 
 if TYPE_CHECKING:
     from fsbench.runs.records import Measured
@@ -63,7 +63,7 @@ def aggregate(
     with np.errstate(invalid="ignore"):
         for name in columns:
             table[f"{name}_mean"], table[f"{name}_std"] = groups[name].mean(), groups[name].std()
-    return table.reset_index().sort_values(list(by), key=lambda c: c.map(_by_size), ignore_index=True)
+    return table.reset_index().sort_values(list(by), key=lambda c: c.map(by_size), ignore_index=True)
 
 
 def formatted(table: pd.DataFrame, form: str, by: Sequence[str], columns: Sequence[str]) -> str:
@@ -86,6 +86,19 @@ def formatted(table: pd.DataFrame, form: str, by: Sequence[str], columns: Sequen
     return tabular(grid) if form == "latex" else markdown(grid)
 
 
+def names_in(text: str) -> list[str]:
+    """The names of a list with commas, each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def matches(value: Any, wanted: str) -> bool:
+    """Whether a row's value is the one on the command line."""
+    try:
+        return float(value) == float(wanted)
+    except (TypeError, ValueError):
+        return str(value).lower() == wanted.lower() or (value is None and wanted == "null")
+
+
 def mixed_keys(
     rows: Sequence[Row], by: Sequence[str], choices: Sequence[str], configuration: Sequence[str]
 ) -> dict[str, list[str]]:
@@ -93,17 +106,15 @@ def mixed_keys(
 
     Where a choice (`model`) differs, the keys below it (`model.depth`) are not named too.
     """
-    keys = [key for key in [*choices, *configuration] if key not in {*by, *_NO_EXPERIMENT}]
-    found: dict[str, set[str]] = {key: set() for key in keys}
-    for members in _averaged(rows, by):
-        # Row by row into columns: a row is in the processor's cache while all of its keys are looked up.
-        for key, values in zip(keys, zip(*(map(row.get, keys) for row in members), strict=True), strict=True):
-            texts = _texts(values)
-            found[key] |= texts if len(texts) > 1 else set()
+    keys = [key for key in dict.fromkeys([*choices, *configuration]) if key not in {*by, *_NO_EXPERIMENT}]
+    texts = pd.DataFrame([[_text(row.get(key)) for key in keys] for row in rows], columns=keys)
+    lines = texts.groupby([[_text(row.get(name)) for row in rows] for name in by])
     mixed: dict[str, list[str]] = {}
-    for key, texts in found.items():
-        if texts and key.partition(".")[0] not in {"logger", *mixed} - {key}:
-            mixed[key] = sorted(texts, key=_by_size)
+    for key in keys:
+        if key.partition(".")[0] not in {"logger", *mixed} - {key}:
+            different = texts[key][lines[key].transform("nunique") > 1]
+            if len(different):
+                mixed[key] = sorted(different.unique(), key=by_size)
     return mixed
 
 
@@ -119,13 +130,13 @@ def mixed_settings(
     across: Mixed = {}
     averaged = _averaged(rows, by)
     for column in columns:
-        for members in averaged:
-            for key, values in _differing(_with_value(members, column, measured)).items():
+        for line in averaged:
+            for key, values in _differing(_with_value(line, column, measured)).items():
                 known = within.setdefault(column, {}).setdefault(key, [])
-                known += sorted(values - set(known), key=_by_size)
+                known += sorted(values - set(known), key=by_size)
         for key, values in _differing(_with_value(rows, column, measured)).items():
             if values != set(within.get(column, {}).get(key, ())):
-                across.setdefault(column, {})[key] = sorted(values, key=_by_size)
+                across.setdefault(column, {})[key] = sorted(values, key=by_size)
     return within, across
 
 
@@ -171,7 +182,7 @@ def _averaged(rows: Sequence[Row], by: Sequence[str]) -> list[list[Row]]:
     lines: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         lines.setdefault(tuple(_text(row.get(name)) for name in by), []).append(row)
-    return [members for members in lines.values() if len(members) > 1]
+    return [line for line in lines.values() if len(line) > 1]
 
 
 def _with_value(rows: Sequence[Row], column: str, measured: Measurements) -> list[Measured]:
@@ -194,15 +205,6 @@ def _differing(measurements: Sequence[Measured]) -> dict[str, set[str]]:
     return differing or ({"method": methods} if len(methods) > 1 else {})
 
 
-def _texts(values: Sequence[Any]) -> set[str]:
-    """The different ones as text; thousands of runs have few different values, and only those are put into words."""
-    try:
-        different: Iterable[Any] = {(type(value), value): value for value in values}.values()
-    except TypeError:  # lists
-        different = values
-    return set(map(_text, different))
-
-
 def _text(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
@@ -211,7 +213,7 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _by_size(text: str) -> tuple[bool, float, str]:
+def by_size(text: str) -> tuple[bool, float, str]:
     """Numbers in their order, before words in theirs."""
-    found = number(text)
+    found = parsed_number(text)
     return (True, 0.0, text) if found is None else (False, found, "")

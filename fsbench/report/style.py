@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fsbench.report.text import number
+from fsbench.report.text import all_numbers
 from fsbench.runs.atomic import atomic_path
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def figure(width: float = COLUMN, height: float = 2.4) -> Figure:
+def figure(width: float, height: float) -> Figure:
     """An empty figure of so many inches with constrained layout, without pyplot; add to it inside `style()`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -106,7 +106,7 @@ def styles(values: Sequence[str]) -> dict[str, LineStyle]:
     import matplotlib
     from matplotlib.colors import to_hex
 
-    if len(values) > 1 and all(number(value) is not None for value in values):
+    if len(values) > 1 and all_numbers(values):
         ordered, colormap = sorted(values, key=float), matplotlib.colormaps[SEQUENTIAL]
         # The upper end of viridis is a yellow that does not read on white.
         colours = {value: to_hex(colormap(0.85 * i / (len(ordered) - 1))).upper() for i, value in enumerate(ordered)}

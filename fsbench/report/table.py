@@ -51,13 +51,13 @@ class Grid:
 def markdown(grid: Grid) -> str:
     """The table with padded columns, so that its source reads too."""
 
-    def shown(text: str) -> str:
+    def cell_text(text: str) -> str:
         return f"**{markdown_text(text)}**" if isinstance(text, Bold) and text else markdown_text(text)
 
     def width(text: str) -> int:
         return sum(not unicodedata.combining(character) for character in text)
 
-    rows = [[shown(text) for text in line] for line in (grid.head, *grid.lines)]
+    rows = [[cell_text(text) for text in line] for line in (grid.head, *grid.lines)]
     # A rule needs three characters to be one everywhere.
     widths = [max(3, *map(width, column)) for column in zip(*rows, strict=True)]
     rule = ["-" * w if i < grid.left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
@@ -76,11 +76,11 @@ def tabular(grid: Grid) -> str:
 
     def row(texts: Sequence[str]) -> str:
         # \boldmath for the ± and the minus signs, which are set as mathematics.
-        shown = (
+        cells = (
             rf"\textbf{{\boldmath {latex_text(text)}}}" if isinstance(text, Bold) and text else latex_text(text)
             for text in texts
         )
-        return " & ".join(shown) + r" \\"
+        return " & ".join(cells) + r" \\"
 
     alignment = "l" * grid.left + "r" * (len(grid.head) - grid.left)
     body = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", row(grid.head), r"\midrule"]
@@ -232,17 +232,17 @@ def _best(row: Mapping[str, Mapping[str, Any]], higher_is_better: bool) -> list[
 
 def order_grid(comparisons: pd.DataFrame, decimals: int | None) -> Grid:
     """The comparisons as a table."""
-    shown = comparisons.astype(object)
+    table = comparisons.astype(object)
     for key in ("paper", "measured"):
-        shown[key] = [difference_text(value, decimals) for value in shown[key]]
-    shown["same sign"] = [{True: "yes", False: "no", None: "-"}[value] for value in shown["same sign"]]
-    shown["p"] = list(map(p_text, shown["p"]))
+        table[key] = [difference_text(value, decimals) for value in table[key]]
+    table["same sign"] = [{True: "yes", False: "no", None: "-"}[value] for value in table["same sign"]]
+    table["p"] = list(map(p_text, table["p"]))
     if not comparisons["paper"].notna().any():
-        shown = shown.drop(columns=["paper", "same sign"])
-    return Grid(list(map(axis_words, shown)), shown.to_numpy().tolist(), left=shown.columns.get_loc("test") + 1)
+        table = table.drop(columns=["paper", "same sign"])
+    return Grid(list(map(axis_words, table)), table.to_numpy().tolist(), left=table.columns.get_loc("test") + 1)
 
 
-def summary(comparisons: pd.DataFrame) -> str:
+def order_summary(comparisons: pd.DataFrame) -> str:
     """One sentence that counts the comparisons with the baseline that the paper has too."""
     with_baseline = ~comparisons["comparison"].str.startswith("best: ")
     judged = comparisons[comparisons["same sign"].notna() & with_baseline]

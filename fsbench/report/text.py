@@ -21,12 +21,21 @@ def unit_scale(label: str) -> float:
     return 100.0 if "%" in label else 1.0
 
 
-def number(value: str) -> float | None:
+def parsed_number(value: str) -> float | None:
     """The number that a text is, if it is one."""
     try:
         return float(value)
     except ValueError:
         return None
+
+
+def all_numbers(values: Iterable[str]) -> bool:
+    return all(parsed_number(value) is not None for value in values)
+
+
+def same_value(one: str, other: str) -> bool:
+    """Whether both are one value of an axis: 0.2 and 0.20 are the same number."""
+    return one == other or (parsed_number(one) is not None and parsed_number(one) == parsed_number(other))
 
 
 def significant(value: float, digits: int = 4) -> str:
@@ -67,8 +76,8 @@ def mean_text(mean: float, std: float, decimals: int | None) -> str:
         largest = max(abs(mean), std)
         if largest and not 1e-4 <= largest < 1e6:
             return f"{mean:.3e} ± {std:.1e}"
-        shown = [digits - 1 - _exponent(value) for value, digits in ((mean, 4), (std, 2)) if value]
-        decimals = min(6, max([0, *shown]))
+        needed = [digits - 1 - _exponent(value) for value, digits in ((mean, 4), (std, 2)) if value]
+        decimals = min(6, max([0, *needed]))
     return f"{mean:.{decimals}f} ± {std:.{decimals}f}"
 
 
@@ -211,5 +220,5 @@ def csv_text(frame: pd.DataFrame, digits: str | None = None) -> str:
 
 
 def _csv_cell(value: Any) -> Any:
-    formula = isinstance(value, str) and len(value) > 1 and value[0] in "=+-@\t\r" and number(value) is None
+    formula = isinstance(value, str) and len(value) > 1 and value[0] in "=+-@\t\r" and parsed_number(value) is None
     return f"'{value}" if formula else value

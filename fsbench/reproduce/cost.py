@@ -1,4 +1,4 @@
-"""The time that runs and measures may take, guessed from runs of the like kind or from the operations of a pass."""
+"""A rough guess of the time that runs and measures take: from finished runs of the like kind, or from operations."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fsbench.config.component import components
 from fsbench.config.dataset import DatasetOptions
@@ -23,8 +21,7 @@ from fsbench.runs.records import run_directories
 _CPU_THREAD, _GPU = 50e9, 10e12
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """Of one run: steps (None where unknown), and seconds (NaN), `measured` of finished runs or assumed."""
 
     steps: int | None
@@ -33,26 +30,33 @@ class Cost:
 
 
 class Estimator:
-    """Costs of runs.
-
-    Args:
-        device: auto, cpu or cuda, as runs are told.
-        runs_dir: finished runs here tell how long a step takes.
-    """
+    """Costs of runs on a device (`auto`, `cpu` or `cuda`); `basis` is the speed assumed where no run tells it."""
 
     def __init__(self, device: str, runs_dir: Path) -> None:
         # Looked up without torch, which takes seconds to import.
-        self._cuda = device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
-        self._threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-        self._runs_dir = runs_dir
-        self._operations: dict[str, float] = {}
+        cuda = device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
+        threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+        self._speed = _GPU if cuda else _CPU_THREAD * threads
+        each, where = (_GPU, "on a GPU") if cuda else (_CPU_THREAD, f"for each of {threads} CPU threads")
+        self.basis = f"{each / 1e9:,g} GFLOP/s {where}"
+        # Seconds of a pass, by kind: of finished runs, and as assumed.
+        self._measured: dict[str, float] = {}
+        self._assumed: dict[str, float] = {}
+        for directory in run_directories(runs_dir):
+            try:
+                summary = read_json(directory / "summary.json")
+                on_cuda = read_json(directory / "provenance.json")["hardware"]["device"] != "cpu"
+                config, results = summary["config"], summary["results"]
+                if on_cuda == cuda and int(results["steps"]) > 5:
+                    self._measured[_kind(config)] = float(results["seconds_per_step"]) / passes(config["optimizer"])
+            except (FileNotFoundError, Unreadable, ValueError, KeyError, TypeError, AttributeError):
+                continue
 
     def training(self, config: TrainConfig) -> Cost:
         """Steps, by the passes of each; evaluations are left out."""
-        images = _images_of_an_epoch(config.dataset)
+        options, images = config.trainer, _images_of_an_epoch(config.dataset)
         if images is None:
             return Cost(None, math.nan)
-        options = config.trainer
         whole, rest = divmod(images, options.batch_size)
         steps = (whole + (rest > 1)) * options.epochs
         steps = min(steps, 2 if options.fast_dev_run else options.max_steps or steps)
@@ -61,55 +65,28 @@ class Estimator:
 
     def measuring(self, config: TrainConfig, sharpness: SharpnessConfig) -> float:
         """Seconds of all measures: a gradient for each image and class, or what the measure is told."""
-        images = _images_of_an_epoch(config.dataset)
-        if images is None or config.dataset.counts is None:
+        counts, images = config.dataset.counts, _images_of_an_epoch(config.dataset)
+        if counts is None or images is None:
             return math.nan
-        classes = config.dataset.counts.classes
-        told = {
-            "trace_hutchinson": 2 * sharpness.probes,
-            "eigenvalues": 100 * sharpness.eigenvalues,
-            "worst_case": sharpness.ascent_steps + 1,
-        }
-        each = [told.get(one.name, classes) for one in chosen_measures(sharpness.measures)]
+        told = {"trace_hutchinson": 2 * sharpness.probes, "eigenvalues": 100 * sharpness.eigenvalues,
+                "worst_case": sharpness.ascent_steps + 1}  # fmt: skip
+        gradients = sum(told.get(one.name, counts.classes) for one in chosen_measures(sharpness.measures))
         drawn = min(sharpness.samples or images, images)
-        return sum(each) * drawn * self._pass(config)[0] / config.trainer.batch_size
-
-    @property
-    def basis(self) -> str:
-        """The speed that is assumed where nothing was measured."""
-        where = "on a GPU" if self._cuda else f"for each of {self._threads} CPU threads"
-        return f"{(_GPU if self._cuda else _CPU_THREAD) / 1e9:,g} GFLOP/s {where}"
+        return gradients * drawn * self._pass(config)[0] / config.trainer.batch_size
 
     def _pass(self, config: TrainConfig) -> tuple[float, bool]:
         """Seconds of a forward-backward pass over a mini-batch, and whether that was measured."""
         kind = _kind(config.model_dump(mode="json"))
         if kind in self._measured:
             return self._measured[kind], True
-        if kind not in self._operations:
-            self._operations[kind] = operations(config)
-        # Forward and backward are three times the work of forward.
-        work = 3 * self._operations[kind] * config.trainer.batch_size
-        return work / (_GPU if self._cuda else _CPU_THREAD * self._threads), False
-
-    @cached_property
-    def _measured(self) -> Mapping[str, float]:
-        """Seconds of a pass of the finished runs, by their kind."""
-        found: dict[str, float] = {}
-        for directory in run_directories(self._runs_dir) if self._runs_dir.is_dir() else ():
-            try:
-                summary = read_json(directory / "summary.json")
-                device = read_json(directory / "provenance.json")["hardware"]["device"]
-                config, results = summary["config"], summary["results"]
-                if (device != "cpu") == self._cuda and int(results["steps"]) > 5:
-                    found[_kind(config)] = float(results["seconds_per_step"]) / passes(config["optimizer"])
-            except (FileNotFoundError, Unreadable, ValueError, KeyError, TypeError, AttributeError):
-                continue
-        return found
+        if kind not in self._assumed:
+            # Forward and backward are three times the work of forward.
+            self._assumed[kind] = 3 * operations(config) * config.trainer.batch_size / self._speed
+        return self._assumed[kind], False
 
 
 def passes(optimizer: Mapping[str, Any]) -> float:
-    """Forward-backward passes over the batch that a step takes."""
-    # Gradients of single examples, or of sampled labels, are a pass of their own.
+    """Forward-backward passes over the batch that a step takes; those for single examples, or labels, are one more."""
     method: Any = components("optimizer")[optimizer["name"]]
     return method.passes + (optimizer.get("fisher", "batch") != "batch")
 
@@ -121,26 +98,17 @@ def operations(config: TrainConfig) -> float:
 
     from fsbench.models import build_model
 
-    images, plain = config.dataset.counts, {"checkpoint": None, "pretrained": False}
-    assert images is not None
+    counts = config.dataset.counts
+    assert counts is not None
     side = config.augment.image_size(config.dataset.image_size)
-    shape = images.shape if side is None else (images.shape[0], side, side)
-    fields = type(config.model).model_fields
-    model = config.model.model_copy(update={key: value for key, value in plain.items() if key in fields})
+    shape = counts.shape if side is None else (counts.shape[0], side, side)
+    weights = type(config.model).model_fields.keys() & {"checkpoint", "pretrained"}
+    model = config.model.model_copy(update=dict.fromkeys(weights))
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        network = build_model(model, shape, images.classes).eval()
+        network = build_model(model, shape, counts.classes).eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             network(torch.zeros(1, *shape))
     return counter.get_total_flops()
-
-
-def duration(seconds: float) -> str:
-    """`3.2 h`, `12 min`, `40 s`; `?` where nothing is known."""
-    if math.isnan(seconds):
-        return "?"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
 
 
 def _images_of_an_epoch(options: DatasetOptions) -> int | None:
@@ -153,7 +121,6 @@ def _images_of_an_epoch(options: DatasetOptions) -> int | None:
 def _kind(config: Mapping[str, Any]) -> str:
     """Of runs whose passes take the same time."""
     model = {key: value for key, value in config["model"].items() if key not in ("checkpoint", "pretrained")}
-    data = components("dataset").get(config["dataset"]["name"])
-    counts = getattr(data, "counts", None)
-    others = [counts and counts.shape, config["dataset"]["image_size"], config["augment"].get("size")]
-    return json.dumps([model, *others, config["trainer"]["batch_size"], config["trainer"]["precision"]], sort_keys=True)
+    data, trainer = config["dataset"], config["trainer"]
+    others = [data["name"], data["image_size"], config["augment"].get("size"), trainer["batch_size"]]
+    return json.dumps([model, *others, trainer["precision"]], sort_keys=True)

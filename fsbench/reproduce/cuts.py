@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fsbench.config.compose import Job
-from fsbench.config.load import shown
+from fsbench.config.load import override_value
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
-from fsbench.papers.artefact import Artefact, Values
-from fsbench.reproduce.cells import Cell
+from fsbench.papers.artefact import Artefact
 from fsbench.runs.identity import essential, flatten
+
+if TYPE_CHECKING:
+    from fsbench.reproduce.plan import Candidates, PlannedRun
 
 # What is said of a group whose choice differs; the keys below it then go without saying.
 _GROUPS = {
     "model": "Network", "optimizer": "Method", "base": "Base optimizer", "schedule": "Schedule",
     "augment": "Augmentation",
 }  # fmt: skip
+_SENTENCES = {
+    "dataset": "Data set: {}",
+    "trainer.epochs": "Trained for {} epochs",
+    "trainer.batch_size": "Batches of {} images",
+    "trainer.max_steps": "Training stopped after {} steps",
+    "dataset.subset": "Trained on {} images",
+    "dataset.validation": "{} images held out for validation",
+    **{group: f"{words}: {{}}" for group, words in _GROUPS.items()},
+}
 # These go without saying where the data set is named; the last two unless it is the same.
 _OF_THE_DATASET = ("name", "label", "root", "in_memory", "mean", "std")
 # Stands for the paper's value of a key that belongs to a choice of our own.
@@ -29,111 +39,120 @@ _SILENT = ("trainer.eval_every", "trainer.max_skipped", "seed", "dataset.seed")
 _MEASURED_WITH = ("run", "device", "data_dir", "progress", "memory", "workers", "out", "overwrite", "measures")
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A cell as published and as it is run."""
+def scope_cuts(artefact: Artefact, runs: Sequence[PlannedRun], seeds: int) -> Iterator[str]:
+    """Cells that were left out or are not the paper's, and fewer (or more) seeds.
 
-    cell: Cell
-    published: Job[TrainConfig]
-    run: Job[TrainConfig]
-
-
-def scope_cuts(artefact: Artefact, axes: Mapping[str, Values], compared: Sequence[Compared], seeds: int) -> list[str]:
-    """Cells that were left out or are not the paper's, and fewer (or more) seeds."""
-    said: list[str] = []
-    cells = [one.cell for one in compared]
-    run = {axis: {c.values[axis] for c in cells if c.extra is None or c.extra.axis != axis} for axis in artefact.axes}
-    left = {axis: [v for v in published if v not in run[axis]] for axis, published in artefact.axes.items()}
-    if any(left.values()):
-        said.append(f"Left out: {_listed(left)}.")
-    labels = {(extra.axis, extra.label) for extra in artefact.extras}
-    folders = [label(one.run.config) for one in compared if one.cell.run.get("dataset") == "folder"]
-    names = {"folder": f"folder ({folders[-1]})"} if folders else {}
-    ours = {
-        axis: [names.get(v, v) for v in values if v not in artefact.axes[axis] and (axis, v) not in labels]
-        for axis, values in axes.items()
+    Args:
+        runs: one of each cell.
+    """
+    extras = [run.cell.extra for run in runs if run.cell.extra is not None]
+    found = {
+        axis: dict.fromkeys(run.cell.values[axis] for run in runs if getattr(run.cell.extra, "axis", None) != axis)
+        for axis in artefact.axes
     }
-    if any(ours.values()):
-        said.append(f"Not in the paper: {_listed(ours)}.")
+    left = {axis: [v for v in artefact.axes[axis] if v not in values] for axis, values in found.items()}
+    if listed := _listed(left):
+        yield f"Left out: {listed}."
+    folders = [_label(run.job.config) for run in runs if run.cell.run.get("dataset") == "folder"]
+    names = {"folder": f"folder ({folders[-1]})"} if folders else {}
+    ours = {axis: [names.get(v, v) for v in values if v not in artefact.axes[axis]] for axis, values in found.items()}
+    if listed := _listed(ours):
+        yield f"Not in the paper: {listed}."
     if seeds != artefact.seeds:
-        said.append(f"{seeds} seed{'s' * (seeds != 1)} instead of {artefact.seeds}.")
-    added = {cell.extra.label: cell.extra.why for cell in cells if cell.extra is not None}
-    return said + [f"Added to the paper's: {label}, {why.rstrip('.')}." for label, why in added.items()]
+        yield f"{seeds} seed{'s' * (seeds != 1)} instead of {artefact.seeds}."
+    for label, why in {extra.label: extra.why for extra in extras}.items():
+        yield f"Added to the paper's: {label}, {why.rstrip('.')}."
 
 
-def run_cuts(artefact: Artefact, compared: Sequence[Compared]) -> list[str]:
-    """Say where the training differs; a sentence for each key, with all pairs of values that the cells have."""
+def run_cuts(artefact: Artefact, runs: Sequence[PlannedRun], published: Sequence[Job[TrainConfig]]) -> Iterator[str]:
+    """Say where the training differs; a sentence for each key, with all pairs of values that the cells have.
+
+    Args:
+        runs: one of each cell.
+        published: the same cells as published.
+    """
     # By key, the values here and those of the paper that they take the place of.
     pairs: dict[str, dict[str, dict[str, None]]] = {}
     cells: Counter[str] = Counter()
-    for one in compared:
-        foreign = [axis for axis, value in one.cell.run.items() if value not in artefact.axes[axis]]
-        for key, here, there in _differences(one, foreign):
+    for run, theirs in zip(runs, published, strict=True):
+        foreign = [axis for axis, value in run.cell.run.items() if value not in artefact.axes[axis]]
+        for key, here, there in _differences(run.job, theirs, foreign):
             pairs.setdefault(key, {}).setdefault(here, {})[there] = None
             cells[key] += 1
-    said = []
     for key, found in pairs.items():
         if all(there == {_ITS_OWN: None} for there in found.values()):
-            said.append(f"{key}={' or '.join(found)}.")
+            yield f"{key}={' or '.join(found)}."
             continue
         sentence = _SENTENCES.get(key, f"{key} {{}}")
         words = [
             f"{here if i else sentence.format(here)} instead of {' or '.join(there)}"
             for i, (here, there) in enumerate(found.items())
         ]
-        said.append(f"{' and '.join(words)}{', in some of the cells' if cells[key] < len(compared) else ''}.")
-    return said
+        yield f"{' and '.join(words)}{', in some of the cells' if cells[key] < len(runs) else ''}."
 
 
-def settings_cuts(published: Job[SharpnessConfig] | None, run: Job[SharpnessConfig] | None) -> list[str]:
+def choice_cuts(found: Sequence[Candidates]) -> Iterator[str]:
+    """Say which values were chosen, from which, by which images, and where that differs from the paper's way."""
+    for one in found[:1]:
+        choice, values = one.choice, tuple(value for value, _ in one.runs)
+        fewer = "" if values == choice.values else f" instead of {', '.join(choice.values)}"
+        aside = "" if one.held_out == choice.held_out else f" instead of {choice.held_out:,}"
+        yield (
+            f"{choice.key} chosen from {', '.join(values)}{fewer} by the accuracy on {one.held_out:,}{aside} other "
+            f"training images, one run each: {'; '.join(map(str, found))}; the paper does not print what it chose."
+        )
+
+
+def settings_cuts(published: Job[SharpnessConfig] | None, run: Job[SharpnessConfig] | None) -> Iterator[str]:
     """Say where the measuring differs."""
     if published is None:
-        return []
+        return
     if run is None:
-        return ["Sharpness was not measured."]
+        yield "Sharpness was not measured."
+        return
     theirs, ours = (job.config.model_dump(mode="json") for job in (published, run))
-    said = []
     for key, value in ours.items():
         if key in _MEASURED_WITH or key == "dataset" or theirs[key] == value:
             continue
-        here, there = _shown(value), _shown(theirs[key])
+        here, there = _value_text(value), _value_text(theirs[key])
         if key == "samples":
             here, there = (f"{n:,}" if n is not None else "all" for n in (value, theirs[key]))
-            said.append(f"Measured on {here} images instead of {there}.")
+            yield f"Measured on {here} images instead of {there}."
         else:
-            said.append(f"Measured with {key} {here} instead of {there}.")
-    return said
+            yield f"Measured with {key} {here} instead of {there}."
 
 
-def _differences(one: Compared, foreign: Container[str]) -> Iterable[tuple[str, str, str]]:
+def _differences(
+    run: Job[TrainConfig], published: Job[TrainConfig], foreign: Container[str]
+) -> Iterator[tuple[str, str, str]]:
     """Key, value here and in the paper, of whatever differs.
 
     Args:
         foreign: groups whose choice is not the paper's, so that it has no value for the keys below.
     """
-    theirs, ours = (essential(job.config.model_dump(mode="json")) for job in (one.published, one.run))
+    theirs, ours = (essential(job.config.model_dump(mode="json")) for job in (published, run))
     a, b = flatten(theirs), flatten(ours)
     swapped = [
-        group for group in _GROUPS if group in a.keys() | ours.keys()
-        and one.published.choices.get(group) != one.run.choices.get(group)
+        group for group in _GROUPS
+        if group in a.keys() | ours.keys() and published.choices.get(group) != run.choices.get(group)
     ]  # fmt: skip
-    same_data = label(one.published.config) == label(one.run.config)
-    unsaid = _OF_THE_DATASET[: -2 if same_data and "dataset" not in foreign else None]
-    if not same_data:
-        yield "dataset", label(one.run.config), label(one.published.config)
+    here, there = _label(run.config), _label(published.config)
+    unsaid = _OF_THE_DATASET[: -2 if here == there and "dataset" not in foreign else None]
+    if here != there:
+        yield "dataset", here, there
     for group in swapped:
-        yield group, one.run.choices.get(group, "null"), one.published.choices.get(group, "null")
+        yield group, run.choices.get(group, "null"), published.choices.get(group, "null")
     for key in b:
         group, _, name = key.partition(".")
         if key in _SILENT or group in swapped or (group == "dataset" and name in unsaid):
             continue
         if b[key] != a.get(key):
-            here = _value(key, b[key], one.run.config)
-            there = _value(key, a.get(key), one.published.config)
-            yield key, here, _ITS_OWN if group in foreign and name != "subset" else there
+            there = _value(key, a.get(key), published.config)
+            own = group in foreign and name != "subset"
+            yield key, _value(key, b[key], run.config), _ITS_OWN if own else there
 
 
-def label(config: TrainConfig) -> str:
+def _label(config: TrainConfig) -> str:
     """The data set's name in captions."""
     options = config.dataset
     return options.label or (options.name if options.root is None else options.root.rstrip("/").rpartition("/")[2])
@@ -147,23 +166,12 @@ def _value(key: str, value: Any, config: TrainConfig) -> str:
         return "all" if known is None else f"{known.train - config.dataset.validation:,}"
     if key == "trainer.max_steps" and value is None:
         return "all"
-    return _shown(value)
-
-
-_SENTENCES = {
-    "dataset": "Data set: {}",
-    "trainer.epochs": "Trained for {} epochs",
-    "trainer.batch_size": "Batches of {} images",
-    "trainer.max_steps": "Training stopped after {} steps",
-    "dataset.subset": "Trained on {} images",
-    "dataset.validation": "{} images held out for validation",
-    **{group: f"{words}: {{}}" for group, words in _GROUPS.items()},
-}
+    return _value_text(value)
 
 
 def _listed(by_axis: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"{axis} {', '.join(values)}" for axis, values in by_axis.items() if values)
 
 
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else shown(value)
+def _value_text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else override_value(value)

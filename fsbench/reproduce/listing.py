@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fsbench.lines import aligned
 from fsbench.papers.artefact import Artefact, Computed
-from fsbench.reproduce.cells import cells
-from fsbench.reproduce.cost import Estimator, duration
-from fsbench.reproduce.plan import Plan, PlannedRun, deciding, distinct, scale_of
+from fsbench.reproduce.cost import Estimator
+from fsbench.reproduce.plan import Plan, PlannedRun, cells, deciding, runs_by_directory, scale_of
 from fsbench.reproduce.run import is_measured
 
 
@@ -38,8 +38,8 @@ def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
                     " ".join(f"{axis}={value}" for axis, value in run.cell.values.items()) + kind,
                     str(run.seed),
                     "?" if cost.steps is None else f"{cost.steps:,}",
-                    duration(cost.seconds),
-                    duration(measuring) if measuring else "-",
+                    _duration(cost.seconds),
+                    _duration(measuring) if measuring else "-",
                     state,
                     "-" if run.waits else str(run.directory.path),
                 )
@@ -53,16 +53,10 @@ def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
                 left.append(measuring)
                 to_measure += 1
             seen.add(key)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            cells = (
-                text.rjust(width) if 1 <= i <= 4 else text.ljust(width)
-                for i, (text, width) in enumerate(zip(row, widths, strict=True))
-            )
-            yield ("  " + "  ".join(cells)).rstrip()
+        yield from (f"  {line}" for line in aligned(rows, right=range(1, 5)))
     if seen:
         known = [seconds for seconds in left if not math.isnan(seconds)]
-        hours = duration(math.fsum(known) if known or not left else math.nan)
+        hours = _duration(math.fsum(known) if known or not left else math.nan)
         unknown = ", without those of data sets of unknown size" if len(known) < len(left) else ""
         yield (
             f"{len(seen)} runs, {to_train} to train ({steps_left:,} steps), {to_measure} to measure: "
@@ -78,15 +72,17 @@ def list_lines(known: Sequence[Artefact | Computed], scales: Sequence[str], resu
     Runs are counted from the declaration, with those that decide on values of others. What they cost and which of them
     are done takes a plan.
     """
-    width = max((len(artefact.name) for artefact in known), default=0)
+    rows = []
     for artefact in known:
         made = results_dir / artefact.name
         where = f" ({made})" if made.is_dir() else ""
         if isinstance(artefact, Computed):
-            yield f"{artefact.name:{width}}  {artefact.title}: computed, no training{where}"
-            continue
-        runs = (f"{scale} {count}" for scale in scales if (count := _count(artefact, scale)))
-        yield f"{artefact.name:{width}}  {artefact.title}: {', '.join(runs)} runs{where}"
+            what = "computed, no training"
+        else:
+            runs = (f"{scale} {count}" for scale in scales if (count := _count(artefact, scale)))
+            what = f"{', '.join(runs)} runs"
+        rows.append((artefact.name, f"{artefact.title}: {what}{where}"))
+    return aligned(rows)
 
 
 def _count(artefact: Artefact, name: str) -> int:
@@ -95,16 +91,15 @@ def _count(artefact: Artefact, name: str) -> int:
         return 0
     scale, choice = scale_of(artefact, name), artefact.choice
     planned = cells(artefact, scale)
-    candidates = 0
+    count = len(planned) * (scale.seeds or artefact.seeds)
     if choice is not None:
-        choosing = sum(cell.has(dict(choice.where)) for cell in planned)
-        candidates = choosing * len(scale.candidates or choice.values)
-    return len(planned) * (scale.seeds or artefact.seeds) + candidates
+        count += sum(cell.has(dict(choice.where)) for cell in planned) * len(scale.candidates or choice.values)
+    return count
 
 
-def summary(plans: Sequence[Plan]) -> str:
+def runs_left(plans: Sequence[Plan]) -> str:
     """`12 runs, 4 finished`, of what was asked for."""
-    runs = [*deciding(plans).values(), *(shared[0][1] for shared in distinct(plans).values())]
+    runs = [*deciding(plans).values(), *(shared[0][1] for shared in runs_by_directory(plans).values())]
     waiting = sum(run.waits is not None for plan in plans for run in plan.runs)
     return f"{len(runs) + waiting} runs, {sum(run.finished for run in runs)} finished"
 
@@ -115,3 +110,12 @@ def _state(plan: Plan, run: PlannedRun, decides: bool) -> str:
     if run.finished:
         return "done" if decides or is_measured(plan, run) else "to measure"
     return run.directory.status if run.directory.path.is_dir() else "to train"
+
+
+def _duration(seconds: float) -> str:
+    """`3.2 h`, `12 min`, `40 s`; `?` where nothing is known."""
+    if math.isnan(seconds):
+        return "?"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"

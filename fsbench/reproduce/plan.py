@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
+from fsbench import __version__
 from fsbench.config.compose import Composer, Job, quoted
-from fsbench.config.load import shown
+from fsbench.config.load import override_value
 from fsbench.config.primary import SHARPNESS
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.errors import UsageError
-from fsbench.papers.artefact import Artefact, Choice, Computed, Scale, Values
-from fsbench.reproduce.cells import Cell, axis_values, cells
-from fsbench.reproduce.cuts import Compared, run_cuts, scope_cuts, settings_cuts
+from fsbench.measuring.measures import Measure, chosen_measures
+from fsbench.measuring.record import Entry, answers, kept_in
+from fsbench.papers.artefact import Artefact, Choice, Computed, Extra, Scale, Values
+from fsbench.report.text import same_value
+from fsbench.reproduce.cuts import choice_cuts, run_cuts, scope_cuts, settings_cuts
 from fsbench.reproduce.request import Request
 from fsbench.runs.directory import RunDirectory
 from fsbench.runs.identity import flatten
 from fsbench.runs.read import Unreadable
+from fsbench.runs.records import read_measures
 
-_DATASET, _METHOD, _HELD_OUT = "dataset", "optimizer", "dataset.validation"
+
+@dataclass(frozen=True)
+class Cell:
+    """A combination of axis values that is run.
+
+    Args:
+        values: by axis, as rows of the table show it.
+        run: by axis, what is run; differs from `values` in an extra's label.
+        extra: the line of ours that it belongs to.
+    """
+
+    values: Mapping[str, str]
+    run: Mapping[str, str]
+    extra: Extra | None = None
+
+    @property
+    def overrides(self) -> Values:
+        own = () if self.extra is None else self.extra.overrides
+        return (*(f"{axis}={value}" for axis, value in self.run.items()), *own)
+
+    def has(self, wanted: Mapping[str, str]) -> bool:
+        """Tell whether it has these values, as shown or as run."""
+        return all(value in (self.values.get(axis), self.run.get(axis)) for axis, value in wanted.items())
 
 
 @dataclass(frozen=True)
@@ -94,11 +121,11 @@ class Candidates:
     def __str__(self) -> str:
         """The cell, what was chosen for it, and the accuracies."""
         cell = " ".join(value for axis, value in self.cell.run.items() if axis not in dict(self.choice.where))
-        shown = [
+        ended = ", ".join(
             f"{value}: {'diverged' if found is None else f'{100 * found:.2f} %'}"
             for value, found in self.accuracies.items()
-        ]
-        return f"{cell} {self.value or 'not yet'}" + (f" ({', '.join(shown)})" if shown else "")
+        )
+        return f"{cell} {self.value or 'not yet'}" + (f" ({ended})" if ended else "")
 
 
 @dataclass(frozen=True)
@@ -108,7 +135,7 @@ class Plan:
     Args:
         choosing: the runs that decide on values of the others.
         sharpness: what is measured of every run; None: nothing.
-        compare: what differs from the artefact as published, a sentence each.
+        cuts: what differs from the artefact as published, a sentence each.
     """
 
     artefact: Artefact
@@ -116,12 +143,7 @@ class Plan:
     runs: tuple[PlannedRun, ...]
     choosing: tuple[Candidates, ...]
     sharpness: Job[SharpnessConfig] | None
-    compare: Callable[[], tuple[str, ...]]
-
-    @cached_property
-    def cuts(self) -> tuple[str, ...]:
-        """The differences from the artefact as published, a sentence each."""
-        return self.compare()
+    cuts: tuple[str, ...]
 
     @property
     def waits(self) -> bool:
@@ -140,6 +162,18 @@ class Plan:
         config = self.sharpness.config.model_copy(update={"run": str(run.directory.path)})
         return Job(config, self.sharpness.choices, self.sharpness.overrides)
 
+    def measured(self, run: PlannedRun) -> list[tuple[Measure, dict[str, Entry] | None]]:
+        """What the run's record holds of each measure, by column; None where it was not measured as asked.
+
+        Raises:
+            Unreadable: the record can't be read.
+        """
+        if self.sharpness is None:
+            return []
+        kept = kept_in(read_measures(run.directory.sharpness))
+        config = self.sharpness.config
+        return [(one, answers(one, config, kept, __version__)) for one in chosen_measures(config.measures)]
+
 
 def scale_of(artefact: Artefact | Computed, name: str) -> Scale:
     """The scale as declared; `paper` need not be. Raises UsageError where there is none."""
@@ -155,18 +189,33 @@ def make_plan(artefact: Artefact, request: Request, composer: Composer) -> Plan:
     Raises:
         UsageError: what was asked for does not go with the artefact, or does not compose.
     """
-    config = request.config
+    config, choice = request.config, artefact.choice
     scale = scale_of(artefact, config.scale)
-    copied = _copied(artefact, request)
+    experiment = f"experiment={artefact.experiment}"
+    stood_for = _stood_for(artefact, request)
     chosen = {key: values for key, values in request.chosen.items() if key in artefact.axes}
-    if copied:
-        chosen[_DATASET] = (copied,)
+    if stood_for:
+        chosen["dataset"] = (stood_for,)
     asked = _asked(artefact, request)
-    given = tuple(word for word in asked if artefact.choice and word.startswith(f"{artefact.choice.key}="))
+    # What a folder of images would not compose without.
+    folder = [word for word in asked if word.startswith(("dataset.root=", "dataset.label="))]
+    given = tuple(word for word in asked if choice and word.startswith(f"{choice.key}="))
+    validation = [word.partition("=")[2] for word in asked if word.startswith("dataset.validation=")]
     seeds = range(config.seeds or scale.seeds or artefact.seeds)
-    progress = str(config.progress).lower()
-    runs_dir, data_dir = f"runs_dir={quoted(config.runs_dir)}", f"data_dir={quoted(config.data_dir)}"
-    places = (runs_dir, data_dir, f"trainer.device={config.device}", f"trainer.progress={progress}")
+    data_dir, progress = f"data_dir={quoted(config.data_dir)}", f"progress={str(config.progress).lower()}"
+    places = (f"runs_dir={quoted(config.runs_dir)}", data_dir, f"trainer.device={config.device}", f"trainer.{progress}")
+
+    def line_of(cell: Cell) -> tuple[list[str], Values]:
+        """The command line of a cell, and which words of it hold for every cell that has their keys."""
+        line = [experiment, *cell.overrides, *places]
+        if stood_for:
+            ours = Cell(cell.values, {**cell.run, "dataset": request.chosen["dataset"][0]}, cell.extra)
+            theirs = composer.job([experiment, *cell.overrides])
+            line = [experiment, *ours.overrides, *places]
+            line += _tuned(theirs, composer.job([*line, *asked]))
+        own = _of_cell(line, asked, composer)
+        also = (word for where, words in scale.also if cell.has(where) for word in words)
+        return [*line, *scale.overrides, *also, *own], own
 
     def planned(cell: Cell, seed: int, line: Sequence[str], waits: str | None = None) -> PlannedRun:
         job = composer.job([*line, f"seed={seed}"])
@@ -176,53 +225,89 @@ def make_plan(artefact: Artefact, request: Request, composer: Composer) -> Plan:
     choosing: list[Candidates] = []
     published: list[Values] = []
     for cell in cells(artefact, scale, chosen):
-        as_published = (f"experiment={artefact.experiment}", *cell.overrides)
-        line = [*as_published, *places]
-        if copied:
-            run = Cell(cell.values, {**cell.run, _DATASET: request.chosen[_DATASET][0]}, cell.extra)
-            line = [as_published[0], *run.overrides, *places]
-            line += _tuned(composer.job(as_published), composer.job([*line, *asked]))
-        here = _of_cell(line, asked, composer)
-        line += [*scale.overrides, *(word for where, words in scale.also if cell.has(where) for word in words), *here]
-        settled, waits, choice = tuple(word for word in here if word in given), None, artefact.choice
+        line, own = line_of(cell)
+        settled, waits = tuple(word for word in own if word in given), None
         if choice is not None and cell.has(dict(choice.where)) and not given:
-            told = [word.partition("=")[2] for word in asked if word.startswith(f"{_HELD_OUT}=")]
-            held_out = int(told[-1]) if told and told[-1].isdigit() else scale.held_out or choice.held_out
-            aside = [*line, f"{_HELD_OUT}={held_out}"]
+            told = int(validation[-1]) if validation and validation[-1].isdigit() else None
+            held_out = scale.held_out or choice.held_out if told is None else told
+            aside = [*line, f"dataset.validation={held_out}"]
             values = scale.candidates or choice.values
             candidates = tuple((value, planned(cell, 0, [*aside, f"{choice.key}={value}"])) for value in values)
-            found = Candidates(choice, held_out, cell, candidates)
-            choosing.append(found)
-            waits = found.waits
-            settled = () if waits else (f"{choice.key}={found.value}",)
+            choosing.append(Candidates(choice, held_out, cell, candidates))
+            waits = choosing[-1].waits
+            settled = () if waits else (f"{choice.key}={choosing[-1].value}",)
             line += settled
-        # What a folder of images would not compose without.
-        folder = [word for word in asked if word.startswith(("dataset.root=", "dataset.label="))]
-        published.append((*as_published, *(folder if cell.run.get(_DATASET) == "folder" else ()), *settled))
+        needed = folder if cell.run.get("dataset") == "folder" else ()
+        published.append((experiment, *cell.overrides, *needed, *settled))
         runs += [planned(cell, seed, line, waits) for seed in seeds]
     for word in asked:
         if not any(word in run.job.overrides for run in runs):
             # No method here has the key: composing says so.
             composer.job([*line, word])
-    sharpness, measured_as_published = _sharpness(artefact, scale, request, composer)
+    sharpness = theirs = None
+    if artefact.measures:
+        line = ["run=planned", f"measures=[{','.join(artefact.measures)}]", *artefact.measure]
+        theirs = composer.job(line, primary=SHARPNESS)
+        line += [*scale.measure, f"device={config.device}", data_dir, progress, *request.sharpness]
+        sharpness = composer.job(line, primary=SHARPNESS)
+        sharpness = sharpness if config.measure else None
+    first = runs[:: len(seeds)]
+    cuts = (
+        *scope_cuts(artefact, first, len(seeds)),
+        *run_cuts(artefact, first, [composer.job(line) for line in published]),
+        *(f"{word}, given; the paper chooses it on images set aside." for word in given),
+        *choice_cuts(choosing),
+        *settings_cuts(theirs, sharpness),
+    )
+    return Plan(artefact, config.scale, tuple(runs), tuple(choosing), sharpness, cuts)
 
-    def compare() -> tuple[str, ...]:
-        compared = [
-            Compared(run.cell, composer.job(line), run.job)
-            for line, run in zip(published, runs[:: len(seeds)], strict=True)
+
+def cells(artefact: Artefact, scale: Scale, chosen: Mapping[str, Values] = {}) -> list[Cell]:
+    """The cells in the order of the axes; lines of ours behind the cells that they are beside.
+
+    The values of an axis are those chosen, else the scale's, else the published ones; a number that is written in
+    another way is the published one (`0.20` is `0.2`). Where the values of an extra's axis are chosen, the extra is
+    among them only if its label is.
+
+    Raises:
+        UsageError: the paper has none of the combinations that were chosen.
+    """
+    if unknown := scale.axes.keys() - artefact.axes.keys():
+        raise ValueError(f"{artefact.name}: a scale has values of {', '.join(sorted(unknown))}, which is no axis")
+    axes = {
+        axis: [
+            next((known for known in published if same_value(known, value)), value)
+            for value in chosen.get(axis) or scale.axes.get(axis) or published
         ]
-        return (
-            *scope_cuts(artefact, axis_values(artefact, scale, chosen), compared, len(seeds)),
-            *run_cuts(artefact, compared),
-            *(f"{word}, given; the paper chooses it on images set aside." for word in given),
-            *_choice_cuts(choosing),
-            *settings_cuts(measured_as_published, sharpness),
-        )
+        for axis, published in artefact.axes.items()
+    }
+    # A label of an extra is run with the values that it is beside.
+    run_with: dict[str, dict[str, None]] = {axis: {} for axis in axes}
+    for axis, wanted in axes.items():
+        for value in wanted:
+            extras = [extra for extra in artefact.extras if (extra.axis, extra.label) == (axis, value)]
+            run_with[axis] |= dict.fromkeys([extra.where.get(axis, value) for extra in extras] or [value])
+    found: list[Cell] = []
+    for combination in product(*run_with.values()):
+        values = dict(zip(axes, combination, strict=True))
+        if any(one.items() <= values.items() for one in artefact.without):
+            continue
+        if all(values[axis] in axes[axis] for axis in axes):
+            found.append(Cell(values, values))
+        # By label: of two with one label the later one counts.
+        added = {
+            extra.label: Cell({**values, extra.axis: extra.label}, values, extra)
+            for extra in artefact.extras
+            if extra.where.items() <= values.items() and (extra.axis not in chosen or extra.label in axes[extra.axis])
+        }
+        found += added.values()
+    if not found:
+        asked = " ".join(f"{axis}={','.join(wanted)}" for axis, wanted in chosen.items() if axis in axes)
+        raise UsageError("", "", f"{artefact.name} has no cell with {asked}")
+    return found
 
-    return Plan(artefact, config.scale, tuple(runs), tuple(choosing), sharpness, compare)
 
-
-def distinct(plans: Sequence[Plan]) -> dict[Path, list[tuple[Plan, PlannedRun]]]:
+def runs_by_directory(plans: Sequence[Plan]) -> dict[Path, list[tuple[Plan, PlannedRun]]]:
     """The runs by directory: one that several artefacts have is there once."""
     found: dict[Path, list[tuple[Plan, PlannedRun]]] = {}
     for plan in plans:
@@ -237,18 +322,6 @@ def deciding(plans: Sequence[Plan]) -> dict[Path, PlannedRun]:
     return {run.directory.path: run for plan in plans for run in plan.deciding}
 
 
-def _choice_cuts(found: Sequence[Candidates]) -> Iterator[str]:
-    """Say which values were chosen, from which, by which images, and where that differs from the paper's way."""
-    for one in found[:1]:
-        choice, values = one.choice, tuple(value for value, _ in one.runs)
-        fewer = "" if values == choice.values else f" instead of {', '.join(choice.values)}"
-        aside = "" if one.held_out == choice.held_out else f" instead of {choice.held_out:,}"
-        yield (
-            f"{choice.key} chosen from {', '.join(values)}{fewer} by the accuracy on {one.held_out:,}{aside} other "
-            f"training images, one run each: {'; '.join(map(str, found))}; the paper does not print what it chose."
-        )
-
-
 def _asked(artefact: Artefact, request: Request) -> Values:
     """The words of the command line that hold for every cell of this artefact."""
     words = []
@@ -256,8 +329,8 @@ def _asked(artefact: Artefact, request: Request) -> Values:
         if key in artefact.axes:
             continue
         if len(values) > 1:
-            shown = ", ".join(artefact.axes) or "none"
-            problem = f"{artefact.name} takes one value of it; its axes, which take several: {shown}"
+            axes = ", ".join(artefact.axes) or "none"
+            problem = f"{artefact.name} takes one value of it; its axes, which take several: {axes}"
             raise UsageError(key, ",".join(values), problem)
         words.append(f"{key}={values[0]}")
     return tuple(words)
@@ -265,25 +338,25 @@ def _asked(artefact: Artefact, request: Request) -> Values:
 
 def _of_cell(line: Sequence[str], asked: Values, composer: Composer) -> Values:
     """Of what is asked for all cells, what this one has: SGD has no rho."""
-    others = [word for word in asked if not word.startswith(f"{_METHOD}.")]
+    others = [word for word in asked if not word.startswith("optimizer.")]
     if len(others) == len(asked):
         return asked
-    options = {f"{_METHOD}.{key}" for key in composer.job([*line, *others]).config.optimizer.model_dump()}
+    options = {f"optimizer.{key}" for key in composer.job([*line, *others]).config.optimizer.model_dump()}
     return tuple(word for word in asked if word in others or word.partition("=")[0] in options)
 
 
-def _copied(artefact: Artefact, request: Request) -> str | None:
-    """The value of the artefact's data set axis that the data set given stands for, if it stands for one."""
+def _stood_for(artefact: Artefact, request: Request) -> str | None:
+    """The published data set whose place the one on the command line takes, if it takes one's."""
     meant = request.config.stands_for
     if meant is None:
         return None
-    given = request.chosen.get(_DATASET, ())
+    given = request.chosen.get("dataset", ())
     if len(given) != 1:
         raise UsageError("stands_for", meant, "goes with one data set: dataset=NAME")
-    if _DATASET not in artefact.axes:
+    if "dataset" not in artefact.axes:
         return None
-    if meant not in artefact.axes[_DATASET]:
-        allowed = ", ".join(artefact.axes[_DATASET])
+    if meant not in artefact.axes["dataset"]:
+        allowed = ", ".join(artefact.axes["dataset"])
         raise UsageError("stands_for", meant, f"{artefact.name} has no such data set; it has {allowed}")
     return meant
 
@@ -300,23 +373,6 @@ def _tuned(theirs: Job[TrainConfig], ours: Job[TrainConfig]) -> list[str]:
     ]
 
 
-def _sharpness(
-    artefact: Artefact, scale: Scale, request: Request, composer: Composer
-) -> tuple[Job[SharpnessConfig] | None, Job[SharpnessConfig] | None]:
-    """The measuring, and the measuring as published."""
-    if not artefact.measures:
-        return None, None
-    config = request.config
-    base = ["run=planned", f"measures=[{','.join(artefact.measures)}]"]
-    places = [
-        f"device={config.device}", f"data_dir={quoted(config.data_dir)}",
-        f"progress={str(config.progress).lower()}",
-    ]  # fmt: skip
-    published = [*base, *artefact.measure]
-    ours = composer.job([*published, *scale.measure, *places, *request.sharpness], primary=SHARPNESS)
-    return ours if config.measure else None, composer.job(published, primary=SHARPNESS)
-
-
 def _text(value: object) -> str:
     """A value as an override has it."""
-    return f"[{','.join(map(_text, value))}]" if isinstance(value, list) else shown(value)
+    return f"[{','.join(map(_text, value))}]" if isinstance(value, list) else override_value(value)

@@ -29,14 +29,12 @@ class Request:
         artefacts: in the order of the command line.
         chosen: KEY=VALUES for each artefact's runs: values of an axis, or one value that all cells get.
         sharpness: overrides for measuring.
-        command: the words of the command line.
     """
 
     artefacts: tuple[Artefact | Computed, ...]
     config: ReproduceConfig
     chosen: Mapping[str, Values]
     sharpness: Values
-    command: Values
 
 
 def read_request(words: Sequence[str], known: Mapping[str, Artefact | Computed], composer: Composer) -> Request:
@@ -73,7 +71,7 @@ def read_request(words: Sequence[str], known: Mapping[str, Artefact | Computed],
             near = did_you_mean(key, [*KEYS, *axes, *groups])
             raise UsageError(key, value, f"no such key{near or '; see fsbench reproduce --help'}")
     config = composer.job(own, primary=REPRODUCE).config
-    return Request(tuple(artefacts), config, chosen, tuple(sharpness), tuple(words))
+    return Request(tuple(artefacts), config, chosen, tuple(sharpness))
 
 
 def _named(patterns: Sequence[str], known: Iterable[str]) -> list[str]:

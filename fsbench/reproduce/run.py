@@ -1,62 +1,60 @@
-"""Carrying out what is missing for the artefacts asked for: a task for an executor for each run, and how it ended."""
+"""What is missing for the artefacts asked for: a task for each run, which trains and measures it, and how it ended."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import environ
-from typing import Any
 
+from fsbench import __version__
 from fsbench.config.compose import Job
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
-from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line, portable
-from fsbench.reproduce.measure import lacking, measure_lacking
-from fsbench.reproduce.plan import Plan, PlannedRun, deciding, distinct
-from fsbench.runs.directory import RunDirectory, RunIsBusy
+from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line, traceback_wanted
+from fsbench.measuring.measures import Measure, chosen_measures
+from fsbench.measuring.record import Record, answers
+from fsbench.measuring.source import Source, find_source
+from fsbench.reproduce.plan import Plan, PlannedRun, deciding, runs_by_directory
+from fsbench.runs.directory import RunDirectory
 from fsbench.stop_signal import StopSignal, at_once
-from fsbench.training.outcome import Outcome as Trained
-from fsbench.training.outcome import images_of, missing_images, train_if_missing
+from fsbench.training.outcome import Outcome, images_of, train_if_missing
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The end of a task: a line for a reader, and what failed, if anything did.
+class RunOutcome:
+    """The end of a task.
 
     Args:
-        untrained: why there is no trained network.
+        line: for a reader.
+        trained: how the training ended.
         unmeasured: why a measure is missing, by its name.
     """
 
-    task: Task
+    task: RunTask
     line: str
-    untrained: BaseException | None = None
+    trained: Outcome
     unmeasured: tuple[tuple[str, str], ...] = ()
 
     @property
     def reason(self) -> str:
         """The failures, in a line; empty where there are none."""
-        if self.untrained is not None:
-            return one_line(self.untrained)
+        if self.trained.failure is not None:
+            return one_line(self.trained.failure)
         return "; ".join(f"{name}: {what}" for name, what in self.unmeasured)
 
     @property
     def no_data(self) -> UsageError | None:
         """The fault of the images, if it failed of that."""
-        return missing_images(self.untrained)
+        return self.trained.no_data
 
     @property
     def busy(self) -> bool:
         """Another process is at work on the run."""
-        return isinstance(self.untrained, RunIsBusy)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Outcome, (self.task, self.line, portable(self.untrained), self.unmeasured)
+        return self.trained.busy
 
 
 @dataclass(frozen=True)
-class Task:
+class RunTask:
     """One run to be trained, if it is not finished, and then measured."""
 
     directory: RunDirectory
@@ -70,7 +68,7 @@ class Task:
     def known(self) -> None:
         """There is something to do, or it would not be a task."""
 
-    def perform(self, stop: StopSignal) -> Outcome:
+    def perform(self, stop: StopSignal) -> RunOutcome:
         """Train and measure what is missing. Raises Interrupted."""
         try:
             trained = train_if_missing(self.job, stop)
@@ -78,12 +76,10 @@ class Task:
             return self.failed(failure)
         return self.trained(trained, stop)
 
-    def trained(self, outcome: Trained, stop: StopSignal) -> Outcome:
+    def trained(self, outcome: Outcome, stop: StopSignal) -> RunOutcome:
         """Measure what is missing, once the training ended so. Raises Interrupted."""
-        if isinstance(outcome.failure, UsageError):
-            return self.failed(outcome.failure)
         if outcome.failure is not None:
-            return Outcome(self, outcome.line, untrained=outcome.failure)
+            return RunOutcome(self, outcome.line, outcome)
         computed = 0
         unmeasured: dict[str, str] = {}
         for job in self.measuring:
@@ -94,37 +90,38 @@ class Task:
             unmeasured |= failed
         line = outcome.line + (f", {computed} measure{'s' * (computed > 1)}" if computed else "")
         line += "".join(f"; {name} failed, {reason}" for name, reason in unmeasured.items())
-        return Outcome(self, line, unmeasured=tuple(unmeasured.items()))
+        return RunOutcome(self, line, outcome, tuple(unmeasured.items()))
 
-    def failed(self, failure: FsbenchError) -> Outcome:
-        return Outcome(self, f"{self.directory.path}: failed, {failure}", untrained=failure)
+    def failed(self, failure: FsbenchError) -> RunOutcome:
+        line = f"{self.directory.path}: failed, {failure}"
+        return RunOutcome(self, line, Outcome("failed", line, failure))
 
     def _measured(self, job: Job[SharpnessConfig]) -> tuple[int, dict[str, str]]:
         try:
-            return measure_lacking(job)
+            return _measure(job)
         except KeyboardInterrupt:
             raise Interrupted(f"{self.directory.path}: interrupted; the same command goes on from here") from None
         except Interrupted:
             raise
         except Exception as failure:
-            if environ.get("HYDRA_FULL_ERROR") == "1":
+            if traceback_wanted():
                 traceback.print_exc()
             return 0, dict.fromkeys(job.config.measures or (), one_line(failure))
 
 
-def missing_tasks(plans: Sequence[Plan]) -> list[Task]:
+def missing_tasks(plans: Sequence[Plan]) -> list[RunTask]:
     """A task for each run that is not finished, or was not measured as an artefact asks; a shared run is there once."""
     # What decides comes first: other runs wait for it. That a candidate diverges is an answer too.
     candidates = deciding(plans).values()
-    tasks = [Task(run.directory, run.job) for run in candidates if not run.finished and not run.diverged]
-    for shared in distinct(plans).values():
+    tasks = [RunTask(run.directory, run.job) for run in candidates if not run.finished and not run.diverged]
+    for shared in runs_by_directory(plans).values():
         (_, run), *_ = shared
         measuring = {}
         for plan, planned in shared:
             if (job := plan.measuring(planned)) is not None and not (run.finished and is_measured(plan, planned)):
                 measuring[job.config.model_dump_json()] = job
         if not run.finished or measuring:
-            tasks.append(Task(run.directory, run.job, tuple(measuring.values())))
+            tasks.append(RunTask(run.directory, run.job, tuple(measuring.values())))
     return tasks
 
 
@@ -133,6 +130,45 @@ def is_measured(plan: Plan, run: PlannedRun) -> bool:
     if (job := plan.measuring(run)) is None:
         return True
     try:
-        return not lacking(job)[2]
+        return not _lacking(job)[2]
     except FsbenchError:
         return False
+
+
+def _lacking(job: Job[SharpnessConfig]) -> tuple[Source, Record, list[Measure]]:
+    """The run, its record, and the measures that are not in it with the settings asked for.
+
+    Raises:
+        UsageError: the run is not finished, or can't be read.
+    """
+    source = find_source(job)
+    record = Record(source)
+    kept = record.kept()
+    chosen = chosen_measures(job.config.measures)
+    return source, record, [one for one in chosen if answers(one, job.config, kept, __version__) is None]
+
+
+def _measure(job: Job[SharpnessConfig]) -> tuple[int, dict[str, str]]:
+    """Measure and record; returns how many measures were computed, and what went wrong, by measure.
+
+    Raises:
+        FsbenchError: the run or its images can't be used.
+        KeyboardInterrupt: a signal came; what was measured until then is recorded.
+    """
+    source, record, measures = _lacking(job)
+    if not measures:
+        return 0, {}
+    from fsbench.measuring.measures import Failed
+    from fsbench.measuring.measure import measure
+
+    failed: dict[str, str] = {}
+    done = 0
+    try:
+        for found in measure(source, job.config, measures, record):
+            if isinstance(found, Failed):
+                failed[found.measure.name] = found.reason
+            else:
+                done += 1
+    except MemoryError as failure:
+        raise FsbenchError(f"{source.title}: not enough memory to measure, {failure}") from failure
+    return done, failed

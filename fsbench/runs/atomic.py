@@ -42,9 +42,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def scratch_directory(parent: Path, name: str = "fsbench") -> Iterator[Path]:
+def scratch_directory(parent: Path) -> Iterator[Path]:
     """Yield a new directory below `parent` that this user alone can enter; it is removed in the end."""
-    with _part(parent, name, directory=True) as part:
+    with _part(parent, "fsbench", directory=True) as part:
         yield part
 
 

@@ -84,19 +84,12 @@ def identity(config: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def flatten(config: dict[str, Any]) -> dict[str, Any]:
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"optimizer": {"rho": 0.1}} as {"optimizer.rho": 0.1}."""
     flat: dict[str, Any] = {}
-    _flatten(config, "", flat)
-    return flat
-
-
-def _flatten(config: dict[str, Any], prefix: str, flat: dict[str, Any]) -> None:
     for key, value in config.items():
-        if isinstance(value, dict):
-            _flatten(value, f"{prefix}{key}.", flat)
-        else:
-            flat[prefix + key] = value
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:

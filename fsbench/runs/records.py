@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,16 @@ class Records:
     measured: dict[str, dict[str, Measured]] = field(default_factory=dict)
     unreadable: list[Path] = field(default_factory=list)
 
+    @property
+    def left_out(self) -> str:
+        """`2 failed, 1 running`."""
+        return ", ".join(f"{count} {status}" for status, count in sorted(self.unfinished.items()))
+
+    @property
+    def none_finished(self) -> str:
+        """What is said where there is no row."""
+        return "no finished run there" + (f" ({self.left_out})" if self.left_out else "")
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -83,7 +94,7 @@ def read_records(roots: list[Path], asked: Iterable[str] | None = None) -> Recor
     # dicts, for their order
     choices: dict[str, None] = {}
     configuration: dict[str, None] = {}
-    unfinished: dict[str, int] = {}
+    unfinished: Counter[str] = Counter()
     seen: set[Path] = set()
     unreadable: list[Path] = []
     for root in roots:
@@ -105,11 +116,10 @@ def read_records(roots: list[Path], asked: Iterable[str] | None = None) -> Recor
                 if row["dataset"] == "folder":
                     row["dataset"] = row["dataset.label"] or Path(row["dataset.root"]).name
             except FileNotFoundError:
-                status = RunDirectory(directory).status
-                unfinished[status] = unfinished.get(status, 0) + 1
+                unfinished[RunDirectory(directory).status] += 1
                 continue
             except (Unreadable, KeyError, TypeError, AttributeError):
-                unfinished["unreadable"] = unfinished.get("unreadable", 0) + 1
+                unfinished["unreadable"] += 1
                 unreadable.append(directory / "summary.json")
                 continue
             choices |= dict.fromkeys(choice)
@@ -117,7 +127,7 @@ def read_records(roots: list[Path], asked: Iterable[str] | None = None) -> Recor
             rows.append(row)
     needed = asked is None or any(not any(name in row for row in rows) for name in asked)
     measured = _add_measures(rows, unreadable) if needed else {}
-    return Records(rows, list(choices), list(configuration), unfinished, measured, unreadable)
+    return Records(rows, list(choices), list(configuration), dict(unfinished), measured, unreadable)
 
 
 def _add_measures(rows: list[dict[str, Any]], unreadable: list[Path]) -> dict[str, dict[str, Measured]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fsbench.cli.list import KINDS, described
+from fsbench.cli.list import KINDS, choices_in
 from fsbench.config.component import offered
 from fsbench.config.compose import compose_jobs
 from fsbench.config.paths import conf_dir
@@ -23,7 +23,7 @@ NEEDS = {
 
 
 def choices(group: str) -> list[str]:
-    return sorted({**described(CONF / group), **offered(group)})
+    return sorted({**choices_in(CONF / group), **offered(group)})
 
 
 @pytest.mark.parametrize("choice", [f"{group}={c}" for group in KINDS.values() for c in choices(group)])
@@ -35,7 +35,7 @@ def test_composes_and_checks(choice) -> None:
 
 @pytest.mark.parametrize("group", sorted(set(KINDS.values()) | {"trainer"}))
 def test_every_choice_is_described(group) -> None:
-    assert all(line for line in {**described(CONF / group), **offered(group)}.values())
+    assert all(line for line in {**choices_in(CONF / group), **offered(group)}.values())
 
 
 RECIPES = sorted(path.relative_to(CONF / "recipe") for path in (CONF / "recipe").rglob("*.yaml"))

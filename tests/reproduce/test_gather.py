@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fsbench.reproduce.gather import derived
+from fsbench.reproduce.write import derived
 
 
 def test_what_follows_from_results() -> None:

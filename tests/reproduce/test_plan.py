@@ -11,7 +11,7 @@ from fsbench.config.compose import Composer, compose_jobs
 from fsbench.config.primary import SHARPNESS
 from fsbench.papers import add_papers, artefacts
 from fsbench.reproduce.cost import Estimator, operations, passes
-from fsbench.reproduce.plan import Plan, distinct, make_plan
+from fsbench.reproduce.plan import Plan, make_plan, runs_by_directory
 from fsbench.reproduce.request import read_request
 
 TABLE, FIGURE = "made2099/table1", "made2099/fig1"
@@ -53,7 +53,7 @@ COUNTS = {
 def test_how_many_runs(planned, words, runs) -> None:
     (plan,) = planned(TABLE, *words)
     assert len(plan.runs) == runs
-    assert len(distinct([plan])) == runs
+    assert len(runs_by_directory([plan])) == runs
 
 
 def test_a_cell_is_a_run_of_train(planned) -> None:
@@ -84,7 +84,7 @@ def test_overrides_of_some_cells(planned) -> None:
 def test_runs_of_several_artefacts_are_shared(planned) -> None:
     plans = planned("made2099", "scale=tiny")
     assert [len(plan.runs) for plan in plans] == [4, 2]
-    shared = distinct(plans)
+    shared = runs_by_directory(plans)
     assert len(shared) == 4
     assert sorted(len(those) for those in shared.values()) == [1, 1, 2, 2]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from data.tiny_sets import write_cifar, write_imagenet, write_mnist
 
-from fsbench.cli.list import described
+from fsbench.cli.list import choices_in
 from fsbench.config.paths import conf_dir
 
-EXPERIMENTS = sorted(described(conf_dir() / "experiment"))
+EXPERIMENTS = sorted(choices_in(conf_dir() / "experiment"))
 # Tiny sets and no network: what can't be as published.
 CHANGED = {
     "kim2022/table2": ["model.pretrained=false"],

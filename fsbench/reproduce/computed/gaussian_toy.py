@@ -14,7 +14,7 @@ from fsbench.papers.collect import rows as published_rows
 from fsbench.report.style import COLUMN, PAGE, PALETTE, figure, save, style
 from fsbench.report.table import write_frame
 from fsbench.reproduce.computed import Context, toy_problem
-from fsbench.reproduce.computed.toy_problem import Minimum, Step
+from fsbench.reproduce.computed.toy_problem import Iterate, Minimum
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,7 +89,7 @@ def _comparison(name: str, directory: Path, notes: list[str]) -> list[Path]:
     return [*written, *_draw([(method, paths[method], rho) for method, rho in rhos.items()], directory / name)]
 
 
-def _draw(panels: Sequence[tuple[str, list[Step], float]], path: Path) -> list[Path]:
+def _draw(panels: Sequence[tuple[str, list[Iterate], float]], path: Path) -> list[Path]:
     """The landscape, alone or in a panel for each method, its trajectory and its radius."""
     with style():
         drawn = figure(PAGE if panels else COLUMN, 2.9)
@@ -117,7 +117,7 @@ def _landscape(axis: Axes) -> None:
     axis.set(xlim=MU, ylim=SIGMA, xlabel=r"mean $\mu$")
 
 
-def _trajectory(axis: Axes, path: list[Step], method: str, rho: float) -> None:
+def _trajectory(axis: Axes, path: list[Iterate], method: str, rho: float) -> None:
     """Iterates, and at the first ones the neighbourhood, the probe to its worst point and the update."""
     from matplotlib.patches import Ellipse
 

@@ -32,7 +32,7 @@ class Minimum:
 
 
 @dataclass(frozen=True)
-class Step:
+class Iterate:
     """theta, the perturbation eps from it, and the update that follows."""
 
     theta: Tensor
@@ -66,18 +66,18 @@ def inverse_metric(method: str, theta: Tensor) -> list[Tensor] | None:
     return GEOMETRIES[method].inverse_metric([theta], [root_of_fisher], ["weight"], [0.0])
 
 
-def trajectory(method: str, start: tuple[float, float], rho: float, steps: int, literal: bool = False) -> list[Step]:
+def trajectory(method: str, start: tuple[float, float], rho: float, steps: int) -> list[Iterate]:
     """theta <- theta - lr grad l(theta + eps*); ends early where sigma + eps is no standard deviation any more."""
     theta = torch.tensor(start, dtype=torch.float64)
-    path: list[Step] = []
+    path: list[Iterate] = []
     for _ in range(steps):
-        (eps,), _ = perturbation([gradient(theta, literal)], inverse_metric(method, theta), [rho])
+        (eps,), _ = perturbation([gradient(theta)], inverse_metric(method, theta), [rho])
         if float((theta + eps)[1]) <= 0:
             break
-        update = -LEARNING_RATE * gradient(theta + eps, literal)
+        update = -LEARNING_RATE * gradient(theta + eps)
         if float((theta + update)[1]) <= 0:
             break
-        path.append(Step(theta, eps, update))
+        path.append(Iterate(theta, eps, update))
         theta = theta + update
     return path
 
@@ -103,7 +103,7 @@ def minima(literal: bool = False) -> dict[str, Minimum]:
     }
 
 
-def basin(theta: Tensor, literal: bool = False) -> str:
+def basin(theta: Tensor) -> str:
     """`flat` or `sharp`: by plain gradient descent, since at constant rho the methods may end in cycles."""
-    found, known = minimum_from(theta, literal), minima(literal)
+    found, known = minimum_from(theta), minima()
     return min(known, key=lambda name: float((known[name].theta - found.theta).norm()))
