@@ -5,10 +5,15 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Container, Iterator, Sequence
 from typing import TextIO
+
+# Tensors and layers of a network, say: names without spaces.
+_LONG_LIST = re.compile(r"[^\s,;()]+(?:, [^\s,;()]+){5,}")
+_FIRST_NAMES = 3
 
 
 def say(line: str) -> None:
@@ -99,3 +104,14 @@ def _spelt(failure: UnicodeError) -> tuple[str, int]:
     assert isinstance(failure, UnicodeEncodeError)
     text = failure.object[failure.start : failure.end].replace("±", "+-")
     return text.encode("ascii", "backslashreplace").decode("ascii"), failure.end
+
+
+def shortened(text: str) -> str:
+    """`a, b, c, d, e, f` as `a, b, c and 3 more`, from six names on; records keep them whole."""
+    return _LONG_LIST.sub(_first_few, text)
+
+
+def _first_few(found: re.Match[str]) -> str:
+    names = found[0].split(", ")
+    end = names[-1][len(names[-1].rstrip(".:")) :]
+    return f"{', '.join(names[:_FIRST_NAMES])} and {len(names) - _FIRST_NAMES} more{end}"

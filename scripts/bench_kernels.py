@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fsbench.config.compose import compose_jobs
-from fsbench.data import for_training
+from fsbench.data.augment import batch_augment
 from fsbench.models import build_model
 from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
 from fsbench.optim.random_replay import RandomReplay
@@ -158,7 +158,7 @@ def counted(network: str, method: str, batch: int, recorded: bool) -> Kernels:
 def counted_batch(augment: str, batch: int) -> Kernels:
     """Making a mini-batch out of images in the device's memory, after one that fills what is kept."""
     (job,) = compose_jobs([f"augment={augment}", "dataset=cifar10"], multirun=False)
-    change = for_training.batch_augment(job.config.augment, (0.5,) * 3, (0.2,) * 3, 32)
+    change = batch_augment(job.config.augment, (0.5,) * 3, (0.2,) * 3, 32)
     images = torch.empty(batch, 3, 32, 32, dtype=torch.uint8, device=DEVICE)
     for seed in range(2):
         with Kernels() as kernels:

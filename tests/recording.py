@@ -21,7 +21,7 @@ class Again:
         self.recordings = 0
 
     @contextmanager
-    def beside(self) -> Iterator[None]:
+    def on_stream(self) -> Iterator[None]:
         yield
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:

@@ -169,7 +169,7 @@ def _outcome_of(source: Source | UsageError, config: SharpnessConfig) -> Sharpne
 
 def _measured(source: Source, config: SharpnessConfig) -> SharpnessOutcome:
     """Measure what is not recorded yet. Needs torch only where there is anything to measure."""
-    from fsbench.measuring import shown
+    from fsbench.measuring import display
     from fsbench.measuring.record import Record, answers
 
     chosen = chosen_measures(config.measures)
@@ -197,7 +197,7 @@ def _measured(source: Source, config: SharpnessConfig) -> SharpnessOutcome:
     lines = _lines(source, asked, len(chosen), len(missing))
     if record.unreadable is not None:
         lines.append(f"  note: {record.unreadable}; written anew")
-    return SharpnessOutcome(status, lines + shown.changes(asked, before, record.read()), asked, failed)
+    return SharpnessOutcome(status, lines + display.changes(asked, before, record.read()), asked, failed)
 
 
 def _computed(
@@ -207,8 +207,8 @@ def _computed(
 
     Raises Interrupted where a signal came.
     """
-    from fsbench.measuring.failed import Failed
     from fsbench.measuring.measure import measure
+    from fsbench.measuring.measures import Failed
 
     entries: dict[str, Entry] = {}
     failed: dict[str, str] = {}
@@ -231,9 +231,9 @@ def _computed(
 
 
 def _lines(source: Source, entries: dict[str, Entry], chosen: int, missing: int) -> list[str]:
-    from fsbench.measuring import shown
+    from fsbench.measuring import display
 
     already = "already measured" if not missing else f"{chosen - missing} of {chosen} already measured"
-    parts = [shown.images(entries)] if entries else []
+    parts = [display.images_line(entries)] if entries else []
     parts += [already] if missing < chosen else []
-    return [f"{source.title}: {', '.join(parts) or 'nothing measured'}", *shown.lines(entries)]
+    return [f"{source.title}: {', '.join(parts) or 'nothing measured'}", *display.lines(entries)]

@@ -8,9 +8,8 @@ from typing import Any
 
 from fsbench.cli.flags import Parser
 from fsbench.errors import UsageError, did_you_mean
-from fsbench.lines import printable, tell
+from fsbench.lines import printable, shortened, tell
 from fsbench.measuring.measures import MEASURES, Measure, measure_of
-from fsbench.measuring.shortened import shortened
 
 _DEVIATION = "note: ± is the standard deviation over runs; a run's own standard errors are in its sharpness.json"
 # Runs that a suggested command names one by one.

@@ -42,7 +42,7 @@ def _train(job: Job, stop: StopSignal) -> int:
     from fsbench.distributed.devices import Devices
     from fsbench.training.run import train_on
 
-    devices = Devices.of(job.config.trainer)
+    devices = Devices.joined(job.config.trainer.device, job.config.trainer.devices)
     try:
         with devices.failing_together():
             done = devices.from_first(lambda: finished(job)[1])

@@ -95,6 +95,7 @@ class DenseNet(ModelOptions, name="densenet"):
 class DenseNetBC(ModelOptions, name="densenet_bc"):
     """Huang et al. 2017, CIFAR form with bottlenecks and compression 0.5: depth 6n + 4."""
 
+    builder: ClassVar = "fsbench.models.densenet:build_bc"
     smallest: ClassVar = 4
     depth: Annotated[int, Field(ge=10, le=10_000), _of_form(6, 4)]
     growth: int = Field(ge=1)
@@ -143,6 +144,7 @@ class LeNet(ModelOptions, name="lenet"):
 class LeNetIbayashi(ModelOptions, name="lenet_ibayashi"):
     """ibayashi2021, appendix D: three 5x5 convolutions of 6, 16, 120 channels, one hidden linear layer of 84."""
 
+    builder: ClassVar = "fsbench.models.lenet:build_ibayashi"
     smallest: ClassVar = 28
     batchnorm: ClassVar = False
     bias: bool = True
@@ -151,6 +153,7 @@ class LeNetIbayashi(ModelOptions, name="lenet_ibayashi"):
 class SmallCnn(ModelOptions, name="small_cnn"):
     """ibayashi2021, appendix F: two 5x5 convolutions of `width` channels, each max-pooled, one linear layer."""
 
+    builder: ClassVar = "fsbench.models.lenet:build_small"
     smallest: ClassVar = 16
     batchnorm: ClassVar = False
     width: int = Field(default=20, ge=1)

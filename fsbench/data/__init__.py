@@ -3,8 +3,7 @@
 data = load_data(options.dataset, data_dir); batches = train_batches(data, options.augment, ...).
 """
 
-from fsbench.data.batches import EvalBatches, TrainBatches
-from fsbench.data.for_training import eval_batches, train_batches
+from fsbench.data.batches import EvalBatches, TrainBatches, eval_batches, train_batches
 from fsbench.data.load import Data, load_data
 from fsbench.data.share import Share
 from fsbench.data.splits import MemorySplit, StreamingSplit

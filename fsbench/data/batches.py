@@ -7,13 +7,15 @@ at any step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from fsbench.data.augment import normalize
+from fsbench.config.augment import AugmentOptions
+from fsbench.data.augment import batch_augment, eval_transform, image_transform, normalize
+from fsbench.data.load import Data
 from fsbench.data.overlap import one_ahead, sent
 from fsbench.data.seeding import generator
 from fsbench.data.share import ALONE, Share
@@ -42,9 +44,10 @@ def _pass(images: Tensor, height: int, width: int) -> Tensor:
     return change.add_(0.5).floor_().clamp_(0, 255)
 
 
-BatchAugment = Callable[[Tensor, torch.Generator], Tensor]
-ImageTransform = Callable[[Image.Image], Tensor]
 Batch = tuple[Tensor, Tensor]
+
+# Of evaluation, at most.
+_PIXELS_PER_BATCH = 1000 * 3 * 64 * 64
 
 
 class TrainBatches:
@@ -137,31 +140,28 @@ class EvalBatches:
     """A whole split in its own order, not augmented, the last batch as small as it comes; iterable again and again.
 
     Args:
-        mean, std, image_size: how in-memory images are normalised and resized.
-        transform: how streamed images are: a PIL image to normalised float32 (C, H, W).
+        prepare: to normalised float32, from uint8 (B, C, H, W) where images are in memory, from a PIL image to
+            (C, H, W) where they are streamed.
         share: yield only one device's rows of each batch; of a small batch that may be none.
+        dtype: of the images.
     """
 
     def __init__(
         self,
         split: Split,
+        prepare: Callable[..., Tensor],
+        batch_size: int,
         device: torch.device,
-        mean: Sequence[float],
-        std: Sequence[float],
-        image_size: int | None = None,
-        batch_size: int = 1000,
-        transform: ImageTransform | None = None,
         workers: int = 0,
         share: Share = ALONE,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.batch_size, self.device, self.examples, self._share = batch_size, device, len(split), share
-        self._mean, self._std, self._image_size = tuple(mean), tuple(std), image_size
+        self._prepare, self._dtype = prepare, dtype
         if isinstance(split, MemorySplit):
             self._images, self._labels = split.images.to(device), split.labels.to(device)
         else:
-            if transform is None:
-                raise ValueError("streamed images need a transform")
-            self._files = FileBatches(split, transform, 0, device, workers, batch_size)
+            self._files = FileBatches(split, prepare, 0, device, workers, batch_size)
         self._in_memory = isinstance(split, MemorySplit)
 
     def __len__(self) -> int:
@@ -169,9 +169,11 @@ class EvalBatches:
         return -(-self.examples // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        if not self._in_memory:
-            return _shared(self._files, torch.arange(self.examples).split(self.batch_size), 0, self._share)
-        return self._from_memory()
+        if self._in_memory:
+            batches = self._from_memory()
+        else:
+            batches = _shared(self._files, torch.arange(self.examples).split(self.batch_size), 0, self._share)
+        return ((x.to(self._dtype), y) for x, y in batches)
 
     def _from_memory(self) -> Iterator[Batch]:
         for images, labels in zip(
@@ -179,7 +181,7 @@ class EvalBatches:
         ):
             rows = self._share.of(len(labels))
             own = slice(rows.start, rows.stop, rows.step)
-            yield normalize(resized(images[own], self._image_size), self._mean, self._std), labels[own]
+            yield self._prepare(images[own]), labels[own]
 
 
 def _shared(files: FileBatches, chosen: Sequence[Tensor], epoch: int, share: Share) -> Iterator[Batch]:
@@ -188,3 +190,60 @@ def _shared(files: FileBatches, chosen: Sequence[Tensor], epoch: int, share: Sha
     own = [indices[list(r) or [0]] for indices, r in zip(chosen, rows, strict=True)]
     for (x, y), r in zip(files.batches(own, epoch), rows, strict=True):
         yield x[: len(r)], y[: len(r)]
+
+
+def train_batches(
+    data: Data,
+    augment: AugmentOptions,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    workers: int,
+    share: Share = ALONE,
+) -> TrainBatches:
+    """Batches of `data.train`, or one device's share of them.
+
+    Raises:
+        UsageError: batch_size larger than the training split; an augmentation that can't act on these images.
+    """
+    if isinstance(data.train, MemorySplit):
+        if augment.autoaugment and data.train.images.is_floating_point():
+            policy = augment.autoaugment
+            raise UsageError("augment.autoaugment", policy, "works on whole grey levels, not on float images")
+        side = min(data.shape[1:])
+        change: Callable[..., Tensor] = batch_augment(augment, data.mean, data.std, side)
+    else:
+        change = image_transform(augment, data.mean, data.std, data.shape[1])
+    size = _resize_to(data, data.train)
+    return TrainBatches(data.train, change, batch_size, seed, device, image_size=size, workers=workers, share=share)
+
+
+def eval_batches(
+    split: Split,
+    data: Data,
+    augment: AugmentOptions,
+    device: torch.device,
+    workers: int,
+    share: Share = ALONE,
+    dtype: torch.dtype = torch.float32,
+) -> EvalBatches:
+    """Batches of any split of `data`, or one device's share of them (not augmented; `augment` says how streamed images
+    are cropped)."""
+    batch_size = max(1, min(1000, _PIXELS_PER_BATCH // (data.shape[0] * data.shape[1] * data.shape[2])))
+    prepare: Callable[..., Tensor]
+    if isinstance(split, MemorySplit):
+        prepare = partial(_normalized, size=_resize_to(data, split), mean=data.mean, std=data.std)
+    else:
+        prepare = eval_transform(augment, data.mean, data.std, data.shape[1])
+    return EvalBatches(split, prepare, batch_size, device, workers, share, dtype)
+
+
+def _normalized(images: Tensor, size: int | None, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    return normalize(resized(images, size), mean, std)
+
+
+def _resize_to(data: Data, split: Split) -> int | None:
+    """The side to which images in memory are resized; None where they are as the network sees them."""
+    if not isinstance(split, MemorySplit) or tuple(split.images.shape[1:]) == data.shape:
+        return None
+    return data.shape[1]

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 
 from fsbench.config.dataset import DatasetOptions
-from fsbench.data.raw import RawData
-from fsbench.data.splits import MemorySplit
+from fsbench.data.splits import MemorySplit, RawData
 from fsbench.data.stratified import stratified_split
 
 TEST_IMAGES = 360  # 20 % of 1797

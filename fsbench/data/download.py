@@ -106,9 +106,9 @@ def _link_present(sources: Iterable[tuple[str, str]], data_dir: Path, scratch: P
             (scratch / name).symlink_to((data_dir / name).resolve())
 
 
-def _move(source: Path, target: Path) -> None:
-    """Files and whole directories of `source` into `target`, each in one atomic step; what is there is replaced."""
-    for entry in sorted(source.iterdir()):
+def _move(origin: Path, target: Path) -> None:
+    """Files and whole directories of `origin` into `target`, each in one atomic step; what is there is replaced."""
+    for entry in sorted(origin.iterdir()):
         goal = target / entry.name
         if entry.is_dir() and goal.is_dir():
             _move(entry, goal)

@@ -12,8 +12,7 @@ from PIL import Image
 
 from fsbench.config.dataset import DatasetOptions
 from fsbench.data.decode import UndecodableImage, decoded, opened
-from fsbench.data.raw import RawData
-from fsbench.data.splits import MemorySplit, Split, StreamingSplit
+from fsbench.data.splits import MemorySplit, RawData, Split, StreamingSplit
 from fsbench.errors import UsageError
 from fsbench.image_folder import KEY, FolderPart, files_digest, folder_parts, list_of, refused
 

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fsbench.data.raw import RawData
-from fsbench.data.splits import MemorySplit
+from fsbench.data.splits import MemorySplit, RawData
 from fsbench.errors import UsageError, first_line
 
 

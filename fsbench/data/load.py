@@ -11,8 +11,7 @@ from torch import Tensor
 
 from fsbench.config.dataset import DatasetOptions
 from fsbench.data.labels import confusion_set, random_labels, symmetric_noise
-from fsbench.data.raw import RawData
-from fsbench.data.splits import MemorySplit, Split
+from fsbench.data.splits import MemorySplit, RawData, Split
 from fsbench.data.stratified import stratified_split
 from fsbench.errors import UsageError
 
@@ -83,6 +82,7 @@ def load_data(options: DatasetOptions, data_dir: Path) -> Data:
         channels, *native = raw.train.images.shape[1:]
     mean, std = _moments(options, raw, channels)
     train, validation, changes = _prepared(options, raw)
+    name = options.name if options.root is None else Path(options.root).expanduser().resolve().name
     height, width = native if options.image_size is None else (options.image_size, options.image_size)
     return Data(
         train=train,
@@ -94,7 +94,7 @@ def load_data(options: DatasetOptions, data_dir: Path) -> Data:
         std=std,
         class_names=raw.class_names,
         provenance={
-            "label": options.label or _default_label(options),
+            "label": options.label or name,
             "variant": raw.variant,
             "train": len(train),
             "validation": 0 if validation is None else len(validation),
@@ -108,10 +108,6 @@ def load_data(options: DatasetOptions, data_dir: Path) -> Data:
             **({} if raw.files is None else {"files": raw.files}),
         },
     )
-
-
-def _default_label(options: DatasetOptions) -> str:
-    return options.name if options.root is None else Path(options.root).expanduser().resolve().name
 
 
 @dataclass

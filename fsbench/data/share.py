@@ -35,7 +35,7 @@ class Share:
         return range(own[0], own[-1] + 1, step) if own else rows[:0]
 
     def held(self, rows: range, size: int) -> slice:
-        """Where these rows, all its own, lie among the rows that the device has."""
+        """The slice, among the rows that the device has, of these rows, which are all its own."""
         sharing = self._sharing(size)
         start, step = rows.start // sharing, max(1, rows.step // sharing)
         return slice(start, start + len(rows) * step, step)

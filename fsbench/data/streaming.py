@@ -50,7 +50,7 @@ class FileBatches:
             _refuse_little_memory(images, workers, min(batch_size, len(split)))
         self._loader = DataLoader(
             images,
-            batch_sampler=_Positions(self._positions),
+            batch_sampler=self._positions,  # changed between epochs
             collate_fn=_stacked,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -111,19 +111,6 @@ def _leave_signals_alone(worker: int) -> None:
     # Ctrl-C reaches the whole process group, but it is for the main process to end in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-class _Positions:
-    """A batch sampler over a list that its owner changes between epochs."""
-
-    def __init__(self, positions: list[list[Position]]) -> None:
-        self.positions = positions
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __iter__(self) -> Iterator[list[Position]]:
-        return iter(list(self.positions))
 
 
 class _Decoded(Dataset):

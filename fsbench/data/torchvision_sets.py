@@ -7,25 +7,20 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from fsbench.config.dataset import DatasetOptions
 from fsbench.data.download import fetch, ways_out
-from fsbench.data.raw import RawData
-from fsbench.data.splits import MemorySplit, StreamingSplit
+from fsbench.data.splits import MemorySplit, RawData, StreamingSplit
 from fsbench.errors import UsageError
-
-if TYPE_CHECKING:
-    from torchvision.datasets import Flowers102
 
 IMAGES, LABELS = 2051, 2049
 
 
-def idx_problem(path: Path, magic: int, image_shape: tuple[int, ...] = ()) -> str | None:
-    """A line about what is wrong with the file, or None.
+def idx_problem(path: Path, magic: int, image_shape: tuple[int, ...]) -> tuple[str | None, int]:
+    """A line about what is wrong with the file, or None, and N, the number of examples that its header announces.
 
     The form: magic number, then one big-endian uint32 per dimension (N first), then N x image_shape bytes.
     """
@@ -33,22 +28,17 @@ def idx_problem(path: Path, magic: int, image_shape: tuple[int, ...] = ()) -> st
     with path.open("rb") as file:
         start = file.read(header)
     if len(start) < header:
-        return f"truncated: {len(start)} bytes, the header alone has {header}"
+        return f"truncated: {len(start)} bytes, the header alone has {header}", 0
     found, count, *shape = struct.unpack(f">{len(start) // 4}I", start)
-    if found != magic:
-        return f"not the expected idx file: magic number {found} instead of {magic}"
-    if tuple(shape) != image_shape:
-        return f"images of {' x '.join(map(str, shape))} instead of {' x '.join(map(str, image_shape))}"
     expected, size = header + count * math.prod(image_shape), path.stat().st_size
-    if size != expected:
-        return f"{'truncated' if size < expected else 'too long'}: {size} bytes instead of {expected}"
-    return None
-
-
-def idx_count(path: Path) -> int:
-    """N, the number of examples that the header announces."""
-    with path.open("rb") as file:
-        return struct.unpack(">2I", file.read(8))[1]
+    problem = None
+    if found != magic:
+        problem = f"not the expected idx file: magic number {found} instead of {magic}"
+    elif tuple(shape) != image_shape:
+        problem = f"images of {' x '.join(map(str, shape))} instead of {' x '.join(map(str, image_shape))}"
+    elif size != expected:
+        problem = f"{'truncated' if size < expected else 'too long'}: {size} bytes instead of {expected}"
+    return problem, count
 
 
 @dataclass(frozen=True)
@@ -72,38 +62,6 @@ class PublicSet:
     sources: list[tuple[str, str]] = field(default_factory=list)
     verify: Callable[[Path], None] = lambda data_dir: None
     how_to_get: str = ""
-
-
-def mnist(options: DatasetOptions, data_dir: Path) -> RawData:
-    return _loaded(_mnist("MNIST", "MNIST"), data_dir)
-
-
-def fashion_mnist(options: DatasetOptions, data_dir: Path) -> RawData:
-    return _loaded(_mnist("FashionMNIST", "Fashion-MNIST"), data_dir)
-
-
-def cifar10(options: DatasetOptions, data_dir: Path) -> RawData:
-    return _loaded(_cifar("CIFAR10", "CIFAR-10"), data_dir)
-
-
-def cifar100(options: DatasetOptions, data_dir: Path) -> RawData:
-    return _loaded(_cifar("CIFAR100", "CIFAR-100"), data_dir)
-
-
-def svhn(options: DatasetOptions, data_dir: Path) -> RawData:
-    return _loaded(_svhn(), data_dir)
-
-
-def flowers102(options: DatasetOptions, data_dir: Path) -> RawData:
-    return _loaded(_flowers102(), data_dir)
-
-
-def stanford_cars(options: DatasetOptions, data_dir: Path) -> RawData:
-    return _loaded(_stanford_cars(), data_dir)
-
-
-def imagenet(options: DatasetOptions, data_dir: Path) -> RawData:
-    return _loaded(_imagenet(), data_dir)
 
 
 def _loaded(public: PublicSet, data_dir: Path) -> RawData:
@@ -153,17 +111,18 @@ def _mnist(class_name: str, label: str) -> PublicSet:
     def verify(data_dir: Path) -> None:
         # torchvision checks the md5 of the archives only; a file once unpacked it reads as it is.
         for images, labels in (files[:2], files[2:]):
+            counts = []
             for file, magic, shape in ((images, IMAGES, (28, 28)), (labels, LABELS, ())):
                 try:
-                    problem = idx_problem(data_dir / file, magic, shape)
+                    problem, count = idx_problem(data_dir / file, magic, shape)
                 except OSError as failure:
-                    problem = f"cannot be read ({failure.strerror})"
+                    problem, count = f"cannot be read ({failure.strerror})", 0
+                counts.append(count)
+                if problem is None and count != counts[0]:
+                    problem = f"holds {count} labels for {counts[0]} images"
                 if problem is not None:
+                    again = "remove it to have it downloaded again"
                     raise UsageError("data_dir", data_dir, f"{data_dir / file} is corrupt ({problem}); {again}")
-            counts = idx_count(data_dir / images), idx_count(data_dir / labels)
-            if counts[0] != counts[1]:
-                problem = f"holds {counts[1]} labels for {counts[0]} images"
-                raise UsageError("data_dir", data_dir, f"{data_dir / labels} is corrupt ({problem}); {again}")
 
     def read(data_dir: Path) -> RawData:
         train, test = (known(data_dir, train=train) for train in (True, False))
@@ -174,7 +133,6 @@ def _mnist(class_name: str, label: str) -> PublicSet:
             variant=f"torchvision {class_name}, idx headers and sizes checked",
         )
 
-    again = "remove it to have it downloaded again"
     return PublicSet(
         label=label,
         folder=raw,
@@ -241,14 +199,13 @@ def _flowers102() -> PublicSet:
     base, known = "flowers-102", Flowers102._file_dict
 
     def read(data_dir: Path) -> RawData:
-        parts = {split: Flowers102(data_dir, split=split) for split in ("train", "val", "test")}
-        train, test = (
-            _streaming(data_dir, [(file, label) for part in names for file, label in _flower_items(parts[part])])
-            for names in (("train", "val"), ("test",))
+        train, validation, test = (
+            list(zip(part._image_files, part._labels, strict=True))
+            for part in (Flowers102(data_dir, split=split) for split in ("train", "val", "test"))
         )
         return RawData(
-            train=train,
-            test=test,
+            train=_streaming(data_dir, train + validation),
+            test=_streaming(data_dir, test),
             class_names=tuple(Flowers102.classes),
             variant="torchvision Flowers102, trained on its train and val splits together, label files' md5 checked",
         )
@@ -261,10 +218,6 @@ def _flowers102() -> PublicSet:
         download=lambda root: Flowers102(root, download=True),
         sources=[(f"{base}/{name}", md5) for name, md5 in known.values()],
     )
-
-
-def _flower_items(part: Flowers102) -> list[tuple[Path, int]]:
-    return list(zip(part._image_files, part._labels, strict=True))
 
 
 def _stanford_cars() -> PublicSet:
@@ -361,3 +314,17 @@ def _streaming(data_dir: Path, samples: list[tuple[Path | str, int]], check: boo
         items=tuple(str(file.relative_to(data_dir)) for file in files),
         labels=torch.tensor([int(label) for _, label in samples], dtype=torch.int64),
     )
+
+
+def _builder(public: Callable[..., PublicSet], *names: str) -> Callable[[DatasetOptions, Path], RawData]:
+    return lambda options, data_dir: _loaded(public(*names), data_dir)
+
+
+mnist = _builder(_mnist, "MNIST", "MNIST")
+fashion_mnist = _builder(_mnist, "FashionMNIST", "Fashion-MNIST")
+cifar10 = _builder(_cifar, "CIFAR10", "CIFAR-10")
+cifar100 = _builder(_cifar, "CIFAR100", "CIFAR-100")
+svhn = _builder(_svhn)
+flowers102 = _builder(_flowers102)
+stanford_cars = _builder(_stanford_cars)
+imagenet = _builder(_imagenet)

@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fsbench.config.train import TrainerOptions
 from fsbench.data import Share
 from fsbench.data.seeding import derived_seed
 from fsbench.distributed.failures import retold, told
@@ -60,17 +59,14 @@ class Devices(Processes):
         self._cause: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, options: TrainerOptions) -> Devices:
-        """As the options and, where there are several, the environment variables of torch's launcher say.
+    def joined(cls, name: str, devices: int, key: str = "trainer.devices") -> Devices:
+        """So many devices of the kind that `trainer.device` names.
+
+        Where there are several, the environment variables of torch's launcher say which this is.
 
         Raises:
             UsageError: no such device.
         """
-        return cls.joined(options.device, options.devices)
-
-    @classmethod
-    def joined(cls, name: str, devices: int, key: str = "trainer.devices") -> Devices:
-        """`of`, for so many devices of the kind that `trainer.device` names."""
         if devices == 1:
             return cls(build_device(name))
         rank, count, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
@@ -211,12 +207,12 @@ class Devices(Processes):
                 pass
         return failure if self._cause["rank"] == self.rank else retold(self._cause)
 
-    def unanimous(self, what: str, patience: float = 600.0) -> bool:
+    def unanimous(self, what: str) -> bool:
         """True if all processes come to say `what`; told apart from exchanges, for some may be waiting in one."""
         if self._store is None:
             return True
         self._store.add(what, 1)
-        until = time.monotonic() + patience
+        until = time.monotonic() + 600
         while self._store.add(what, 0) < self.count:
             if time.monotonic() > until:
                 return False

@@ -1,4 +1,4 @@
-"""Where runs are carried out: one after the other in this process, or side by side through Ray or SLURM."""
+"""Executors carry out runs: one after the other in this process, or side by side through Ray or SLURM."""
 
 from __future__ import annotations
 

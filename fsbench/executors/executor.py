@@ -14,8 +14,7 @@ from fsbench.lines import tell
 from fsbench.population.plan import populations
 from fsbench.runs.directory import RunDirectory, RunIsBusy
 from fsbench.stop_signal import StopSignal
-from fsbench.training.outcome import Outcome as Trained
-from fsbench.training.outcome import finished
+from fsbench.training.outcome import Outcome, finished
 
 # Seconds for which the serial executor waits for each run that another process is at work on.
 _PATIENCE = 600.0
@@ -35,10 +34,10 @@ class Ended(Protocol):
         ...
 
 
-Outcome = TypeVar("Outcome", bound=Ended, covariant=True)
+Result = TypeVar("Result", bound=Ended, covariant=True)
 
 
-class Task(Protocol[Outcome]):
+class Task(Protocol[Result]):
     """Something to be done for one run. It can be pickled, and done in another process."""
 
     @property
@@ -46,14 +45,14 @@ class Task(Protocol[Outcome]):
 
     @property
     def data(self) -> tuple[str, str, str | None]:
-        """Where its images come from."""
+        """The source of its images: data_dir, the data set's name and root."""
         ...
 
-    def known(self) -> Outcome | None:
+    def known(self) -> Result | None:
         """The outcome where there is nothing left to do."""
         ...
 
-    def perform(self, stop: StopSignal) -> Outcome:
+    def perform(self, stop: StopSignal) -> Result:
         """Do it; what goes wrong is an outcome. Raises Interrupted, having left a checkpoint."""
         ...
 
@@ -62,11 +61,11 @@ class Task(Protocol[Outcome]):
         """The run."""
         ...
 
-    def trained(self, outcome: Trained, stop: StopSignal) -> Outcome:
+    def trained(self, outcome: Outcome, stop: StopSignal) -> Result:
         """Do what comes after the run's training, which ended so. Raises Interrupted."""
         ...
 
-    def failed(self, failure: FsbenchError) -> Outcome:
+    def failed(self, failure: FsbenchError) -> Result:
         """The outcome where it could not be done."""
         ...
 
@@ -74,7 +73,7 @@ class Task(Protocol[Outcome]):
 class Executor(Protocol):
     """Whatever carries out tasks, here or elsewhere."""
 
-    def run(self, tasks: Sequence[Task[Outcome]]) -> Iterator[Outcome]:
+    def run(self, tasks: Sequence[Task[Result]]) -> Iterator[Result]:
         """Yield each outcome as its task ends, in any order. Raises Interrupted where a signal came."""
         ...
 
@@ -91,9 +90,9 @@ class SerialExecutor:
     def __init__(self, stop: StopSignal, tell: Callable[[str], None] = tell) -> None:
         self._stop, self._tell = stop, tell
 
-    def run(self, tasks: Sequence[Task[Outcome]]) -> Iterator[Outcome]:
+    def run(self, tasks: Sequence[Task[Result]]) -> Iterator[Result]:
         rest = yield from self._together(tasks)
-        busy: list[Task[Outcome]] = []
+        busy: list[Task[Result]] = []
         absent: dict[tuple[str, str, str | None], UsageError] = {}
         for task in rest:
             self._stop.check()
@@ -114,10 +113,10 @@ class SerialExecutor:
             self._stop.check()
             yield task.perform(self._stop)
 
-    def _together(self, tasks: Sequence[Task[Outcome]]) -> Generator[Outcome, None, list[Task[Outcome]]]:
+    def _together(self, tasks: Sequence[Task[Result]]) -> Generator[Result, None, list[Task[Result]]]:
         """Train populations; returns the tasks that are left."""
 
-        def missing(task: Task[Outcome]) -> bool:
+        def missing(task: Task[Result]) -> bool:
             try:
                 return task.job.config.trainer.population and finished(task.job)[1] is None
             except FsbenchError:
@@ -127,7 +126,7 @@ class SerialExecutor:
         groups, alone = populations([task.job for task in asking])
         for reason, count in Counter(alone.values()).items():
             self._tell(f"{count} run{'s' * (count > 1)} trained alone: {reason}")
-        busy: list[Task[Outcome]] = []
+        busy: list[Task[Result]] = []
         for group in groups:
             from fsbench.population.train import train_population
 

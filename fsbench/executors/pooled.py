@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, Generic, Protocol
 
 from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line
-from fsbench.executors.executor import Outcome, Task, wait_for_lock
+from fsbench.executors.executor import Result, Task, wait_for_lock
 from fsbench.lines import tell
 from fsbench.runs.directory import RunDirectory
 from fsbench.stop_signal import StopSignal, stop_signal
@@ -26,7 +26,7 @@ _GOES_ON = "interrupted; the same command goes on from here"
 
 
 @dataclass(frozen=True)
-class Call(Generic[Outcome]):
+class Submission(Generic[Result]):
     """A task on its way to a worker.
 
     Args:
@@ -34,20 +34,20 @@ class Call(Generic[Outcome]):
         threads: that it may compute with.
     """
 
-    task: Task[Outcome]
+    task: Task[Result]
     working_directory: str
     threads: int
 
 
 @dataclass(frozen=True)
-class Returned(Generic[Outcome]):
+class Returned(Generic[Result]):
     """The answer of a worker: an outcome, or None where the task was told to stop.
 
     Args:
         progressed: whether a checkpoint was saved on the way.
     """
 
-    outcome: Outcome | None
+    outcome: Result | None
     progressed: bool = False
 
 
@@ -58,7 +58,7 @@ class PatientStopSignal(StopSignal):
         self.requested = True
 
 
-def carry_out(call: Call[Outcome]) -> Returned[Outcome]:
+def carry_out(call: Submission[Result]) -> Returned[Result]:
     """Do a task. Called in a process of its own, which has not imported torch yet or has the same number of threads."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(call.threads)
@@ -81,7 +81,7 @@ def carry_out(call: Call[Outcome]) -> Returned[Outcome]:
 
 
 def _saved(directory: RunDirectory) -> int | None:
-    """When the last checkpoint was saved."""
+    """The time of the last checkpoint, in ns; None where there is none."""
     try:
         return directory.checkpoint.stat().st_mtime_ns
     except FileNotFoundError:
@@ -101,12 +101,12 @@ class Engine(AbstractContextManager["Engine"], Protocol):
 
     room: int | None
 
-    def submit(self, calls: Sequence[Call]) -> list[Hashable]:
+    def submit(self, calls: Sequence[Submission]) -> list[Hashable]:
         """Hand over calls; returns a handle for each. Raises UsageError where it does not take them."""
         ...
 
     def ended(self, handles: Sequence[Any], seconds: float) -> list[Any]:
-        """Those that ended; waits so long for the first of them."""
+        """The calls among these that ended; waits so many seconds for the first."""
         ...
 
     def result(self, handle: Any) -> Returned:
@@ -139,10 +139,10 @@ def needed(package: str, executor: str) -> Any:
 
 
 @dataclass(frozen=True)
-class _Attempt(Generic[Outcome]):
+class _Pending(Generic[Result]):
     """A task, how often it lost its worker, and how often another process was at work on its run."""
 
-    task: Task[Outcome]
+    task: Task[Result]
     lost: int = 0
     busy: int = 0
 
@@ -167,20 +167,20 @@ class PooledExecutor:
     ) -> None:
         self._engine, self._threads, self._retries, self._stop, self._tell = engine, threads, retries, stop, tell
 
-    def run(self, tasks: Sequence[Task[Outcome]]) -> Iterator[Outcome]:
-        waiting: deque[_Attempt[Outcome]] = deque()
+    def run(self, tasks: Sequence[Task[Result]]) -> Iterator[Result]:
+        waiting: deque[_Pending[Result]] = deque()
         for task in tasks:
             self._stop.check()
             if (outcome := task.known()) is not None:
                 yield outcome
             else:
-                waiting.append(_Attempt(task))
+                waiting.append(_Pending(task))
         if waiting:
             yield from self._carried_out(waiting)
 
-    def _carried_out(self, waiting: deque[_Attempt[Outcome]]) -> Iterator[Outcome]:
+    def _carried_out(self, waiting: deque[_Pending[Result]]) -> Iterator[Result]:
         with self._engine as engine:
-            running: dict[Any, _Attempt[Outcome]] = {}
+            running: dict[Any, _Pending[Result]] = {}
             try:
                 while waiting or running:
                     if self._stop.requested:
@@ -192,19 +192,19 @@ class PooledExecutor:
                         raise Interrupted(_GOES_ON)
                     room = len(waiting) if engine.room is None else engine.room - len(running)
                     if batch := [waiting.popleft() for _ in range(min(room, len(waiting)))]:
-                        calls = [Call(one.task, os.getcwd(), self._threads) for one in batch]
+                        calls = [Submission(one.task, os.getcwd(), self._threads) for one in batch]
                         running |= zip(engine.submit(calls), batch, strict=True)
                     for handle in engine.ended([*running], 0.5):
-                        outcome, again = self._outcome(handle, running.pop(handle))
-                        if again is not None:
-                            waiting.append(again)
-                        if outcome is not None:
-                            yield outcome
+                        ended = self._ended(handle, running.pop(handle))
+                        if isinstance(ended, _Pending):
+                            waiting.append(ended)
+                        else:
+                            yield ended
             finally:
                 # Where whoever asked does not want the rest any more.
                 engine.interrupt([*running])
 
-    def _last(self, running: dict[Any, _Attempt[Outcome]]) -> Iterator[Outcome]:
+    def _last(self, running: dict[Any, _Pending[Result]]) -> Iterator[Result]:
         """Yield the outcomes of calls that were told to stop and still finished."""
         while running:
             for handle in self._engine.ended([*running], 0.5):
@@ -213,32 +213,31 @@ class PooledExecutor:
                     if (outcome := self._engine.result(handle).outcome) is not None:
                         yield outcome
 
-    def _outcome(self, handle: Any, attempt: _Attempt[Outcome]) -> tuple[Outcome | None, _Attempt[Outcome] | None]:
-        """The outcome of an ended call, or the attempt that is to follow it."""
-        task = attempt.task
+    def _ended(self, handle: Any, pending: _Pending[Result]) -> Result | _Pending[Result]:
+        """The outcome of an ended call, or the task as it is to be tried again."""
+        task = pending.task
         where = task.directory.path
         try:
             returned = self._engine.result(handle)
-            if returned.outcome is not None and returned.outcome.busy and attempt.busy < _BUSY:
-                return None, replace(attempt, busy=attempt.busy + 1)
             if returned.outcome is not None:
-                return returned.outcome, None
+                again = returned.outcome.busy and pending.busy < _BUSY
+                return replace(pending, busy=pending.busy + 1) if again else returned.outcome
             if self._stop.requested:
-                return None, attempt
+                return pending
             if returned.progressed:
                 # The end of a job's time, or a pre-emption: it got further, so this may be repeated.
                 self._tell(f"{where}: stopped from outside; goes on from its checkpoint")
-                return None, attempt
+                return pending
             raise WorkerLost("stopped from outside before its first checkpoint")
         except WorkerLost as lost:
-            if attempt.lost < self._retries:
-                self._tell(f"{where}: {one_line(lost)}; tried again ({attempt.lost + 1} of {self._retries})")
-                return None, replace(attempt, lost=attempt.lost + 1)
-            times = f", {attempt.lost + 1} times" if attempt.lost else ""
+            if pending.lost < self._retries:
+                self._tell(f"{where}: {one_line(lost)}; tried again ({pending.lost + 1} of {self._retries})")
+                return replace(pending, lost=pending.lost + 1)
+            times = f", {pending.lost + 1} times" if pending.lost else ""
             failure = FsbenchError(f"{one_line(lost)}{times}")
         except FsbenchError as wrong:
             failure = wrong
         with suppress(OSError, FsbenchError):
             if task.directory.path.is_dir() and not task.directory.finished:
                 task.directory.set_status("failed", message=one_line(failure))
-        return task.failed(failure), None
+        return task.failed(failure)

@@ -9,7 +9,7 @@ from typing import Any
 
 from fsbench.config.executor import RayOptions
 from fsbench.errors import FsbenchError, UsageError, first_line
-from fsbench.executors.pooled import Call, Returned, WorkerLost, carry_out, needed
+from fsbench.executors.pooled import Returned, Submission, WorkerLost, carry_out, needed
 from fsbench.runs.provenance import available_cores
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -52,7 +52,7 @@ class RayEngine:
     def __exit__(self, *_: object) -> None:
         self._ray.shutdown()
 
-    def submit(self, calls: Sequence[Call]) -> list[Any]:
+    def submit(self, calls: Sequence[Submission]) -> list[Any]:
         return [self._remote.remote(call) for call in calls]
 
     def ended(self, handles: Sequence[Any], seconds: float) -> list[Any]:

@@ -20,7 +20,7 @@ from typing import Any
 import fsbench
 from fsbench.config.executor import SlurmOptions
 from fsbench.errors import FsbenchError, UsageError, first_line
-from fsbench.executors.pooled import Call, Returned, WorkerLost, carry_out, needed
+from fsbench.executors.pooled import Returned, Submission, WorkerLost, carry_out, needed
 from fsbench.runs.provenance import available_cores
 
 # SLURM's own default limit of an array.
@@ -66,7 +66,7 @@ class SlurmEngine:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def submit(self, calls: Sequence[Call]) -> list[Any]:
+    def submit(self, calls: Sequence[Submission]) -> list[Any]:
         jobs: list[Any] = [None if self._local else self._still_queued(call) for call in calls]
         missing = [call for call, job in zip(calls, jobs, strict=True) if job is None]
         fresh: list[Any] = []
@@ -121,10 +121,9 @@ class SlurmEngine:
         if self._local or not handles:
             return None
         jobs = sorted({job.job_id.partition("_")[0] for job in handles})
-        shown = ",".join(jobs)
         return (
             f"interrupted; {len(handles)} runs are left to SLURM, the same command waits for them again; "
-            f"scancel {shown} ends them"
+            f"scancel {','.join(jobs)} ends them"
         )
 
     def _parameters(self) -> dict[str, Any]:
@@ -146,10 +145,10 @@ class SlurmEngine:
                 parameters["slurm_additional_parameters"] = dict(options.sbatch)
         return parameters
 
-    def _record(self, call: Call) -> Path:
+    def _record(self, call: Submission) -> Path:
         return self._folder / f"{call.task.directory.path.name}.job"
 
-    def _still_queued(self, call: Call) -> Any:
+    def _still_queued(self, call: Submission) -> Any:
         """The job that an interrupted driver left in the queue for this run."""
         try:
             number = self._record(call).read_text(encoding="utf-8").strip()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import copy
 from functools import cached_property
 
 import torch
-from torch import Tensor
 
 from fsbench.data import Data, EvalBatches, MemorySplit, Share, StreamingSplit, eval_batches, load_data
 from fsbench.data.augment.batch import refuse_streamed
@@ -68,39 +66,23 @@ class Images:
             self.unshared._share = ALONE
 
     @cached_property
-    def drawn(self) -> Batches:
-        """Those that were drawn."""
+    def drawn(self) -> EvalBatches:
+        """Batches of the images that were drawn."""
         if self.used == self.available:
             return self.whole
         order = torch.randperm(self.available, generator=generator(self._seed, "sharpness", "images"))
         return self._batches(self._split.take(order[: self.used].sort().values))
 
     @cached_property
-    def whole(self) -> Batches:
+    def whole(self) -> EvalBatches:
         """The whole split."""
         return self._batches(self._split)
 
     @cached_property
-    def test(self) -> Batches:
+    def test(self) -> EvalBatches:
         """The test split."""
         return self._batches(self.data.test)
 
-    def _batches(self, split: MemorySplit | StreamingSplit) -> Batches:
-        source = self._source
-        return Batches(
-            eval_batches(split, self.data, source.augment, self._device, source.workers, self._share), self._dtype
-        )
-
-
-class Batches:
-    """(x, y) with x of one dtype; iterable again and again."""
-
-    def __init__(self, batches: EvalBatches, dtype: torch.dtype) -> None:
-        self._batches, self._dtype = batches, dtype
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for x, y in self._batches:
-            yield x.to(self._dtype), y
+    def _batches(self, split: MemorySplit | StreamingSplit) -> EvalBatches:
+        augment, workers = self._source.augment, self._source.workers
+        return eval_batches(split, self.data, augment, self._device, workers, self._share, self._dtype)

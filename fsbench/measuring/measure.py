@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,9 +22,8 @@ from fsbench.config.sharpness import SharpnessConfig
 from fsbench.distributed.devices import Devices, build_device
 from fsbench.errors import UsageError, check_signals, first_line
 from fsbench.losses import plain_loss
-from fsbench.measuring.failed import Failed
 from fsbench.measuring.images import Images
-from fsbench.measuring.measures import Measure
+from fsbench.measuring.measures import Failed, Measure
 from fsbench.measuring.network import build_network
 from fsbench.measuring.record import Entry, Record, settings_of
 from fsbench.measuring.source import Source
@@ -50,9 +50,9 @@ def measure(
             value of an option.
     """
     if devices is None and config.devices > 1:
-        from fsbench.measuring.several import measure_by_several
+        from fsbench.measuring.processes import measure_in_processes
 
-        yield from measure_by_several(source, config, measures, record)
+        yield from measure_in_processes(source, config, measures, record)
         return
     devices = devices or Devices(device_named(config.device))
     device = devices.device
@@ -61,7 +61,22 @@ def measure(
         lambda: Images(source, config.split, config.samples, config.seed, device, dtype, devices.share)
     )
     model, notes = devices.node_by_node(lambda: build_network(source, images.data, device, dtype))
-    risks = _Risks(model, loss_of(source, config), images, config, devices)
+    loss = loss_of(source, config)
+
+    @cache
+    def risk(whole: bool, alone: bool) -> Risk:
+        """Over the images drawn or the whole split; alone: not shared with the other devices."""
+        of = images.unshared if alone else images
+        return Risk(
+            model,
+            loss,
+            of.whole if whole else of.drawn,
+            memory=int(config.memory * GIB),
+            progress=config.progress and devices.first,
+            examples=images.available if whole else images.used,
+            processes=None if alone else devices,
+        )
+
     if devices.first:
         source.prepare()
     provenance = {
@@ -85,7 +100,8 @@ def measure(
         begun = time.perf_counter()
         try:
             with arithmetic("fp32", device, repeatable=True):
-                found = _computed(one, config, risks, images)
+                whole = one.whole or images.used == images.available
+                found = _computed(one, config, risk(whole, one.in_one_place(config)), images)
         except Refused as refusal:
             if not alone and not devices.unanimous(f"refused {number}"):
                 raise
@@ -112,14 +128,14 @@ def measure(
         yield entries
 
 
-def _computed(one: Measure, config: SharpnessConfig, risks: _Risks, images: Images) -> dict[str, Entry]:
+def _computed(one: Measure, config: SharpnessConfig, risk: Risk, images: Images) -> dict[str, Entry]:
     arguments = one.arguments(config)
     if one.test_images:
         arguments["evaluate_on"] = images.test
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         function = getattr(sharpness, one.function) if isinstance(one.function, str) else one.function
-        result = function(risks.of(one), **arguments)
+        result = function(risk, **arguments)
     # What is said of the value belongs beside the value, where the next reader finds it too.
     said = [str(warning.message) for warning in heard if issubclass(warning.category, UserWarning)]
     entries = _RESULTS.get(one.name, _single)(one, result, images)
@@ -186,33 +202,6 @@ def loss_of(source: Source, config: SharpnessConfig) -> nn.Module:
     if config.label_smoothing:
         raise UsageError("label_smoothing", config.label_smoothing, f"loss={source.loss.name} has none")
     return plain_loss(source.loss)
-
-
-class _Risks:
-    """The risk over the images drawn and that over the whole split, made when the first measure needs them."""
-
-    def __init__(
-        self, model: nn.Module, loss: nn.Module, images: Images, config: SharpnessConfig, devices: Devices
-    ) -> None:
-        self._model, self._images, self._config, self._devices = model, images, config, devices
-        self._loss = loss
-        self._made: dict[tuple[bool, bool], Risk] = {}
-
-    def of(self, one: Measure) -> Risk:
-        whole = one.whole or self._images.used == self._images.available
-        alone = one.in_one_place(self._config)
-        if (whole, alone) not in self._made:
-            images = self._images.unshared if alone else self._images
-            self._made[whole, alone] = Risk(
-                self._model,
-                self._loss,
-                images.whole if whole else images.drawn,
-                memory=int(self._config.memory * GIB),
-                progress=self._config.progress and self._devices.first,
-                examples=self._images.available if whole else self._images.used,
-                processes=None if alone else self._devices,
-            )
-        return self._made[whole, alone]
 
 
 def device_named(name: str) -> torch.device:

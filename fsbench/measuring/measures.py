@@ -13,7 +13,7 @@ from fsbench.geometries import GEOMETRIES
 if TYPE_CHECKING:
     from fsbench.config.sharpness import SharpnessConfig
 
-Options = Callable[["SharpnessConfig"], dict[str, str]]
+OptionKeys = Callable[["SharpnessConfig"], dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Measure:
     source: str
     function: str | Callable[..., Any]
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    options: Options = lambda config: {}
+    options: OptionKeys = lambda config: {}
     defaults: Callable[[SharpnessConfig], dict[str, Any]] = lambda config: {}
     whole: bool = False
     own_loss: bool = False
@@ -64,7 +64,7 @@ class Measure:
         return {**self.fixed, **options, **self._theirs(config)}
 
     def settings(self, config: SharpnessConfig) -> dict[str, Any]:
-        """What determines the value beside the weights: equal settings are the same measurement.
+        """The settings that, with the weights, determine the value: equal ones are the same measurement.
 
         `samples` (and the seed that drew them) is left to the record, which knows how many images there are.
         """
@@ -76,7 +76,7 @@ class Measure:
         return {"split": config.split, "dtype": config.dtype, **loss, **own, **theirs, **self._theirs(config)}
 
     def named_in(self, column: str) -> str | None:
-        """What `named_by` must hold for this column to be measured: 7 for adversarial_accuracy_7; None: any."""
+        """The value that `named_by` needs for this column to be measured: 7 for adversarial_accuracy_7; None: any."""
         found = re.fullmatch(self.pattern or "", column)
         return found[1] if found else None
 
@@ -94,7 +94,15 @@ class Measure:
         return self.defaults(config).get(key) if given is None else given
 
 
-def _named(*keys: str) -> Options:
+@dataclass(frozen=True)
+class Failed:
+    """A measure that ended with an exception."""
+
+    measure: Measure
+    reason: str
+
+
+def _named(*keys: str) -> OptionKeys:
     return lambda config: {key: key for key in keys}
 
 
@@ -217,7 +225,7 @@ def measure_of(column: str) -> Measure | None:
 
 
 def _as_written(number: str) -> bool:
-    """Whether columns are named by this number: `0.5`, not `0.50` or `half`."""
+    """True of a number as columns are named by it: `0.5`, not `0.50` or `half`."""
     try:
         return f"{float(number):g}" == number
     except ValueError:

@@ -53,42 +53,31 @@ def build_network(
     torch.manual_seed(source.seed)
     with _messages() as notes:
         model = build_model(source.model, shape, data.classes)
-    pretrained = _pretrained(source)
-    if source.model.checkpoint is None and pretrained is None:
-        notes.append(f"the weights are the initial ones, of seed {source.seed}: no model.checkpoint, not pretrained")
-    if pretrained is not None and (published := _published_classes(pretrained)) not in (None, data.classes):
-        notes.append(f"the classifier for {data.classes} classes is initial: the published one has {published}")
+    if source.model.checkpoint is None:
+        if isinstance(source.model, Timm) and source.model.pretrained and source.model.name:
+            import timm  # imported late: timm takes seconds to load
+
+            published = timm.get_pretrained_cfg(source.model.name)
+            if published is not None and published.num_classes not in (None, data.classes):
+                classes = f"{data.classes} classes is initial: the published one has {published.num_classes}"
+                notes.append(f"the classifier for {classes}")
+        else:
+            seed = source.seed
+            notes.append(f"the weights are the initial ones, of seed {seed}: no model.checkpoint, not pretrained")
     return model.to(device=device, dtype=dtype).eval(), notes
-
-
-def _pretrained(source: Source) -> str | None:
-    """The name of timm's published weights, if the network's are those."""
-    model = source.model
-    return model.name if isinstance(model, Timm) and model.pretrained and model.checkpoint is None else None
-
-
-def _published_classes(name: str) -> int | None:
-    import timm  # imported late: timm takes seconds to load
-
-    found = timm.get_pretrained_cfg(name)
-    return None if found is None else found.num_classes
 
 
 @contextmanager
 def _messages() -> Iterator[list[str]]:
-    """What is logged meanwhile: that a classifier stays as initialised, say."""
+    """The messages logged inside: that a classifier stays as initialised, say."""
     heard: list[str] = []
-
-    class Ear(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            heard.append(record.getMessage())
-
-    log, ear = logging.getLogger("fsbench"), Ear()
+    log, handler = logging.getLogger("fsbench"), logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
     level = log.level
-    log.addHandler(ear)
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
         yield heard
     finally:
-        log.removeHandler(ear)
+        log.removeHandler(handler)
         log.setLevel(level)

@@ -57,7 +57,7 @@ class Record:
                 raise FsbenchError(f"{self._directory.path}: the weights changed while they were measured")
             kept = self.kept()
             for column, entry in entries.items():
-                kept[column] = _with(entry, kept.get(column, []))
+                kept[column] = _merged(entry, kept.get(column, []))
             current = {column: those[0] for column, those in kept.items()}
             others = {column: those[1:] for column, those in kept.items() if len(those) > 1}
             content = {"weights": self._weights, "measures": current} | ({"others": others} if others else {})
@@ -72,7 +72,10 @@ def kept_in(found: dict[str, Any]) -> dict[str, list[Entry]]:
 def answers(
     measure: Measure, config: SharpnessConfig, kept: dict[str, list[Entry]], version: str
 ) -> dict[str, Entry] | None:
-    """The entries by column that answer what is asked, whichever settings are current; None where one is lacking."""
+    """The entries by column that answer what is asked, measured with the same settings; None where one is lacking.
+
+    A refusal counts as an answer of the version of fsbench that gave it.
+    """
     found = {}
     for column in measure.columns_of(config):
         fitting = (entry for entry in kept.get(column, ()) if _answers(entry, measure, config, version))
@@ -82,21 +85,13 @@ def answers(
     return found
 
 
-def recorded(measure: Measure, config: SharpnessConfig, entries: dict[str, Entry], version: str) -> bool:
-    """Whether these entries, one of each column, answer what is asked: measured with the same settings.
-
-    A refusal counts as an answer of the version of fsbench that gave it.
-    """
-    return answers(measure, config, {column: [entry] for column, entry in entries.items()}, version) is not None
-
-
 def settings_of(measure: Measure, config: SharpnessConfig, used: int, available: int) -> dict[str, Any]:
-    """What a value depends on; `samples` and the seed that drew them only where some images were left out."""
+    """The settings that a value depends on; `samples` and the seed of the draw only where images were left out."""
     drawn = {} if used == available else {"samples": used, "seed": config.seed}
     return measure.settings(config) | drawn
 
 
-def _with(entry: Entry, others: list[Entry]) -> list[Entry]:
+def _merged(entry: Entry, others: list[Entry]) -> list[Entry]:
     """All of them in the order of the file: the newest value first, or the newest refusal where all are."""
     found = [entry, *(other for other in others if other["settings"] != entry["settings"])]
     current = next((one for one in found if "refused" not in one), entry)

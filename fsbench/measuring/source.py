@@ -1,4 +1,4 @@
-"""What is measured: a finished run, or a network and a data set; found and checked without torch."""
+"""The source of a measure, a finished run or a network and a data set; found and checked without torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,7 @@ class Source:
 
     @property
     def described(self) -> dict[str, Any]:
-        """What determines weights and images."""
+        """Everything that determines weights and images."""
         dataset = self.dataset.model_dump(mode="json", exclude={"label", "in_memory"})
         if not any(dataset[key] for key in _DRAWN):
             del dataset["seed"]
@@ -199,7 +199,7 @@ def _network(config: SharpnessConfig, choices: dict[str, str]) -> Source:
     default = _RUNS / "sharpness" / f"{choices['dataset']}-{name.replace('/', '_')}-{identity}"
     place = Path(config.out) if config.out is not None else default
     _refuse_other(place, found.described)
-    return Source(**{**vars(found), "directory": RunDirectory(place)})
+    return replace(found, directory=RunDirectory(place))
 
 
 def _refuse_other(place: Path, described: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
-"""Backbones: one file per family, each with `build(options, shape, classes)`."""
+"""Backbones: one file per family, with a function of (options, shape, classes) for each network."""
 
-from fsbench.models.build import build_model
-from fsbench.models.parameter_count import parameter_count
+from fsbench.models.build import build_model, parameter_count
 
 __all__ = ["build_model", "parameter_count"]

@@ -16,12 +16,12 @@ from fsbench.errors import UsageError
 
 log = logging.getLogger("fsbench")
 
-KEY = "model.checkpoint"
+_KEY = "model.checkpoint"
 # Where others put the weights; the first that is there, whatever averages of them lie beside it.
 _NESTS = ("model", "state_dict", "model_state_dict", "net")
 
 
-def load_checkpoint(model: nn.Module, path: str) -> None:
+def load_weights(model: nn.Module, path: str) -> None:
     """Copy the weights in a safetensors or torch file into `model`.
 
     The weights may lie under a key such as "model" or "state_dict", and their names begin with what wrappers put before
@@ -38,12 +38,12 @@ def load_checkpoint(model: nn.Module, path: str) -> None:
     lacks = [f"lacks {_some(missing)}"] if missing else []
     has = [f"has {_some(unknown)}, which the network doesn't"] if unknown else []
     if lacks or has:
-        raise UsageError(KEY, path, f"holds the weights of another network: the file {' and '.join(lacks + has)}")
+        raise UsageError(_KEY, path, f"holds the weights of another network: the file {' and '.join(lacks + has)}")
     for name, tensor in given.items():
         here, there = tuple(expected[name].shape), tuple(tensor.shape)
         if here != there:
             problem = f"{name} has shape {there} in the file and {here} here"
-            raise UsageError(KEY, path, f"holds the weights of another network: {problem}")
+            raise UsageError(_KEY, path, f"holds the weights of another network: {problem}")
     model.load_state_dict({**expected, **given})
 
 
@@ -99,10 +99,12 @@ def _weights(path: str) -> dict[str, torch.Tensor]:
         if isinstance(content, Mapping) and (nest := _nest(content, path)) is not None:
             content = content[nest]
     if not isinstance(content, Mapping) or not content:
-        raise UsageError(KEY, path, "holds no weights; a table of tensors by name is needed")
+        raise UsageError(_KEY, path, "holds no weights; a table of tensors by name is needed")
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise UsageError(KEY, path, f"holds more than tensors by name: {name!r} is of type {type(tensor).__name__}")
+            raise UsageError(
+                _KEY, path, f"holds more than tensors by name: {name!r} is of type {type(tensor).__name__}"
+            )
     return dict(content)
 
 
@@ -115,13 +117,13 @@ def _nest(content: Mapping[str, object], path: str) -> str | None:
     ]
     known = [key for key in _NESTS if isinstance(content.get(key), Mapping)]
     if not known and len(tables) > 1:
-        raise UsageError(KEY, path, f"tables of tensors lie under the keys {', '.join(map(str, tables))}; keep one")
+        raise UsageError(_KEY, path, f"tables of tensors lie under the keys {', '.join(map(str, tables))}; keep one")
     return next(iter(known or tables), None)
 
 
 def _read(path: str) -> object:
     if not Path(path).is_file():
-        raise UsageError(KEY, path, "there is no such file")
+        raise UsageError(_KEY, path, "there is no such file")
     try:
         with open(path, "rb") as file:
             if file.read(9)[8:] == b"{":  # safetensors: eight bytes of length, then JSON
@@ -132,11 +134,11 @@ def _read(path: str) -> object:
     except pickle.UnpicklingError as error:
         # torch's own message advises weights_only=False, which is what must not be done here
         raise UsageError(
-            KEY, path, "is damaged or holds more than tensors and plain values; code in a checkpoint is never run"
+            _KEY, path, "is damaged or holds more than tensors and plain values; code in a checkpoint is never run"
         ) from error
     except Exception as error:  # torch and safetensors raise many types for a file cut short
         raise UsageError(
-            KEY, path, "can't be read as a safetensors or torch file; it is damaged or cut short"
+            _KEY, path, "can't be read as a safetensors or torch file; it is damaged or cut short"
         ) from error
 
 

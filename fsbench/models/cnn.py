@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from torch import nn
 
 from fsbench.config.model import Cnn
-from fsbench.models.he_init import he_init
-from fsbench.models.pooled_classifier import pooled_classifier
+from fsbench.models.layers import classifier
 
 
 def build(options: Cnn, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -25,7 +22,4 @@ def build(options: Cnn, shape: tuple[int, int, int], classes: int) -> nn.Module:
         if index in (2, 4):
             layers.append((f"pool{index}", nn.MaxPool2d(2)))
         channels = width
-    layers += pooled_classifier(channels, classes)
-    model = nn.Sequential(OrderedDict(layers))
-    he_init(model)
-    return model
+    return classifier(layers, channels, classes)

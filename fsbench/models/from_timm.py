@@ -8,7 +8,7 @@ from torch import nn
 
 from fsbench.config.model import Timm
 from fsbench.errors import UsageError, did_you_mean, first_line
-from fsbench.models.input_check import images
+from fsbench.models.build import images_text
 
 
 def build(options: Timm, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -26,9 +26,7 @@ def build(options: Timm, shape: tuple[int, int, int], classes: int) -> nn.Module
     if published is not None and published.fixed_input_size and tuple(published.input_size[1:]) != shape[1:]:
         size["img_size"] = shape[1:]
     try:
-        model = timm.create_model(
-            name, pretrained=options.pretrained, in_chans=shape[0], num_classes=classes, **size
-        )
+        model = timm.create_model(name, pretrained=options.pretrained, in_chans=shape[0], num_classes=classes, **size)
     except Exception as error:  # whatever timm, the hub or the network throws
         if options.pretrained:
             raise UsageError(
@@ -37,7 +35,7 @@ def build(options: Timm, shape: tuple[int, int, int], classes: int) -> nn.Module
                 f"the pretrained weights of {name} can't be had ({first_line(error)}); download them where "
                 "there is a network and give the file as model.checkpoint=FILE with model.pretrained=false",
             ) from error
-        raise UsageError("model", options, f"can't take {images(shape)} ({first_line(error)})") from error
+        raise UsageError("model", options, f"can't take {images_text(shape)} ({first_line(error)})") from error
     patches = getattr(model, "patch_embed", None)
     # timm's convolution over patches silently drops the rows and columns of an incomplete patch
     if isinstance(patches, timm.layers.PatchEmbed) and not patches.dynamic_img_pad:
@@ -48,7 +46,7 @@ def build(options: Timm, shape: tuple[int, int, int], classes: int) -> nn.Module
 def _whole_patches(options: Timm, shape: tuple[int, int, int], patch: tuple[int, int]) -> None:
     if shape[1] % patch[0] or shape[2] % patch[1]:
         allowed = f"height and width must be multiples of its {patch[0]} x {patch[1]} patches"
-        raise UsageError("model", options, f"can't take {images(shape)}; {allowed}")
+        raise UsageError("model", options, f"can't take {images_text(shape)}; {allowed}")
 
 
 def known_name(name: str | None) -> str:
@@ -67,4 +65,3 @@ def known_name(name: str | None) -> str:
         allowed = f"it has {', '.join(tags)}" if tags else "it has none"
         raise UsageError("model.name", name, f"timm has no weights '{tag}' for {architecture}; {allowed}")
     return name
-

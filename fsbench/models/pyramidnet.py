@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 from torch import nn
 
 from fsbench.config.model import PyramidNet
-from fsbench.models.he_init import he_init
-from fsbench.models.pooled_classifier import pooled_classifier
-from fsbench.models.zero_pad_shortcut import ZeroPadShortcut
+from fsbench.models.layers import ZeroPadShortcut, classifier
 
 
 def build(options: PyramidNet, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -34,10 +30,8 @@ def build(options: PyramidNet, shape: tuple[int, int, int], classes: int) -> nn.
         if k % (blocks // 3) == 0:
             layers.append((f"stage{3 * k // blocks}", nn.Sequential(*stack)))
             stack = []
-    layers += [("bn2", nn.BatchNorm2d(channels)), ("relu2", nn.ReLU()), *pooled_classifier(channels, classes)]
-    model = nn.Sequential(OrderedDict(layers))
-    he_init(model)
-    return model
+    layers += [("bn2", nn.BatchNorm2d(channels)), ("relu2", nn.ReLU())]
+    return classifier(layers, channels, classes)
 
 
 class PyramidBottleneck(nn.Module):

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 from torch import nn
 
 from fsbench.config.model import ResNetCifar
-from fsbench.models.he_init import he_init
-from fsbench.models.pooled_classifier import pooled_classifier
-from fsbench.models.zero_pad_shortcut import ZeroPadShortcut
+from fsbench.models.layers import ZeroPadShortcut, classifier
 
 
 def build(options: ResNetCifar, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -32,10 +28,7 @@ def build(options: ResNetCifar, shape: tuple[int, int, int], classes: int) -> nn
             stack.append(BasicBlock(channels, width, stride=width // channels))
             channels = width
         layers.append((f"stage{stage}", nn.Sequential(*stack)))
-    layers += pooled_classifier(channels, classes)
-    model = nn.Sequential(OrderedDict(layers))
-    he_init(model)
-    return model
+    return classifier(layers, channels, classes)
 
 
 class BasicBlock(nn.Module):

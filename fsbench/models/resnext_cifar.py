@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from torch import nn
 
 from fsbench.config.model import ResNextCifar
-from fsbench.models.he_init import he_init
-from fsbench.models.pooled_classifier import pooled_classifier
+from fsbench.models.layers import classifier
 
 
 def build(options: ResNextCifar, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -38,7 +35,4 @@ def build(options: ResNextCifar, shape: tuple[int, int, int], classes: int) -> n
             stack.append(resnet.Bottleneck(channels, planes, stride, project, groups=groups, base_width=base_width))
             channels = 4 * planes
         layers.append((f"stage{stage}", nn.Sequential(*stack)))
-    layers += pooled_classifier(channels, classes)
-    model = nn.Sequential(OrderedDict(layers))
-    he_init(model)
-    return model
+    return classifier(layers, channels, classes)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 from torch import nn
 
 from fsbench.config.model import WideResNet
-from fsbench.models.he_init import he_init
-from fsbench.models.pooled_classifier import pooled_classifier
+from fsbench.models.layers import classifier
 
 
 def build(options: WideResNet, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -29,10 +26,8 @@ def build(options: WideResNet, shape: tuple[int, int, int], classes: int) -> nn.
             stack.append(PreActivationBlock(channels, width, stride, options.dropout))
             channels = width
         layers.append((f"group{group + 1}", nn.Sequential(*stack)))
-    layers += [("bn", nn.BatchNorm2d(channels)), ("relu", nn.ReLU()), *pooled_classifier(channels, classes)]
-    model = nn.Sequential(OrderedDict(layers))
-    he_init(model)
-    return model
+    layers += [("bn", nn.BatchNorm2d(channels)), ("relu", nn.ReLU())]
+    return classifier(layers, channels, classes)
 
 
 class PreActivationBlock(nn.Module):

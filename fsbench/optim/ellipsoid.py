@@ -50,7 +50,7 @@ def over_shards(total: Callable[..., Tensor], *lists: Sequence[Any]) -> Tensor:
 
 
 def gradients_of(params: Iterable[Tensor]) -> list[Tensor]:
-    """Those of the parameters that have one."""
+    """The gradients of the parameters that have one."""
     return [p.grad for p in params if p.grad is not None]
 
 

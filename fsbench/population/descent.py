@@ -88,7 +88,7 @@ class StackedDescent:
         finite = None
         if self.perturbs:
             gradients, finite = self._perturbed(closure, gradients)
-        norm = norms(gradients)
+        norm = norms_by_member(gradients)
         taken = norm.isfinite() if finite is None else norm.isfinite() & finite
         if (most := self.method.max_norm) is not None:
             shrink = (most / (norm + 1e-6)).clamp(max=1.0)
@@ -100,7 +100,7 @@ class StackedDescent:
         """The gradients at w + eps, and whose eps is finite."""
         axes = self._inverse_metric(gradients)
         direction, norm = directions(gradients, axes)
-        eps = scaled(direction, norm, self._rho)
+        eps = scaled_by_member(direction, norm, self._rho)
         if self.compare:
             self.alignment = alignments(eps, gradients, self._rho)
         _, perturbed = closure([w + e for w, e in zip(self.weights, eps, strict=True)])
@@ -121,12 +121,12 @@ class StackedDescent:
         return list(map(axes, self._names, self.weights, gradients))
 
 
-def norms(tensors: Sequence[Tensor]) -> Tensor:
+def norms_by_member(tensors: Sequence[Tensor]) -> Tensor:
     """The Euclidean norm of each member's tensors together, (M,)."""
     return torch.stack([torch.linalg.vector_norm(t.flatten(1), dim=1) for t in tensors]).norm(dim=0)
 
 
-def inners(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+def inners_by_member(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """The inner product of each member's tensors, (M,)."""
     return torch.stack([(x * y).flatten(1).sum(1) for x, y in zip(a, b, strict=True)]).sum(0)
 
@@ -134,12 +134,12 @@ def inners(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 def directions(gradients: list[Tensor], inverse_metric: list[Tensor] | None) -> tuple[list[Tensor], Tensor]:
     """`ellipsoid.direction` of each member: D g, and sqrt(g' D g), (M,)."""
     if inverse_metric is None:
-        return gradients, norms(gradients)
+        return gradients, norms_by_member(gradients)
     found = list(torch._foreach_mul(inverse_metric, gradients))
-    return found, inners(gradients, found).sqrt()
+    return found, inners_by_member(gradients, found).sqrt()
 
 
-def scaled(direction: Sequence[Tensor], norm: Tensor, radii: Tensor) -> list[Tensor]:
+def scaled_by_member(direction: Sequence[Tensor], norm: Tensor, radii: Tensor) -> list[Tensor]:
     """`ellipsoid.scaled` of each member: radius direction / norm, 0 where the norm is."""
     factor = inverse_or_zero(norm) * radii
     return [d * by_member(factor, d) for d in direction]
@@ -147,6 +147,6 @@ def scaled(direction: Sequence[Tensor], norm: Tensor, radii: Tensor) -> list[Ten
 
 def alignments(eps: list[Tensor], gradients: list[Tensor], radii: Tensor) -> tuple[Tensor, Tensor]:
     """`ellipsoid.alignment` of each member."""
-    reference = scaled(gradients, norms(gradients), radii)
-    norm, reference_norm = norms(eps), norms(reference)
-    return (inners(eps, reference) / (norm * reference_norm)).clamp(-1, 1), norm / reference_norm
+    reference = scaled_by_member(gradients, norms_by_member(gradients), radii)
+    norm, reference_norm = norms_by_member(eps), norms_by_member(reference)
+    return (inners_by_member(eps, reference) / (norm * reference_norm)).clamp(-1, 1), norm / reference_norm

@@ -22,7 +22,7 @@ MOST = 256
 
 
 def obstacle(config: TrainConfig) -> str | None:
-    """Why this run can only be trained alone; None where it can be a member of a population."""
+    """The reason that this run can only be trained alone; None where it can be a member of a population."""
     trainer, data, method = config.trainer, config.dataset, config.optimizer
     reasons = {
         f"model.family={config.model.family}: networks with BatchNorm or dropout": (config.model.batchnorm),

@@ -63,7 +63,8 @@ class StackedClosure:
         self.model, self.loss = model, loss
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]
         convolutional = any(isinstance(module, nn.Conv2d) for module in model.modules())
-        self._pass = self._one_by_one if convolutional and _device(model).type == "cpu" else self._together
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        self._pass = self._one_by_one if convolutional and on_cpu else self._together
         self.memory_format = memory_format_of(model)
 
     def load(self, x: Tensor, y: Tensor) -> None:
@@ -100,10 +101,6 @@ class StackedClosure:
             losses.append(loss.detach())
             answers.append(logits.detach())
         return torch.stack(losses), gradients, torch.stack(answers)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
 
 
 class StackedStep:
@@ -155,5 +152,5 @@ class StackedStep:
         losses, taken = self.optimizer.step(self.closure)
         self.counts.add(size, losses, taken, self.closure.hits, alignment=self.optimizer.alignment)
 
-    # The one beside which a recording is put.
+    # The step that a recording is compared with.
     uncounted = masked

@@ -21,27 +21,27 @@ from fsbench.config.compose import Job
 from fsbench.data import Data, MemorySplit, load_data
 from fsbench.data.splits import Split
 from fsbench.distributed.devices import Devices, build_device
-from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError
+from fsbench.errors import Diverged, Interrupted, UsageError
 from fsbench.population.step import StackedBatches, StackedStep
 from fsbench.runs.atomic import write_json_lines
-from fsbench.runs.directory import RunDirectory, RunIsBusy
+from fsbench.runs.directory import RunDirectory
 from fsbench.stop_signal import StopSignal
 from fsbench.training.checkpoint import save_checkpoint
 from fsbench.training.cuda_graphs import CudaRecorder, GraphedStep, records_steps
 from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.evaluate import evaluate
 from fsbench.training.fit import end_epoch, too_many_skipped
-from fsbench.training.outcome import Outcome, busy, described, failed_line, missing_images, skipped
+from fsbench.training.outcome import Outcome, already_done, described, failed_outcome, missing_images
 from fsbench.training.precision import arithmetic
 from fsbench.training.progress import Progress, epoch_line
 from fsbench.training.run import (
     build_batches,
     build_state,
+    final_results,
     finish,
     record_provenance,
     reported,
     reset_peak_memory,
-    results_of,
     resume,
     split_batches,
 )
@@ -53,7 +53,7 @@ class SharedData:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._loaded: dict[str, Data] = {}
-        self._placed: dict[int, tuple[Tensor, Tensor]] = {}
+        self._placed: dict[tuple[int, torch.Size], tuple[Tensor, Tensor]] = {}
 
     def load(self, job: Job) -> Data:
         options = job.config.dataset
@@ -69,10 +69,9 @@ class SharedData:
     def _place(self, split: Split) -> MemorySplit:
         if not isinstance(split, MemorySplit):
             raise UsageError("dataset.in_memory", "null", "a population needs its images in memory")
-        # The source is kept with its copy, so that its address stays its own.
-        _, placed = self._placed.setdefault(split.images.data_ptr(), (split.images, split.images.to(self.device)))
-        if placed.shape != split.images.shape:
-            placed = split.images.to(self.device)
+        # The images are kept with their copy, so that their address stays their own.
+        there = split.images.data_ptr(), split.images.shape
+        _, placed = self._placed.setdefault(there, (split.images, split.images.to(self.device)))
         return MemorySplit(placed, split.labels.to(self.device))
 
 
@@ -135,7 +134,7 @@ class Member:
         """Write what a finished run leaves; returns its results."""
         state = self.state
         on_train = dict(evaluate(state.model, self.on_train, state.precision, state.plain_loss))
-        results = results_of(state, on_train, state.model, self.devices.device)
+        results = final_results(state, on_train, state.model, self.devices.device)
         finish(self.directory, self.job, self.config, state, results)
         self._held.close()
         return results
@@ -182,12 +181,12 @@ def train_population(jobs: Sequence[Job], stop: StopSignal) -> Iterator[tuple[in
                     numbers[member] = number
                     continue
                 member.close()
-                outcome = skipped(job, directory, directory.read_results())
+                outcome = Outcome("skipped", already_done(job, directory, directory.read_results()))
             except (Interrupted, KeyboardInterrupt):
                 raise
             except (Exception, SystemExit) as failure:
                 absent = missing_images(failure)
-                outcome = _failed(directory, failure)
+                outcome = failed_outcome(directory, failure)
             ended.append((number, outcome))
     except BaseException as failure:
         for member in numbers:
@@ -209,14 +208,6 @@ def train_population(jobs: Sequence[Job], stop: StopSignal) -> Iterator[tuple[in
     yield from sorted(ended, key=lambda one: one[0])
     if cut is not None:
         raise cut
-
-
-def _failed(directory: RunDirectory, failure: BaseException) -> Outcome:
-    if isinstance(failure, RunIsBusy):
-        return busy(directory, failure)
-    explained = isinstance(failure, FsbenchError)
-    line = f"{directory.path}: failed, {failure}" if explained else failed_line(directory, failure)
-    return Outcome("failed", line, failure)
 
 
 class _Population:
@@ -279,13 +270,13 @@ class _Population:
 
     def _fail(self, member: Member, failure: BaseException) -> None:
         member.close(failure)
-        self._end(member, _failed(member.directory, failure))
+        self._end(member, failed_outcome(member.directory, failure))
 
     def _assemble(self) -> None:
         """The batches and the step of those who are members now."""
         config, members = self.job.config, self.members
         augment = config.augment
-        drawn = bool(augment.flip or augment.crop or augment.autoaugment or augment.cutout)
+        drawn = bool(augment.flip or augment.crop or augment.autoaugment or augment.cutout or augment.builder)
         self.batches = StackedBatches([member.batches for member in members], drawn)
         device, first = members[0].devices.device, members[0].state
         self.plain = StackedStep([member.state.optimizer for member in members], first.model, first.loss)
@@ -367,6 +358,6 @@ class _Population:
 
 def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The mean over the members of what is said of an epoch."""
-    shown = {key for key, value in rows[0].items() if isinstance(value, float)}
-    numbers = {key: [row[key] for row in rows if isinstance(row.get(key), float)] for key in sorted(shown)}
+    keys = sorted(key for key, value in rows[0].items() if isinstance(value, float))
+    numbers = {key: [row[key] for row in rows if isinstance(row.get(key), float)] for key in keys}
     return {"epoch": rows[0]["epoch"], **{key: fmean(values) for key, values in numbers.items()}}

@@ -17,7 +17,7 @@ from fsbench.measuring.source import Source, find_source
 from fsbench.reproduce.plan import Plan, PlannedRun, deciding, runs_by_directory
 from fsbench.runs.directory import RunDirectory
 from fsbench.stop_signal import StopSignal, at_once
-from fsbench.training.outcome import Outcome, attempt, images_of
+from fsbench.training.outcome import Outcome, images_of, train_if_missing
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class RunTask:
     def perform(self, stop: StopSignal) -> RunOutcome:
         """Train and measure what is missing. Raises Interrupted."""
         try:
-            trained = attempt(self.job, stop)
+            trained = train_if_missing(self.job, stop)
         except UsageError as failure:
             return self.failed(failure)
         return self.trained(trained, stop)
@@ -158,7 +158,7 @@ def _measure(job: Job[SharpnessConfig]) -> tuple[int, dict[str, str]]:
     source, record, measures = _lacking(job)
     if not measures:
         return 0, {}
-    from fsbench.measuring.failed import Failed
+    from fsbench.measuring.measures import Failed
     from fsbench.measuring.measure import measure
 
     failed: dict[str, str] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +45,8 @@ class BatchClosure:
         self.memory_format = memory_format_of(model)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.devices = devices or Devices(self.parameters[0].device)
-        several = self.devices.count > 1
-        self._gradients = GradientSum(self.parameters) if several else None
-        self._synced = several and sync_batchnorm
+        self._gradients = GradientSum(self.parameters) if self.devices.count > 1 else None
+        self._synced = sync_batchnorm and self._gradients is not None
 
     def load(self, x: Tensor, y: Tensor, size: int | None = None) -> None:
         """Take the next mini-batch: this device's rows of it, and how many it has in all."""
@@ -75,7 +74,7 @@ class BatchClosure:
                 share = len(part) / of
                 if gradients is not None and start == starts[-1]:
                     gradients.start()
-                with self.precision.autocast(), self._batchnorm():
+                with self.precision.autocast(), SyncedBatchNorm() if self._synced else nullcontext():
                     logits = self.model(self.x[selected])
                     # Told either way it is a pass of FSAM's, which takes the log-likelihood.
                     loss_of = self.loss if sample_labels is None else functional.cross_entropy
@@ -93,9 +92,6 @@ class BatchClosure:
         """Running statistics become the same on all devices."""
         if not skipped and not self._synced:
             self.devices.merge_statistics(self.model, self.size)
-
-    def _batchnorm(self) -> AbstractContextManager[object]:
-        return SyncedBatchNorm() if self._synced else nullcontext()
 
     def _most(self, indices: range) -> int:
         """Rows of the device that has most of these."""

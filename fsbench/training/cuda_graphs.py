@@ -6,7 +6,7 @@ import logging
 import math
 import traceback
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,26 +45,6 @@ def records_steps(config: TrainConfig, device: torch.device) -> bool:
     return True
 
 
-class Recorder(Protocol):
-    """Where steps run, and how one is recorded."""
-
-    def beside(self) -> AbstractContextManager[None]:
-        """Steps run in here, recorded or not."""
-        ...
-
-    def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        """Record a step; returns the function that makes it again."""
-        ...
-
-    def random_state(self) -> Tensor:
-        """Changes whenever something is drawn."""
-        ...
-
-    def fits(self) -> bool:
-        """True if there is memory for a recorded step, which keeps its own, beside plain ones."""
-        ...
-
-
 class CudaRecorder:
     """Records on a stream of its own; the plain steps before run there too, as torch asks for.
 
@@ -78,7 +58,8 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     @contextmanager
-    def beside(self) -> Iterator[None]:
+    def on_stream(self) -> Iterator[None]:
+        """Steps run in here, recorded or not."""
         outside = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(outside)
         with torch.cuda.stream(self.stream):
@@ -86,6 +67,7 @@ class CudaRecorder:
         outside.wait_stream(self.stream)
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        """Record a step; returns the function that makes it again."""
         graph, first = torch.cuda.CUDAGraph(), None
         try:
             # Other threads (loaders that pin memory) may use the device meanwhile.
@@ -104,9 +86,11 @@ class CudaRecorder:
         return graph.replay
 
     def random_state(self) -> Tensor:
+        """Changes whenever something is drawn."""
         return torch.cat([torch.get_rng_state(), torch.cuda.get_rng_state(self.device)])
 
     def fits(self) -> bool:
+        """True if there is memory for a recorded step, which keeps its own, beside plain ones."""
         free, _ = torch.cuda.mem_get_info(self.device)
         unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         # The most so far holds the weights too, so this is on the safe side.
@@ -124,7 +108,7 @@ _SETTLE = 20
 _ROUNDING = 1e-4
 
 
-class Step(Protocol):
+class RecordableStep(Protocol):
     """A step that can be recorded: `PlainStep`, or that of a population."""
 
     counts: DeviceCounts
@@ -172,14 +156,14 @@ class GraphedStep:
     What recorded steps count stays on the device until `settle`.
     """
 
-    def __init__(self, plain: Step, recorder: Recorder) -> None:
+    def __init__(self, plain: RecordableStep, recorder: CudaRecorder) -> None:
         self.plain, self.recorder = plain, recorder
         self._off = False
         self._forms: dict[Hashable, _Form] = {}
 
     def __call__(self, x: Tensor, y: Tensor, size: int, totals: Any) -> None:
         form = self._forms.setdefault(self.plain.form(x, y, size), _Form())
-        with self.recorder.beside():
+        with self.recorder.on_stream():
             if form.used and form.again is not None:
                 form.again(x, y)
                 if self.plain.counts.pending >= _SETTLE:

@@ -69,4 +69,3 @@ def wandb(options: LoggerOptions) -> Any:
         return lambda row: run.log(row, step=row["epoch"]), run.finish
 
     return start
-

@@ -62,21 +62,21 @@ class TrainingTask:
             directory, results = finished(self.job)
         except FsbenchError as failure:
             return self.failed(failure)
-        return None if results is None else skipped(self.job, directory, results)
+        return None if results is None else Outcome("skipped", already_done(self.job, directory, results))
 
     def perform(self, stop: StopSignal) -> Outcome:
-        return self.trained(attempt(self.job, stop), stop)
+        return self.trained(train_if_missing(self.job, stop), stop)
 
     def trained(self, outcome: Outcome, stop: StopSignal) -> Outcome:
         """The outcome after whatever follows the training; here nothing does."""
         return outcome
 
     def failed(self, failure: FsbenchError) -> Outcome:
-        return Outcome("failed", f"{self.directory.path}: failed, {failure}", failure)
+        return failed_outcome(self.directory, failure)
 
 
 def images_of(job: Job) -> tuple[str, str, str | None]:
-    """Where a run's images come from."""
+    """The source of a run's images: data_dir, the data set's name and root."""
     config = job.config
     return config.data_dir, config.dataset.name, config.dataset.root
 
@@ -139,32 +139,32 @@ def _number(name: str, text: str | None) -> int:
     return int(text)
 
 
-def attempt(job: Job, stop: StopSignal) -> Outcome:
+def train_if_missing(job: Job, stop: StopSignal) -> Outcome:
     """Train unless it is done; a failure is an outcome. Raises Interrupted."""
     try:
         directory, results = finished(job)
     except Unreadable as failure:
-        return Outcome("failed", f"{directory_of(job).path}: failed, {failure}", failure)
+        return failed_outcome(directory_of(job), failure)
     if results is not None:
-        return skipped(job, directory, results)
+        return Outcome("skipped", already_done(job, directory, results))
     try:
         return Outcome("done", f"{directory.path}: done, {described(run(job, stop))}")
     except Interrupted:
         raise
-    except RunIsBusy as failure:
-        return busy(directory, failure)
-    except FsbenchError as failure:
-        return Outcome("failed", f"{directory.path}: failed, {failure}", failure)
     # A run must not end the others, not even by SystemExit.
     except (Exception, SystemExit) as failure:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" and not isinstance(failure, FsbenchError):
             traceback.print_exc()
-        return Outcome("failed", failed_line(directory, failure), failure)
+        return failed_outcome(directory, failure)
 
 
-def skipped(job: Job, directory: RunDirectory, results: dict[str, Any]) -> Outcome:
-    """The outcome of a run that was finished before."""
-    return Outcome("skipped", already_done(job, directory, results))
+def failed_outcome(directory: RunDirectory, failure: BaseException) -> Outcome:
+    """The outcome of a run that ended so: it is busy where another process is at work on it."""
+    if isinstance(failure, RunIsBusy):
+        return Outcome("busy", f"{directory.path}: busy, another process trains it", failure)
+    explained = isinstance(failure, FsbenchError)
+    line = f"{directory.path}: failed, {failure}" if explained else failed_line(directory, failure)
+    return Outcome("failed", line, failure)
 
 
 def already_done(job: Job, directory: RunDirectory, results: dict[str, Any]) -> str:
@@ -183,11 +183,6 @@ def already_done(job: Job, directory: RunDirectory, results: dict[str, Any]) -> 
 @lru_cache
 def _files_now(root: str) -> str:
     return files_digest(*folder_parts(Path(root).expanduser()))
-
-
-def busy(directory: RunDirectory, failure: RunIsBusy) -> Outcome:
-    """The outcome of a run that another process is at work on."""
-    return Outcome("busy", f"{directory.path}: busy, another process trains it", failure)
 
 
 def failed_line(directory: RunDirectory, failure: BaseException) -> str:

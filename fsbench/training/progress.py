@@ -15,10 +15,10 @@ log = logging.getLogger("fsbench")
 class Progress:
     """One bar for all steps of a run, on stderr; the same line per epoch goes to train.log either way."""
 
-    def __init__(self, title: str, epochs: int, steps: int, done: int, shown: bool) -> None:
+    def __init__(self, title: str, epochs: int, steps: int, done: int, wanted: bool) -> None:
         self.epochs = epochs
-        self.on_terminal = shown and shown_on_terminal()
-        self.lines = shown and not self.on_terminal
+        self.on_terminal = wanted and shown_on_terminal()
+        self.lines = wanted and not self.on_terminal
         self.title = title
         self.bar = tqdm(
             total=steps, initial=done, desc=title, unit="step", disable=not self.on_terminal, dynamic_ncols=True
@@ -42,11 +42,11 @@ class Progress:
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
     """The line about an epoch: its losses, accuracies and learning rate."""
     return f"epoch {row['epoch']}/{epochs}  " + "  ".join(
-        f"{name.replace('_', ' ')} {_shown(name, value)}"
+        f"{name.replace('_', ' ')} {_formatted(name, value)}"
         for name, value in row.items()
         if name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr") and value is not None
     )
 
 
-def _shown(name: str, value: float) -> str:
+def _formatted(name: str, value: float) -> str:
     return f"{100 * value:.2f} %" if name.endswith("accuracy") else f"{value:.4g}"

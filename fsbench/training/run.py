@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import nn
 
 from fsbench.config.compose import Job
+from fsbench.config.optimizer import BaseOptions, OptimizerOptions
 from fsbench.config.train import TrainConfig
 from fsbench.data import Data, EvalBatches, TrainBatches, eval_batches, load_data, train_batches
 from fsbench.data.splits import Split
@@ -28,13 +29,13 @@ from fsbench.errors import Diverged, FsbenchError, Interrupted, UsageError, firs
 from fsbench.lines import tell
 from fsbench.losses import build_loss, plain_loss
 from fsbench.models import build_model, parameter_count
+from fsbench.optim import Descent, Processes
 from fsbench.runs.atomic import atomic_path, disk_full, write_json, write_json_lines, write_text
 from fsbench.runs.directory import RunDirectory, open_log
 from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
 from fsbench.runs.read import Unreadable, read_json
 from fsbench.stop_signal import StopSignal
-from fsbench.training.build import build_optimizer
 from fsbench.training.checkpoint import (
     fitting,
     load_checkpoint,
@@ -75,7 +76,7 @@ def train(job: Job, stop: StopSignal) -> dict[str, Any]:
         UsageError: the data, the network or the directory can't be used as configured.
         Diverged, Interrupted, RunIsBusy: as they say. Any other exception leaves traceback.txt behind.
     """
-    devices = Devices.of(job.config.trainer)
+    devices = Devices.joined(job.config.trainer.device, job.config.trainer.devices)
     try:
         with devices.failing_together():
             return train_on(devices, job, stop)
@@ -152,7 +153,7 @@ def _trained(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
         limit = FAST_DEV_STEPS if options.trainer.fast_dev_run else None
         trained_on = split_batches(data.train, options, data, devices)
         on_train = dict(evaluate(model, trained_on, precision, state.plain_loss, limit, devices))
-        results = devices.from_first(lambda: results_of(state, on_train, model, device))
+        results = devices.from_first(lambda: final_results(state, on_train, model, device))
         if devices.first:
             finish(directory, job, config, state, results)
         devices.any(False)  # nobody leaves before the summary is written
@@ -214,6 +215,26 @@ def build_state(options: TrainConfig, data: Data, steps_per_epoch: int, devices:
     schedule = Schedule(options.schedule, optimizer, trainer.epochs, steps_per_epoch)
     loss, plain = build_loss(options.loss), plain_loss(options.loss)
     return TrainingState(model, optimizer, schedule, precision, loss, plain)
+
+
+def build_optimizer(
+    model: nn.Module,
+    options: OptimizerOptions,
+    base: BaseOptions,
+    max_norm: float | None,
+    processes: Processes | None = None,
+    fused: bool = False,
+) -> Descent:
+    """The method over its base optimizer, on the named parameters that are trained.
+
+    Args:
+        processes: those that share each batch.
+        fused: torch's fused base optimizer.
+    """
+    params = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    own: dict[str, Any] = {**base.arguments(), **({"fused": True} if fused else {}), **options.arguments()}
+    shared: dict[str, Any] = {"lr": options.lr, "max_norm": max_norm, "model": model, "processes": processes}
+    return options.built_by()(params, base.built_by(), **shared, **own)
 
 
 @contextmanager
@@ -311,7 +332,7 @@ def peak_memory(device: torch.device) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def results_of(
+def final_results(
     state: TrainingState, on_train: dict[str, float], model: nn.Module, device: torch.device
 ) -> dict[str, Any]:
     """The results that tables can show. Accuracies in [0, 1], losses in nats, times in seconds, memory in bytes."""

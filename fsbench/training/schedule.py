@@ -47,4 +47,3 @@ class Schedule:
         self.by_step.__dict__.update(state["by_step"])
         if self.by_epoch is not None:
             self.by_epoch.load_state_dict(state["by_epoch"])
-

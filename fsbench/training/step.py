@@ -13,8 +13,12 @@ from fsbench.optim import Descent
 from fsbench.training.batch_closure import BatchClosure
 from fsbench.training.epoch_totals import EpochTotals
 
-# The rows of the sums: the first of each kind of quantity that a step may have.
-_ALWAYS, _PENALTY, _DIGITS, _ALIGNMENT, _STREAK, _ROWS = 0, 4, 6, 8, 11, 13
+# The rows of the sums: steps taken and fields of `EpochTotals`; then steps skipped in a row, and the most of those.
+_SUMS = (
+    "taken", "seen", "hits", "loss", "penalised", "penalty", "sampled", "digits", "compared", "cosine", "length_ratio",
+)  # fmt: skip
+_STREAK = len(_SUMS)
+_ROWS = _STREAK + 2
 
 
 class DeviceCounts:
@@ -32,8 +36,6 @@ class DeviceCounts:
     def __init__(self, device: torch.device, members: int | None = None) -> None:
         self.pending = 0
         self.longest = [0] * (members or 1)
-        # Steps taken, examples, hits, loss; regularised steps, penalty; those of them that compare, digits; steps
-        # compared with SAM's, cosine, ratio of lengths; steps skipped in a row so far, and the most of those.
         shape = (_ROWS,) if members is None else (_ROWS, members)
         self._sums = torch.zeros(shape, dtype=torch.float64, device=device)
 
@@ -59,18 +61,19 @@ class DeviceCounts:
         """The device's part of a step on `size` examples."""
         loss = loss.double()
         one = torch.ones_like(loss)
-        self._add(_ALWAYS, taken, one, one * size, hits, loss * size)
+        self._add("taken", taken, one, one * size, hits, loss * size)
         if penalty is not None:
-            self._add(_PENALTY, taken, one, penalty)
+            self._add("penalised", taken, one, penalty)
         if digits is not None:
-            self._add(_DIGITS, taken, one, digits)
+            self._add("sampled", taken, one, digits)
         if alignment is not None:
-            self._add(_ALIGNMENT, taken & alignment[0].isfinite(), one, *alignment)
+            self._add("compared", taken & alignment[0].isfinite(), one, *alignment)
         streak, longest = self._sums[_STREAK:]
         streak.copy_((streak + 1).where(~taken, 0.0))
         torch.maximum(longest, streak, out=longest)
 
-    def _add(self, first: int, where: Tensor, *values: Tensor) -> None:
+    def _add(self, name: str, where: Tensor, *values: Tensor) -> None:
+        first = _SUMS.index(name)
         self._sums[first : first + len(values)] += torch.stack(values).where(where, 0.0)
 
     def give(self, totals: Sequence[EpochTotals], optimizers: Sequence[Descent]) -> None:
@@ -80,22 +83,13 @@ class DeviceCounts:
         runs = self._sums.view(_ROWS, -1).T.tolist()
         self.longest = [int(sums[-1]) for sums in runs]
         for total, optimizer, sums in zip(totals, optimizers, runs, strict=True):
-            taken, seen, hits, loss, penalised, penalty, sampled, digits, compared, cosine, ratio, streak, _ = sums
-            skipped = self.pending - int(taken)
+            skipped = self.pending - int(sums[0])
             total.steps += self.pending
             total.skipped += skipped
-            total.seen += int(seen)
-            total.loss = total.loss + loss
-            total.hits = total.hits + int(hits)
-            total.penalised += int(penalised)
-            total.penalty = total.penalty + penalty
-            total.sampled += int(sampled)
-            total.digits = total.digits + digits
-            total.compared += int(compared)
-            total.cosine += cosine
-            total.length_ratio += ratio
+            for name, value in zip(_SUMS[1:], sums[1:_STREAK], strict=True):
+                setattr(total, name, getattr(total, name) + value)
             optimizer.skipped += skipped
-            optimizer.skipped_in_a_row = int(streak)
+            optimizer.skipped_in_a_row = int(sums[_STREAK])
         self.pending = 0
 
 

@@ -30,8 +30,8 @@ from fsbench.data import (
     streaming,
     train_batches,
 )
-from fsbench.data.augment import batch_augment
-from fsbench.data.augment.normalize import _moments
+from fsbench.data.augment import batch_augment, normalize
+from fsbench.data.augment.batch import _moments
 from fsbench.data.batches import resized
 from fsbench.data.streaming import _Decoded
 from fsbench.errors import FsbenchError, UsageError
@@ -63,9 +63,7 @@ def insects(tmp_path):
     tiny_sets.write_folder(tmp_path)
 
     def load(**options):
-        return load_data(
-            Folder(root=str(tmp_path), mean=[0.5] * 3, std=[0.25] * 3, **options), tmp_path
-        )
+        return load_data(Folder(root=str(tmp_path), mean=[0.5] * 3, std=[0.25] * 3, **options), tmp_path)
 
     return load
 
@@ -180,7 +178,7 @@ def test_streamed_equals_in_memory_without_augmentation(insects):
 @pytest.mark.parametrize("side", [7, 12, 30])
 def test_both_paths_resize_alike(insects, side):
     memory, files = insects(), insects(in_memory=False, image_size=side)
-    one = EvalBatches(memory.test, CPU, memory.mean, memory.std, image_size=side)
+    one = EvalBatches(memory.test, lambda x: normalize(resized(x, side), memory.mean, memory.std), 1000, CPU)
     for (x, _), (u, _) in zip(one, eval_batches(files.test, files, NONE, CPU, 0), strict=True):
         assert x.shape == u.shape == (12, 3, side, side)
         levels = (x - u) * 255 * 0.25
@@ -272,7 +270,7 @@ def test_little_shared_memory_is_refused_before_it_hangs(insects, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**19))
     for make in (
         lambda: train_batches(data, NONE, 30, 0, CPU, 100),
-        lambda: EvalBatches(data.train, CPU, data.mean, data.std, batch_size=1000, transform=to_floats, workers=100),
+        lambda: EvalBatches(data.train, to_floats, 1000, CPU, workers=100),
     ):
         with pytest.raises(UsageError) as caught:
             make()
@@ -307,7 +305,8 @@ class Slow:
 @pytest.mark.parametrize("batch_size", [1, 5, 11, 12, 1000])
 def test_evaluation_sees_everything_in_order_again_and_again(insects, kind, batch_size):
     data = insects(**({} if kind == "memory" else {"in_memory": False, "image_size": 12}))
-    batches = EvalBatches(data.test, CPU, data.mean, data.std, batch_size=batch_size, transform=to_floats)
+    prepare = to_floats if kind == "streamed" else lambda images: normalize(images, data.mean, data.std)
+    batches = EvalBatches(data.test, prepare, batch_size, CPU)
     for _ in range(2):
         found = list(batches)
         assert len(found) == len(batches) == -(-12 // batch_size)

@@ -12,7 +12,7 @@ import pytest
 
 from fsbench.errors import FsbenchError, Interrupted, UsageError, portable
 from fsbench.executors.executor import SerialExecutor
-from fsbench.executors.pooled import Call, PooledExecutor, Returned, WorkerLost, carry_out
+from fsbench.executors.pooled import PooledExecutor, Returned, Submission, WorkerLost, carry_out
 from fsbench.runs.directory import RunDirectory
 from fsbench.stop_signal import StopSignal
 from fsbench.training.outcome import Outcome
@@ -64,7 +64,7 @@ class Engine:
     leaves: str | None = None
     stop_after: int | None = None
     stop: StopSignal = field(default_factory=StopSignal)
-    open: dict[int, Call] = field(default_factory=dict)
+    open: dict[int, Submission] = field(default_factory=dict)
     most: int = 0
     submitted: list[str] = field(default_factory=list)
     interrupted: list[str] = field(default_factory=list)
@@ -229,7 +229,7 @@ def test_a_worker_returns_whatever_happens(tmp_path, monkeypatch, name, director
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("MKL_NUM_THREADS", "7")
     monkeypatch.chdir(tmp_path)
-    returned = carry_out(Call(OneTask(name), directory or str(tmp_path), threads=3))
+    returned = carry_out(Submission(OneTask(name), directory or str(tmp_path), threads=3))
     assert returned.progressed is False
     if line is None:
         assert returned.outcome is None

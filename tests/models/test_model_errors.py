@@ -15,7 +15,7 @@ from fsbench.config.component import components
 from fsbench.config.model import ModelOptions
 from fsbench.errors import UsageError
 from fsbench.models import build_model
-from fsbench.models.input_check import output_shape
+from fsbench.models.build import output_shape
 
 FAMILIES = components("model")
 REFUSED = [

@@ -13,6 +13,7 @@ from recording import Again, Elsewhere
 from safetensors.torch import load_file
 from torch import nn
 
+from fsbench.config.augment import StandardAugment
 from fsbench.config.compose import compose_jobs
 from fsbench.config.optimizer import SAMOptions
 from fsbench.geometries import Geometry
@@ -103,6 +104,17 @@ def test_a_fourth_geometry_is_the_run_it_would_be_alone(fsbench, quick, monkeypa
     layerwise = Geometry("layerwise", lambda w, g, name, eta: w.square().sum(), {"rho": 0.05})
     monkeypatch.setattr(SAMOptions, "builder", partial(SharpnessAware, geometry=layerwise))
     line = ["-m", *quick, "optimizer=sam", "optimizer.rho=0.05,0.2"]
+    assert fsbench("train", *line, "runs_dir=alone").code == 0
+    assert fsbench("train", *line, "runs_dir=together", TOGETHER).code == 0
+    same_runs("together", "alone")
+
+
+def test_a_users_augmentation_is_drawn_for_each_member(fsbench, quick, monkeypatch) -> None:
+    def dimmed(images, generator):
+        return (images // torch.randint(1, 4, (len(images), 1, 1, 1), generator=generator)).to(torch.uint8)
+
+    monkeypatch.setattr(StandardAugment, "builder", lambda options: dimmed)
+    line = ["-m", *quick, "optimizer=sgd", "seed=0,1"]
     assert fsbench("train", *line, "runs_dir=alone").code == 0
     assert fsbench("train", *line, "runs_dir=together", TOGETHER).code == 0
     same_runs("together", "alone")

@@ -14,8 +14,8 @@ from fsbench.config.compose import compose_jobs
 from fsbench.data import load_data
 from fsbench.models import build_model
 from fsbench.training.batch_closure import BatchClosure
-from fsbench.training.build import build_optimizer
 from fsbench.training.epoch_totals import EpochTotals
+from fsbench.training.run import build_optimizer
 
 NETWORK = ["dataset=digits", "model=wrn28_2", "model.depth=10", "model.width=1", "model.dropout=0.3",
            "trainer.progress=false", "trainer.epochs=2"]  # fmt: skip

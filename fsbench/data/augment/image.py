@@ -9,10 +9,7 @@ from torch import Tensor, nn
 from torchvision.transforms import AutoAugmentPolicy, v2
 
 from fsbench.config.augment import AugmentOptions
-from fsbench.data.augment.batch import check_channels
-from fsbench.data.augment.cutout import check_side, cutout_
-from fsbench.data.augment.flip_crop import Padding, check_crop
-from fsbench.data.augment.normalize import normalize
+from fsbench.data.augment.batch import Padding, check_channels, check_crop, check_side, cutout_, normalize
 from fsbench.errors import UsageError
 
 

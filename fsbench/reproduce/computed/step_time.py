@@ -18,8 +18,8 @@ from fsbench.papers.collect import rows as published_rows
 from fsbench.report.table import write_frame
 from fsbench.reproduce.computed import Context
 from fsbench.training.batch_closure import BatchClosure
-from fsbench.training.build import build_optimizer
 from fsbench.training.precision import Precision
+from fsbench.training.run import build_optimizer
 
 
 class Stepper:

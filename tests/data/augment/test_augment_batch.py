@@ -11,7 +11,7 @@ from torchvision_steps import ROUNDED, torchvision
 from fsbench.config.augment import StandardAugment
 from fsbench.data.augment import batch_augment, normalize
 from fsbench.data.augment.autoaugment import draw, plan
-from fsbench.data.augment.normalize import _moments
+from fsbench.data.augment.batch import _moments
 from fsbench.errors import UsageError
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

@@ -12,17 +12,20 @@ from torch.distributed.elastic.multiprocessing import SignalException
 
 from fsbench import __version__
 from fsbench.config.sharpness import SharpnessConfig
-from fsbench.distributed.devices import refuse_absent
+from fsbench.distributed.devices import Devices, refuse_absent
 from fsbench.distributed.elastic import start
+from fsbench.distributed.failures import recorded_failure
 from fsbench.errors import Interrupted
-from fsbench.measuring.failed import Failed
-from fsbench.measuring.measures import Measure
+from fsbench.measuring.measure import measure
+from fsbench.measuring.measures import MEASURES, Failed, Measure
 from fsbench.measuring.record import Entry, Record, answers
 from fsbench.measuring.source import Source
+from fsbench.plugins import load_plugins
 from fsbench.runs.atomic import scratch_directory
+from fsbench.stop_signal import at_once
 
 
-def measure_by_several(
+def measure_in_processes(
     source: Source, config: SharpnessConfig, measures: list[Measure], record: Record
 ) -> Iterator[dict[str, Entry] | Failed]:
     """As `measure`, in `config.devices` processes; what they recorded is yielded when all are done.
@@ -37,7 +40,7 @@ def measure_by_several(
         handed = (source, config, [one.name for one in measures])
         Path(place, "job.pickle").write_bytes(pickle.dumps(handed))
         try:
-            start(config.devices, "fsbench.measuring.worker", place)
+            start(config.devices, "fsbench.measuring.processes", place)
         except (SignalException, Interrupted):
             raise KeyboardInterrupt from None
         failed = json.loads(Path(place, "failed.json").read_text(encoding="utf-8"))
@@ -47,3 +50,22 @@ def measure_by_several(
             yield Failed(one, failed[one.name])
         elif (entries := answers(one, config, kept, __version__)) is not None:
             yield entries
+
+
+def main(directory: str) -> int:
+    """Measure in one of the processes, as the files in `directory` say."""
+    place = Path(directory)
+    with at_once(), recorded_failure(place) as ended:
+        load_plugins()
+        source, config, names = pickle.loads((place / "job.pickle").read_bytes())
+        devices = Devices.joined(config.device, config.devices, "devices")
+        try:
+            with devices.failing_together():
+                found = list(measure(source, config, [MEASURES[name] for name in names], Record(source), devices))
+                failed = {one.measure.name: one.reason for one in found if isinstance(one, Failed)}
+                if devices.first:
+                    (place / "failed.json").write_text(json.dumps(failed), encoding="utf-8")
+                devices.any(False)
+        finally:
+            devices.leave()
+    return ended[0]

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import math
 
+from fsbench.lines import shortened
 from fsbench.measuring.record import Entry
-from fsbench.measuring.shortened import shortened
 from fsbench.runs.records import number
 
 # Its value stands under hessian_top_eigenvalue already.
-_SHOWN_ELSEWHERE = "hessian_eigenvalue_1"
+_PRINTED_ELSEWHERE = "hessian_eigenvalue_1"
 
 
 def lines(entries: dict[str, Entry]) -> list[str]:
     """An aligned table of value, ± and what it is, seconds; notes below it, each once."""
-    entries = {column: entry for column, entry in entries.items() if column != _SHOWN_ELSEWHERE}
+    entries = {column: entry for column, entry in entries.items() if column != _PRINTED_ELSEWHERE}
     fewest = min((entry["images"]["used"] for entry in entries.values()), default=0)
     rows = [_row(column, entry, fewest) for column, entry in entries.items()]
     told = [row for row in rows if row[3]]
     widths = [max((len(row[i]) for row in told), default=0) for i in range(3)]
     widths[0] = max((len(row[0]) for row in rows), default=0)
-    shown = []
+    printed = []
     for name, value, how, seconds in rows:
         cells = [name.ljust(widths[0])]
         cells += [value.ljust(widths[1]), how.ljust(widths[2]), f"{seconds:>8}"] if seconds else [value]
-        shown.append("  " + "  ".join(cells).rstrip())
+        printed.append("  " + "  ".join(cells).rstrip())
     notes: dict[str, list[str]] = {}
     for column, entry in entries.items():
         for note in entry["notes"]:
             notes.setdefault(shortened(note), []).append(column)
     for note, columns in notes.items():
         about = "" if len(columns) == len(entries) > 1 else f"{', '.join(columns)}: "
-        shown.append(f"  note: {about}{note}")
-    return shown
+        printed.append(f"  note: {about}{note}")
+    return printed
 
 
 def changes(entries: dict[str, Entry], before: dict[str, Entry], now: dict[str, Entry]) -> list[str]:
@@ -45,16 +45,16 @@ def changes(entries: dict[str, Entry], before: dict[str, Entry], now: dict[str, 
     said = []
     for column, entry in entries.items():
         old, current = before.get(column), now.get(column)
-        if old is None or current is None or "refused" in old or column == _SHOWN_ELSEWHERE:
+        if old is None or current is None or "refused" in old or column == _PRINTED_ELSEWHERE:
             continue
         if "refused" in entry and "refused" not in current:
-            said.append(f"  note: {column}: tables keep {_with(current, entry)}{_value(current)}")
+            said.append(f"  note: {column}: tables keep {_other_settings(current, entry)}{_value(current)}")
         elif old["settings"] != current["settings"] or _value(old) != _value(current):
-            said.append(f"  note: {column}: before: {_with(old, current)}{_value(old)}")
+            said.append(f"  note: {column}: before: {_other_settings(old, current)}{_value(old)}")
     return said
 
 
-def images(entries: dict[str, Entry]) -> str:
+def images_line(entries: dict[str, Entry]) -> str:
     """`1000 of 60000 training images`; of the measures that take the images drawn, if there are any."""
     found = [entry["images"] for entry in entries.values()]
     one = min(found, key=lambda image: image["used"])
@@ -62,8 +62,8 @@ def images(entries: dict[str, Entry]) -> str:
     return f"{one['used']} of {one['of']} {kind} images"
 
 
-def _with(entry: Entry, other: Entry) -> str:
-    """What an entry was measured with, where the other was not: `5000 images, `."""
+def _other_settings(entry: Entry, other: Entry) -> str:
+    """The settings of an entry that the other does not have: `5000 images, `."""
     mine, theirs = entry["settings"], other["settings"]
     said = []
     used = entry.get("images", {}).get("used")
@@ -89,10 +89,10 @@ def _row(column: str, entry: Entry, fewest: int) -> tuple[str, str, str, str]:
         how = f"on {entry['evaluated_on']}"
     elif (used := entry["images"]["used"]) > fewest:
         how += f", all {used} images"
-    shown = _value(entry)
+    printed = _value(entry)
     if error is not None:
-        shown += f" ± {error:.2g}"
-    return column, shown, how, f"{entry['seconds']:.2f} s"
+        printed += f" ± {error:.2g}"
+    return column, printed, how, f"{entry['seconds']:.2f} s"
 
 
 def _value(entry: Entry) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fsbench.measuring.shortened import shortened
-from fsbench.measuring.shown import changes, lines
+from fsbench.lines import shortened
+from fsbench.measuring.display import changes, lines
 
 SOME, ALL = {"used": 10, "of": 20, "split": "train"}, {"used": 20, "of": 20, "split": "train"}
 
