@@ -143,7 +143,7 @@ def _table(artefact: Artefact, shows: Table, runs: pd.DataFrame) -> Parts:
     )
     for label, part in _by_result(frame):
         parts.grids.append((label, layout(part, rows, shows.columns, shows.higher_is_better)))
-        compared = compare(part, rows, shows.columns, shows.baseline, shows.higher_is_better, artefact.seeds)
+        compared = compare(part, rows, shows, artefact.seeds)
         if len(compared):
             parts.order.append((label, order_grid(compared, decimals_of(part)), order_summary(compared)))
             parts.comparisons.append(compared.assign(result=label))

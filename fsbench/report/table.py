@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from fsbench.papers.artefact import Table
 from fsbench.report.frame import groups, in_order
 from fsbench.report.statistics import LEVEL
 from fsbench.report.text import (
@@ -174,14 +175,12 @@ HOW_TO_READ_ORDER = (
     "power at the level 0.05 divided by their number. Not decided: p > 0.05, or too few runs for a test. The paper's p "
     "is Welch's test of its means and deviations, with as many runs as it says or, where it says nothing, three, after "
     "Holm over its comparisons. The best method is compared with the second best where it is the paper's, else with "
-    "the paper's best."
+    "the paper's best, unless the two have a line anyway."
 )
 
 
-def compare(
-    cells: pd.DataFrame, rows: Sequence[str], column: str, baseline: str, higher_is_better: bool, published_runs: int
-) -> pd.DataFrame:
-    """For each row of the cells of one result: the best method, then every method against `baseline`.
+def compare(cells: pd.DataFrame, rows: Sequence[str], shows: Table, published_runs: int) -> pd.DataFrame:
+    """For each row of the cells of one result: the best method beside another, every method beside the baseline, pairs.
 
     Columns: the row axes, `comparison` (`fsam - sgd`, or `best: fsam (paper: sam)`), `order` (whether the measured
     difference has the paper's sign, if it is decided; without a paper's, which is better), the difference of the paper
@@ -194,9 +193,12 @@ def compare(
     """
     found: list[tuple[dict[str, Any], float, Comparison]] = []
     for where, part in groups(cells, rows):
-        row = {line[column]: line for line in part.sort_values(column).to_dict("records")}
-        pairs = [(f"{name} - {baseline}", name, baseline) for name in row if baseline in row and name != baseline]
-        for comparison, one, other, agrees in [*_best(row, higher_is_better), *((*pair, None) for pair in pairs)]:
+        row = {line[shows.columns]: line for line in part.sort_values(shows.columns).to_dict("records")}
+        pairs = [(name, shows.baseline) for name in row if name != shows.baseline]
+        pairs = [pair for pair in (*pairs, *shows.pairs) if set(pair) <= row.keys()]
+        # What is compared anyway needs no line of its own.
+        best = [line for line in _best(row, shows.higher_is_better) if not {line[1:3], (line[2], line[1])} & {*pairs}]
+        for comparison, one, other, agrees in [*best, *((f"{a} - {b}", a, b, None) for a, b in pairs)]:
             a, b = row[one], row[other]
             measured, published = paired(a["by_seed"], b["by_seed"]), a["published_mean"] - b["published_mean"]
             # A tie in the paper's digits is no order that could be met.
@@ -206,10 +208,10 @@ def compare(
             p = of_published(one_paper, other_paper, published_runs)
             line = {**where, "comparison": comparison, "paper": published, "same sign": agrees}
             found.append((line, p, measured))
-    measures = judged([measured for *_, measured in found], math.nan, higher_is_better=higher_is_better)
+    measures = judged([measured for *_, measured in found], math.nan, higher_is_better=shows.higher_is_better)
     papers = holm([p for _, p, _ in found])
     return pd.DataFrame(
-        {**line, "order": _order(line["same sign"], one), "paper's p": p, **{key: getattr(one, key) for key in _MEASURED}}
+        {**line, "order": _order(line["same sign"], one), "paper's p": p, **{key: vars(one)[key] for key in _MEASURED}}
         for (line, *_), p, one in zip(found, papers, measures, strict=True)
     )
 

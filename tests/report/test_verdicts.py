@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
-from fsbench.report.verdicts import detectable_effect, judged, paired, seeds_needed
+import fsbench.papers
+from fsbench.report.verdicts import detectable_effect, holm, judged, of_published, paired, seeds_needed
+
+NUMBERS = Path(fsbench.papers.__file__).parent / "numbers"
 
 TABLES, SEEDS, METHODS, STD = 500, 6, 4, 0.3
 
@@ -105,3 +110,16 @@ def test_a_difference_that_is_significant_and_small_says_so() -> None:
     one, other = {s: 1.0 + 0.001 * (s % 2) for s in range(8)}, dict.fromkeys(range(8), 0.99)
     (found,) = judged([paired(one, other, 0.1)], 0.1, higher_is_better=True)
     assert found.verdict == "better, by less than delta"
+
+
+def test_the_order_of_a_published_table_may_be_undecided_by_its_own_numbers() -> None:
+    # Kim et al. 2022, table 1, if its means are of three runs: Welch's test by hand from means and deviations.
+    numbers = pd.read_csv(NUMBERS / "kim2022_table1.csv").set_index(["dataset", "model", "optimizer"])
+    cells = sorted({key[:2] for key in numbers.index})
+    ps = [
+        of_published(*((numbers.loc[(*cell, name), "mean"], numbers.loc[(*cell, name), "std"]) for name in pair), n=3)
+        for cell in cells
+        for pair in [("fsam", "sam")]
+    ]
+    assert len(ps) == 16
+    assert (sum(p <= 0.05 for p in ps), sum(p <= 0.05 for p in holm(ps))) == (3, 1)
