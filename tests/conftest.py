@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,29 @@ import pytest
 import torch
 
 from fsbench.cli.main import main
+from fsbench.config import component
+from fsbench.config.compose import Composer
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _merged_once() -> Iterator[None]:
+    """The same files of `conf/` are merged once for all tests of a process: each time takes a tenth of a second."""
+    merge, kept = Composer._merge, {}
+
+    def merged(composer: Composer, chosen: list[str], primary: Any) -> tuple[bytes, dict[str, str]]:
+        if composer._places or any(word.startswith("hydra.") for word in chosen):
+            return merge(composer, chosen, primary)
+        known = ((name, one.source) for table in component._TABLE.values() for name, one in table.items())
+        key = (primary.name, tuple(chosen), frozenset(known))
+        if key not in kept:
+            kept[key] = merge(composer, chosen, primary)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Composer, "_merge", merged)
+        yield
 
 
 @dataclass
