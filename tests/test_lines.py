@@ -54,7 +54,11 @@ def shell(line: str, place: Path, **environment: str) -> subprocess.CompletedPro
     )
 
 
-@pytest.mark.parametrize("streams", STREAMS.values(), ids=STREAMS)
+@pytest.mark.parametrize(
+    "streams",
+    [pytest.param(one, id=name, marks=pytest.mark.slow if name == "stderr closed" else ())
+     for name, one in STREAMS.items()],
+)  # fmt: skip
 def test_a_sweep_is_trained_whatever_becomes_of_its_lines(tmp_path, streams) -> None:
     done = shell(f"{COMMAND} train -m {' '.join(QUICK)} seed=0,1 {streams}", tmp_path)
     assert (done.returncode, len(list(tmp_path.glob("runs/*/summary.json")))) == (0, 2), done.stderr
@@ -62,8 +66,8 @@ def test_a_sweep_is_trained_whatever_becomes_of_its_lines(tmp_path, streams) -> 
         assert path.read_text().startswith("{")  # no file was given the number of a stream
 
 
-def test_tables(tmp_path) -> None:
-    assert shell(f"{COMMAND} train -m {' '.join(QUICK)} seed=0,1", tmp_path).returncode == 0
+def test_tables(fsbench, tmp_path) -> None:
+    assert fsbench("train", "-m", *QUICK, "seed=0,1").code == 0
     full = shell(f"{COMMAND} table > /dev/full", tmp_path)
     assert (full.returncode, full.stderr) == (1, "fsbench: OSError: [Errno 28] No space left on device\n")
     assert shell(f"{COMMAND} table | true; exit ${{PIPESTATUS[0]}}", tmp_path).returncode == 0
