@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,10 @@ def quick() -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
-    """What two gloo processes tell, see `two_processes`."""
+    """What two gloo processes tell, see `two_processes`; the workers of xdist share them."""
     from two_processes import on_two
 
-    return on_two(tmp_path_factory.mktemp("two"))
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "two"
+    place.mkdir(exist_ok=True)
+    return on_two(place)
