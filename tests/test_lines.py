@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from fsbench.cli.main import main
 from fsbench.lines import printable
 
 QUICK = ("dataset=digits", "model=mlp", "model.widths=[8]", "trainer.epochs=1", "trainer.max_steps=3")
 COMMAND = f"{sys.executable} -m fsbench"
 STREAMS = {"stderr closed": "2>&-", "all closed": "<&- >&- 2>&-", "both full": ">/dev/full 2>/dev/full"}
+IN_A_PROCESS = "all closed"  # the others in the slow set, full ones in this process too
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def shell(line: str, place: Path, **environment: str) -> subprocess.CompletedPro
 
 @pytest.mark.parametrize(
     "streams",
-    [pytest.param(one, id=name, marks=pytest.mark.slow if name == "stderr closed" else ())
+    [pytest.param(one, id=name, marks=() if name == IN_A_PROCESS else pytest.mark.slow)
      for name, one in STREAMS.items()],
 )  # fmt: skip
 def test_a_sweep_is_trained_whatever_becomes_of_its_lines(tmp_path, streams) -> None:
@@ -64,6 +66,14 @@ def test_a_sweep_is_trained_whatever_becomes_of_its_lines(tmp_path, streams) -> 
     assert (done.returncode, len(list(tmp_path.glob("runs/*/summary.json")))) == (0, 2), done.stderr
     for path in tmp_path.rglob("*.json"):
         assert path.read_text().startswith("{")  # no file was given the number of a stream
+
+
+def test_a_sweep_is_trained_where_nothing_can_be_written_to_its_streams(fsbench, monkeypatch) -> None:
+    with open("/dev/full", "w") as out, open("/dev/full", "w") as err:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        code = main(["train", "-m", *QUICK, "seed=0,1"])
+    assert (code, len(list(Path("runs").glob("*/summary.json")))) == (0, 2)
 
 
 def test_tables(fsbench, tmp_path) -> None:
