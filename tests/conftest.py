@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,29 @@ import pytest
 import torch
 
 from fsbench.cli.main import main
+from fsbench.config import component
+from fsbench.config.compose import Composer
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _merged_once() -> Iterator[None]:
+    """The same files of `conf/` are merged once for all tests of a process: each time takes a tenth of a second."""
+    merge, kept = Composer._merge, {}
+
+    def merged(composer: Composer, chosen: list[str], primary: Any) -> tuple[bytes, dict[str, str]]:
+        if composer._places or any(word.startswith("hydra.") for word in chosen):
+            return merge(composer, chosen, primary)
+        known = ((name, one.source) for table in component._TABLE.values() for name, one in table.items())
+        key = (primary.name, tuple(chosen), frozenset(known))
+        if key not in kept:
+            kept[key] = merge(composer, chosen, primary)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Composer, "_merge", merged)
+        yield
 
 
 @dataclass
@@ -59,7 +81,10 @@ def quick() -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
-    """What two gloo processes tell, see `two_processes`."""
+    """What two gloo processes tell, see `two_processes`; the workers of xdist share them."""
     from two_processes import on_two
 
-    return on_two(tmp_path_factory.mktemp("two"))
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "two"
+    place.mkdir(exist_ok=True)
+    return on_two(place)

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from fsbench.cli.main import main
 from fsbench.lines import printable
 
 QUICK = ("dataset=digits", "model=mlp", "model.widths=[8]", "trainer.epochs=1", "trainer.max_steps=3")
 COMMAND = f"{sys.executable} -m fsbench"
 STREAMS = {"stderr closed": "2>&-", "all closed": "<&- >&- 2>&-", "both full": ">/dev/full 2>/dev/full"}
+IN_A_PROCESS = "all closed"  # the others in the slow set, full ones in this process too
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,11 @@ def shell(line: str, place: Path, **environment: str) -> subprocess.CompletedPro
     )
 
 
-@pytest.mark.parametrize("streams", STREAMS.values(), ids=STREAMS)
+@pytest.mark.parametrize(
+    "streams",
+    [pytest.param(one, id=name, marks=() if name == IN_A_PROCESS else pytest.mark.slow)
+     for name, one in STREAMS.items()],
+)  # fmt: skip
 def test_a_sweep_is_trained_whatever_becomes_of_its_lines(tmp_path, streams) -> None:
     done = shell(f"{COMMAND} train -m {' '.join(QUICK)} seed=0,1 {streams}", tmp_path)
     assert (done.returncode, len(list(tmp_path.glob("runs/*/summary.json")))) == (0, 2), done.stderr
@@ -62,8 +68,16 @@ def test_a_sweep_is_trained_whatever_becomes_of_its_lines(tmp_path, streams) -> 
         assert path.read_text().startswith("{")  # no file was given the number of a stream
 
 
-def test_tables(tmp_path) -> None:
-    assert shell(f"{COMMAND} train -m {' '.join(QUICK)} seed=0,1", tmp_path).returncode == 0
+def test_a_sweep_is_trained_where_nothing_can_be_written_to_its_streams(fsbench, monkeypatch) -> None:
+    with open("/dev/full", "w") as out, open("/dev/full", "w") as err:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        code = main(["train", "-m", *QUICK, "seed=0,1"])
+    assert (code, len(list(Path("runs").glob("*/summary.json")))) == (0, 2)
+
+
+def test_tables(fsbench, tmp_path) -> None:
+    assert fsbench("train", "-m", *QUICK, "seed=0,1").code == 0
     full = shell(f"{COMMAND} table > /dev/full", tmp_path)
     assert (full.returncode, full.stderr) == (1, "fsbench: OSError: [Errno 28] No space left on device\n")
     assert shell(f"{COMMAND} table | true; exit ${{PIPESTATUS[0]}}", tmp_path).returncode == 0

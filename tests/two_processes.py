@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -220,8 +221,15 @@ def steps_to_the_stop(devices: Devices, asked: int = 45) -> int:
 
 
 def on_two(place: Path) -> dict[str, list[Any]]:
-    """What both processes tell of each case and of "sharpness"; and how a "failure" of the second reaches the first."""
-    mp.spawn(_process, args=(str(place),), nprocs=2)
+    """What both processes tell of each case and of "sharpness"; and how a "failure" of the second reaches the first.
+
+    They tell it once, to all who ask with the same directory.
+    """
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "told").exists():
+            mp.spawn(_process, args=(str(place),), nprocs=2)
+            (place / "told").touch()
     told = [torch.load(place / f"{rank}.pt", weights_only=False) for rank in range(2)]
     return {name: [of[name] for of in told] for name in told[0]}
 

@@ -19,6 +19,7 @@ from fsbench.errors import UsageError, check_signals, first_line
 from fsbench.lines import tell
 
 if TYPE_CHECKING:
+    from hydra._internal.config_repository import CachingConfigRepository
     from hydra.core.object_type import ObjectType
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
@@ -77,6 +78,7 @@ class Composer:
 
     def __init__(self, config_dir: str | None = None) -> None:
         from hydra import initialize_config_dir
+        from hydra._internal.config_loader_impl import ConfigLoaderImpl
         from hydra.core.global_hydra import GlobalHydra
 
         from fsbench.config.component import offer
@@ -89,8 +91,11 @@ class Composer:
         self._places = () if place is None else (place,)
         GlobalHydra.instance().clear()
         with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name="fsbench"):
-            self._loader = GlobalHydra.instance().config_loader()
+            loader = GlobalHydra.instance().config_loader()
+        assert isinstance(loader, ConfigLoaderImpl)
+        self._loader = loader
         self._parsed: dict[str, Override] = {}
+        self._searched: dict[tuple[str, ...], CachingConfigRepository] = {}
         self._known: dict[tuple[Any, ...], list[str]] = {}
         self._merged: dict[tuple[str, ...], tuple[bytes, dict[str, str]]] = {}
 
@@ -244,7 +249,11 @@ class Composer:
         """The choices of a group, or the groups in it, or (None) both; empty where there is no such group."""
         key = (group, kind, places)
         if key not in self._known:
-            self._known[key] = self._loader.get_group_options(group, kind, None, list(places))
+            if places not in self._searched:
+                # As Hydra's get_group_options does, which makes it anew for each group.
+                made = self._loader._parse_overrides_and_create_caching_repo(None, list(places))
+                self._searched[places] = made[1]
+            self._known[key] = self._searched[places].get_group_options(group, kind)
         return self._known[key]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from fsbench.cli.list import KINDS, choices_in
 from fsbench.config.component import offered
-from fsbench.config.compose import compose_jobs
+from fsbench.config.compose import Composer, compose_jobs
 from fsbench.config.paths import conf_dir
 
 CONF = conf_dir()
@@ -22,13 +22,18 @@ NEEDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def composer() -> Composer:
+    return Composer()
+
+
 def choices(group: str) -> list[str]:
     return sorted({**choices_in(CONF / group), **offered(group)})
 
 
 @pytest.mark.parametrize("choice", [f"{group}={c}" for group in KINDS.values() for c in choices(group)])
-def test_composes_and_checks(choice) -> None:
-    (job,) = compose_jobs([choice, *NEEDS.get(choice, [])], multirun=False)
+def test_composes_and_checks(composer, choice) -> None:
+    job = composer.job([choice, *NEEDS.get(choice, [])])
     group, _, name = choice.partition("=")
     assert job.choices.get(group, name) == name
 
@@ -42,7 +47,7 @@ RECIPES = sorted(path.relative_to(CONF / "recipe") for path in (CONF / "recipe")
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
-def test_every_recipe_is_reached_and_checks(recipe: Path) -> None:
+def test_every_recipe_is_reached_and_checks(composer, recipe: Path) -> None:
     """A recipe whose file name no choices lead to would be dead."""
     kind, setup, stem = recipe.parts[0], recipe.parts[1], recipe.stem
     groups = kind.split("_") if kind != "base" else ["base"]
@@ -54,7 +59,7 @@ def test_every_recipe_is_reached_and_checks(recipe: Path) -> None:
     overrides = [f"{group}={name}" for group, name in zip(groups, chosen, strict=True)]
     if "dataset=folder" in overrides:
         overrides.append("dataset.root=somewhere")
-    (job,) = compose_jobs([f"setup={setup}", *overrides], multirun=False)
+    job = composer.job([f"setup={setup}", *overrides])
     assert job.choices["setup"] == setup
 
 

@@ -74,6 +74,7 @@ CASES = [
     Case("fsam-per-example-m3", FSAM, {"rho": 0.3, "eta": 9.0, "fisher": "per_example", "m": 3},
          inverse_fisher(9.0, fisher="pe")),
     Case("fsam-clipped", FSAM, {"rho": 0.3, "eta": 40.0, "max_norm": 0.05}, inverse_fisher(40.0)),
+    Case("sam-shorter-than-its-clip", SAM, {"rho": 0.2, "max_norm": 1e3}, ones),
 ]  # fmt: skip
 
 

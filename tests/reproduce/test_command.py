@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -138,39 +135,6 @@ def test_what_is_computed_is_computed_once(fsbench) -> None:
     assert json.loads((directory / "provenance.json").read_text()) == record
 
 
-PROBE = """
-import atexit, sys
-heavy = lambda: sorted({"torch", "torchvision", "timm", "pandas", "sklearn", "matplotlib"} & set(sys.modules))
-atexit.register(lambda: print("HEAVY", heavy(), file=sys.stderr))
-from fsbench.cli.main import main
-sys.exit(main())
-"""
-
-
-def ask(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", PROBE, *arguments],
-        capture_output=True, text=True, env={**os.environ, **environment}, timeout=60,
-    )  # fmt: skip
-
-
-LIGHT = {
-    "help": (["reproduce", "--help"], "fsbench reproduce ARTEFACT ... [KEY=VALUE ...]"),
-    "cfg": (["reproduce", "--cfg", "job", "scale=tiny"], "scale: tiny"),
-    "list": (["list", "artefacts"], "kim2022/table1 "),
-    "bad-input": (["reproduce", "kim2022/tabel1"], ""),
-}
-
-
-@pytest.mark.parametrize(("arguments", "said"), LIGHT.values(), ids=LIGHT)
-def test_no_heavy_import(arguments, said, tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    done = ask(*arguments)
-    assert "HEAVY []" in done.stderr
-    assert said in done.stdout
-    assert list(tmp_path.iterdir()) == []
-
-
 COMPLETIONS = {
     "command": ("fsbench rep", {"reproduce"}),
     "artefact": ("fsbench reproduce kim2022/t", {"kim2022/table1", "kim2022/table4"}),
@@ -190,10 +154,3 @@ def test_completion(fsbench, monkeypatch, line, expected) -> None:
     monkeypatch.setenv("COMP_LINE", line)
     monkeypatch.setenv("COMP_POINT", str(len(line)))
     assert expected <= set(fsbench("-sc", "query=bash").out.split())
-
-
-def test_completion_imports_nothing_heavy() -> None:
-    line = "fsbench reproduce kim2022/table1 model=resnet2"
-    done = ask("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
-    assert "model=resnet20" in done.stdout
-    assert "HEAVY []" in done.stderr

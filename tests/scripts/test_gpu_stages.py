@@ -1,4 +1,4 @@
-"""scripts/gpu: every stage at the smallest size on the CPU, what one that ends early leaves, and what is collected."""
+"""scripts/gpu: stages at the smallest size on the CPU, what one that ends early leaves, and what is collected."""
 
 from __future__ import annotations
 
@@ -26,26 +26,19 @@ stages = importlib.util.module_from_spec(_spec)
 sys.modules["stages"] = stages  # dataclasses look there
 _spec.loader.exec_module(stages)
 
-SMALLEST = replace(
-    stages.TINY,
-    step=("--networks", "lenet", "--methods", "SGD,SAM", "--precisions", "fp32", "--forms", "plain,recorded",
-          "--rounds", "1", "--batch", "2"),
-    most=(1, 1, 1),
-    measures=stages.TINY.measures[1:2],
-    curvature=(),
-)  # fmt: skip
+SMALLEST = replace(stages.TINY, most=(1, 1, 1), measures=stages.TINY.measures[1:2])
 
 
-def run(out: Path, size: stages.Size) -> Path:
-    """What all stages leave."""
-    given = {"minutes": 9, "out": out, "data": None, "commit": None, "stages": list(stages.SHARES), "rehearse": True}
+def run(out: Path, size: stages.Size, *names: str) -> Path:
+    """What stages leave."""
+    given = {"minutes": 9, "out": out, "data": None, "commit": None, "stages": names, "rehearse": True}
     assert stages.run(argparse.Namespace(**given), size) == 0, (out / "log.txt").read_text()
     return out
 
 
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory) -> Path:
-    return run(tmp_path_factory.mktemp("rehearsed"), SMALLEST)
+    return run(tmp_path_factory.mktemp("rehearsed"), SMALLEST, "study")
 
 
 @pytest.fixture(autouse=True)
@@ -61,11 +54,10 @@ def collected(came: Path, results: Path | None, capsys) -> tuple[int, str]:
     return code, capsys.readouterr().err
 
 
-def test_every_stage_leaves_what_is_collected(rehearsed, tmp_path, capsys) -> None:
-    files = {path.name for path in rehearsed.iterdir()}
-    assert files == {"log.txt", "run.json", "runs.tar.gz", "tests.json", "step.json", "study.json", "population.json"}
+def test_the_study_leaves_what_is_collected(rehearsed, tmp_path, capsys) -> None:
+    assert {path.name for path in rehearsed.iterdir()} == {"log.txt", "run.json", "runs.tar.gz", "study.json"}
     record = {path.stem: json.loads(path.read_text()) for path in rehearsed.glob("*.json")}
-    assert [stage["state"] for stage in record["run"]["stages"]] == ["done"] * 4
+    assert [stage["state"] for stage in record["run"]["stages"]] == ["done"]
     assert [row["training"] for row in record["study"]["runs"]] == ["done"] * 5
     with tarfile.open(rehearsed / "runs.tar.gz") as packed:
         names = packed.getnames()
@@ -75,7 +67,7 @@ def test_every_stage_leaves_what_is_collected(rehearsed, tmp_path, capsys) -> No
     code, _ = collected(rehearsed, tmp_path / "results", capsys)
     assert code == 0
     (made,) = (tmp_path / "results").iterdir()
-    assert {"README.md", "provenance.json", "step.md", "population.md", "study.md", "study.csv", "study"} <= {
+    assert {"README.md", "provenance.json", "study.json", "study.md", "study.csv", "study"} == {
         path.name for path in made.iterdir()
     }
     text = (made / "README.md").read_text()
@@ -86,15 +78,15 @@ def test_every_stage_leaves_what_is_collected(rehearsed, tmp_path, capsys) -> No
     # The runs that were trained are those that the table asks for.
     assert "not run yet" not in accuracy
     assert (made / "study/adversarial/adversarial.png").is_file()
-    assert "SAM (fsbench)" in (made / "step.md").read_text()
-    assert "a step is recorded on a GPU alone" in (made / "step.md").read_text()
     assert str(tmp_path) not in "".join(path.read_text() for path in made.rglob("*.md"))
 
 
 @pytest.mark.slow
 def test_the_whole_rehearsal(tmp_path, capsys) -> None:
-    came = run(tmp_path / "came", stages.TINY)
+    came = run(tmp_path / "came", stages.TINY, *stages.SHARES)
     assert len(list(came.iterdir())) == len(stages.WRITERS) + 3 == 8
+    record = json.loads((came / "run.json").read_text())
+    assert [stage["state"] for stage in record["stages"]] == ["done"] * 4
     assert collected(came, tmp_path / "results", capsys)[0] == 0
     (made,) = (tmp_path / "results").iterdir()
     text = (made / "README.md").read_text()
@@ -102,6 +94,16 @@ def test_the_whole_rehearsal(tmp_path, capsys) -> None:
         assert column in text
     for measure in ("hessian_trace", "hessian_top_eigenvalue", "hessian_trace_hutchinson"):
         assert f"| {measure} " in text
+    assert "SAM (fsbench)" in (made / "step.md").read_text()
+    assert "a step is recorded on a GPU alone" in (made / "step.md").read_text()
+    assert (made / "population.md").is_file()
+    assert str(tmp_path) not in "".join(path.read_text() for path in made.rglob("*.md"))
+
+
+def test_outcomes_of_the_tests() -> None:
+    rows = [{"test": "a", "outcome": "passed", "why": []}]
+    rows.append({"test": "b", "outcome": "failed", "why": ["assert 1", "== 2"]})
+    assert list(stages.write_tests(rows, Path(), Path())) == ["1 passed, 0 skipped, 1 failed.", "- `b`: assert 1 == 2"]
 
 
 def test_curvature_in_a_table() -> None:
@@ -120,7 +122,7 @@ def test_a_part_is_collected(rehearsed, tmp_path, capsys) -> None:
     """A study that was cut off in its second run, and nothing behind it."""
     came = tmp_path / "came"
     came.mkdir()
-    for name in ("run.json", "runs.tar.gz", "step.json"):
+    for name in ("run.json", "runs.tar.gz"):
         (came / name).write_bytes((rehearsed / name).read_bytes())
     study = json.loads((rehearsed / "study.json").read_text())
     late = study["runs"][1]
