@@ -120,7 +120,15 @@ def dataset(name: str, function: Any, *, title: str | None = None, classes: Sequ
 
 
 @_decorator
-def optimizer(name: str, given: Any, *, passes: float = 2, title: str | None = None, stackable: bool = False) -> None:
+def optimizer(
+    name: str,
+    given: Any,
+    *,
+    passes: float = 2,
+    title: str | None = None,
+    stackable: bool = False,
+    search: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
     """Declare a method.
 
     It is a `Geometry`, or a function that returns one; a class of `fsbench.optim.Descent` or `SharpnessAware`; or any
@@ -132,10 +140,12 @@ def optimizer(name: str, given: Any, *, passes: float = 2, title: str | None = N
         passes: forward-backward passes over the mini-batch that a step takes, for estimates of cost.
         title: what tables call it.
         stackable: whether a population can train it; a geometry can.
+        search: the range of each option that `fsbench compare` searches, `{"rho": (0.01, 0.5)}`.
     """
     from fsbench.geometries import Geometry
 
     facts: dict[str, Any] = {"passes": passes, "title": title, "stackable": stackable, "recordable": False}
+    facts["search"] = search
     if isinstance(given, Geometry) or not isinstance(given, type):
         _geometry(name, given, {**facts, "stackable": True, "recordable": True})
     else:

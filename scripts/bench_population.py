@@ -18,7 +18,7 @@ from fsbench.config.compose import Job, compose_jobs
 from fsbench.population.train import train_population
 from fsbench.runs.provenance import provenance
 from fsbench.stop_signal import StopSignal
-from fsbench.training.outcome import attempt
+from fsbench.training.outcome import train_if_missing
 
 # How many times as fast a population has to be.
 TARGETS = {"cpu": 1.0, "cuda": 3.0}
@@ -42,7 +42,7 @@ def jobs_of(network: str, method: str, members: int, given: argparse.Namespace, 
 
 
 def one_by_one(jobs: Sequence[Job]) -> None:
-    refuse_failures([attempt(job, StopSignal()) for job in jobs])
+    refuse_failures([train_if_missing(job, StopSignal()) for job in jobs])
 
 
 def together(jobs: Sequence[Job]) -> None:

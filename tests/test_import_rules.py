@@ -48,7 +48,8 @@ ALLOWED = {
     "population": {"config", "data", "distributed", "errors", "optim", "runs", "stop_signal", "training"},
     "sharpness": {"errors", "geometries", "optim"},
     "executors": {"config", "errors", "lines", "population", "runs", "stop_signal", "training"},
-    "measuring": {"lines",
+    "measuring": {
+        "lines",
         "distributed",
         "stop_signal",
         "config",
@@ -81,8 +82,10 @@ ALLOWED = {
         "sharpness",
         "training",
     },
+    "compare": {"config", "errors", "report", "reproduce", "runs"},
     "notebook": {"cli", "config", "declare", "errors", "measuring", "runs", "stop_signal", "training"},
     "cli": {
+        "compare",
         "distributed",
         "stop_signal",
         "config",

@@ -11,6 +11,7 @@ from fsbench.lines import aligned
 # Topic, in the order of reading, and its line.
 TOPICS = {
     "training": "runs and sweeps, data sets, resuming, executors, exit codes",
+    "comparing": "methods compared: equal searches, paired seeds, verdicts",
     "sharpness": "measures of finished runs and of other networks, and what their numbers mean",
     "reproduce": "the papers' tables and figures",
     "library": "runs from Python, the optimizers and measures in a loop of your own",

@@ -99,6 +99,8 @@ def _options(kind: str, name: str) -> list[dict[str, str | bool]]:
         raise UsageError("list", f"{kind} {name}", f"no such choice{near}; fsbench list {kind} shows them")
     component = components(group)[name]
     meanings, node = component.meanings(), component.as_node()
+    for option, (low, high) in getattr(component, "search", {}).items():
+        meanings[option] = f"{meanings.get(option, '')} fsbench compare searches {low:g} to {high:g}.".strip()
     return [
         {"name": f"{group}.{option}={override_value(node[option])}", "line": meanings.get(option, "")}
         for option in component.model_fields

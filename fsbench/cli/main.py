@@ -17,6 +17,7 @@ COMMANDS = {
     "train": ("fsbench.cli.train", "train a model, or a sweep of them with -m"),
     "runs": ("fsbench.cli.runs", "what became of the runs in a directory; removes those that are not wanted"),
     "table": ("fsbench.cli.table", "mean and standard deviation over seeds of finished runs"),
+    "compare": ("fsbench.cli.compare", "methods compared: equal searches, paired seeds, and a verdict"),
     "evaluate": ("fsbench.cli.evaluate", "loss and accuracy of a trained network, on its own images or on others"),
     "sharpness": ("fsbench.cli.sharpness", "measure how sharp the minimum of a trained network is"),
     "reproduce": ("fsbench.cli.reproduce", "the papers' tables and figures, published numbers beside measured ones"),

@@ -110,6 +110,10 @@ class Composer:
         """The one job of a command line without sweeps."""
         return self.jobs(overrides, multirun=False, primary=primary)[0]
 
+    def choices(self, word: str) -> list[str]:
+        """The overrides that one word of a sweep stands for, `seed=1` and `seed=2` for `seed=1,2`."""
+        return _values(self._parse(normalised(word)), TRAIN)
+
     def text(self, overrides: Sequence[str], *, primary: Primary = TRAIN) -> str:
         """The configuration of a command line as YAML, its values not checked."""
         from omegaconf import OmegaConf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -23,12 +24,14 @@ class OptimizerOptions(Component, group="optimizer"):
         stackable: whether a population can train it; each method says so for itself.
         not_stackable: else why not.
         recordable: whether its step makes no decision on the host, so that a CUDA graph can hold it.
+        search: the range of each option that `fsbench compare` searches, drawn log-uniformly.
     """
 
     passes: ClassVar[float] = 1
     stackable: ClassVar[bool] = False
     recordable: ClassVar[bool] = True
     not_stackable: ClassVar[str] = "it does not say that it can be stacked"
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {}
     name: str
     lr: NonNegative
 
@@ -86,6 +89,7 @@ class SAMOptions(SharpnessAwareOptions, name="sam"):
     title: ClassVar = "SAM"
     builder: ClassVar = "fsbench.optim:SAM"
     stackable: ClassVar = True
+    search: ClassVar = {"rho": (0.01, 0.5)}
 
 
 class ASAMOptions(SharpnessAwareOptions, name="asam"):
@@ -94,6 +98,7 @@ class ASAMOptions(SharpnessAwareOptions, name="asam"):
     title: ClassVar = "ASAM"
     builder: ClassVar = "fsbench.optim:ASAM"
     stackable: ClassVar = True
+    search: ClassVar = {"rho": (0.1, 5.0), "eta": (1e-3, 0.1)}
     rho: NonNegative = _ADAPTIVE["rho"]
     eta: NonNegative = _ADAPTIVE["eta"]
     """T = |w| + eta."""
@@ -107,6 +112,7 @@ class FSAMOptions(SharpnessAwareOptions, name="fsam"):
     title: ClassVar = "FSAM"
     builder: ClassVar = "fsbench.optim:FSAM"
     stackable: ClassVar = True
+    search: ClassVar = {"rho": (0.01, 1.0), "eta": (1e-3, 10.0)}
     rho: NonNegative = _INVERSE_FISHER["rho"]
     eta: NonNegative = _INVERSE_FISHER["eta"]
     """D = 1 / (1 + eta f)."""
@@ -135,6 +141,7 @@ class FisherTraceOptions(OptimizerOptions, name="fisher_trace"):
     builder: ClassVar = "fsbench.optim:FisherTrace"
     passes: ClassVar[float] = 3
     not_stackable: ClassVar = "gradients of several sub-batches"
+    search: ClassVar = {"beta": (0.1, 100.0)}
     alpha: Positive = 1e-4
     """Finite-difference step."""
     beta: NonNegative = 10.0
@@ -148,8 +155,13 @@ class FisherTraceOptions(OptimizerOptions, name="fisher_trace"):
 
 
 class BaseOptions(Component, group="base"):
-    """An optimizer of torch.optim."""
+    """An optimizer of torch.optim.
 
+    Attributes:
+        search: ranges of its own options, and of `lr`, that `fsbench compare` searches with every method on it.
+    """
+
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"lr": (1e-4, 1e-2), "weight_decay": (1e-5, 1e-2)}
     name: str
     weight_decay: NonNegative
 
@@ -161,6 +173,7 @@ class SGDOptions(BaseOptions, name="sgd"):
     """SGD."""
 
     builder: ClassVar = "torch.optim:SGD"
+    search: ClassVar = {"lr": (0.01, 0.3), "weight_decay": (1e-5, 5e-3)}
     momentum: Annotated[float, Field(ge=0, lt=1)]
     nesterov: bool
 
@@ -186,3 +199,4 @@ class AdamWOptions(AdamOptions, name="adamw"):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
     builder: ClassVar = "torch.optim:AdamW"
+    search: ClassVar = {"lr": (1e-4, 1e-2), "weight_decay": (1e-3, 0.5)}

@@ -55,3 +55,4 @@ EVALUATE = Primary(
     directories={"run": "config.yaml"},
 )
 REPRODUCE = Primary("reproduce", "fsbench.config.reproduce:ReproduceConfig", groups=("executor",))
+COMPARE = Primary("compare", "fsbench.config.compare:CompareConfig", groups=("executor",), lists=("pairs",))

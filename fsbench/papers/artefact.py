@@ -106,6 +106,7 @@ class Table:
         baseline: value of the column axis that the others are compared with, seed by seed.
         higher_is_better: of `value`.
         more: further results and their labels, a block of columns each.
+        pairs: further values of the column axis that are compared, the one less the other.
     """
 
     value: str
@@ -115,6 +116,7 @@ class Table:
     higher_is_better: bool
     label: str
     more: tuple[tuple[str, str], ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ def trained(epochs: int, *overrides: str) -> dict:
 
 
 def accuracy(*more: tuple[str, str], rows: Values = ("dataset", "model"), label: str = "Test accuracy (%)") -> Table:
-    """Accuracies of the methods, compared with SGD's."""
-    return Table("test_accuracy", rows, "optimizer", "sgd", higher_is_better=True, label=label, more=more)
+    """Accuracies of the methods, compared with SGD's, and FSAM's with SAM's."""
+    pairs = (("fsam", "sam"),)
+    return Table("test_accuracy", rows, "optimizer", "sgd", True, label, more, pairs)
 
 
 def printed(file: str, metric: str = "test_accuracy_percent", value: str | None = None, **more: Mapping) -> Published:

@@ -47,6 +47,7 @@ class Parts:
         grids: the tables, each with a heading where there are several.
         how: how they are read.
         order: tables of comparisons, each with its heading and a sentence that sums it up.
+        comparisons: the same as frames.
         facts: sentences for the caption that come from the paper's numbers.
     """
 
@@ -55,11 +56,14 @@ class Parts:
     how: str
     figure: Figure | None
     order: list[tuple[str, Grid, str]] = field(default_factory=list)
+    comparisons: list[pd.DataFrame] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
 
 
 def write(artefact: Artefact, runs: pd.DataFrame, directory: Path, caption: Sequence[str]) -> list[Path]:
     """Write `<what>.csv`, `<what>_runs.csv`, `<what>.md`, `<what>.tex`, `<what>.png` and `<what>.svg` into `directory`.
+
+    A table also has `<what>_order.csv`.
 
     Each file is written whole or not at all. The same runs give the same bytes. Where nothing was measured there is
     no picture, and one that was there before is removed.
@@ -114,6 +118,8 @@ def render(artefact: Artefact, runs: pd.DataFrame, caption: Sequence[str]) -> tu
             f"tab:{artefact.name.replace('/', ':')}",
         ),
     }
+    if parts.comparisons:
+        texts[f"{name}_order.csv"] = csv_text(pd.concat(parts.comparisons), _DIGITS)
     return texts, parts.figure
 
 
@@ -137,9 +143,10 @@ def _table(artefact: Artefact, shows: Table, runs: pd.DataFrame) -> Parts:
     )
     for label, part in _by_result(frame):
         parts.grids.append((label, layout(part, rows, shows.columns, shows.higher_is_better)))
-        compared = compare(part, rows, shows.columns, shows.baseline, shows.higher_is_better)
+        compared = compare(part, rows, shows, artefact.seeds)
         if len(compared):
             parts.order.append((label, order_grid(compared, decimals_of(part)), order_summary(compared)))
+            parts.comparisons.append(compared.assign(result=label))
     return parts
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from fsbench.papers.artefact import Artefact, Lines, Scatter, Table
 from fsbench.papers.collect import read
-from fsbench.report.statistics import NO_DIFFERENCE, difference, mean_std, pearson
+from fsbench.report.statistics import mean_std, pearson
 from fsbench.report.text import parsed_number, same_value, unit_scale
 
 # Cells that are named for one reason; a table that was only begun would fill pages otherwise.
@@ -69,9 +69,8 @@ def cell_frame(artefact: Artefact, runs: pd.DataFrame) -> pd.DataFrame:
     """One line per result and cell, in the unit of its label: what the artefact's CSV holds.
 
     Columns: the axes, `result`, `label`, `n` runs that have the result of those `planned`, their `mean` and sample
-    standard deviation `std`, `published_mean`, `published_std` and `difference`, measured less published; of a table
-    also the difference to the cell of its `baseline` and the test of it. Axes and results are categories in their
-    declared order. `by_seed`, the values, is not in the CSV.
+    standard deviation `std`, `published_mean`, `published_std` and `difference`, measured less published. Axes and
+    results are categories in their declared order. `by_seed`, the values, is not in the CSV.
     """
     shows, labels = artefact.shows, labels_of(artefact.shows)
     axes = [*artefact.axes, *([shows.x] if isinstance(shows, Lines) and shows.x not in artefact.axes else [])]
@@ -90,15 +89,6 @@ def cell_frame(artefact: Artefact, runs: pd.DataFrame) -> pd.DataFrame:
             "std": std, "published_mean": published, "published_std": deviation, "difference": mean - published,
             "by_seed": values,
         }  # fmt: skip
-    if isinstance(shows, Table):
-        for line in lines.values():
-            base = lines.get(tuple({**line, shows.columns: shows.baseline}[axis] for axis in [*axes, "result"]))
-            both = base is not None and base is not line and line["n"] and base["n"]
-            tested = difference(line["by_seed"], base["by_seed"]) if base and both else NO_DIFFERENCE
-            line |= {
-                "baseline": shows.baseline if both else "", "baseline_difference": tested.value, "test": tested.test,
-                "p": tested.p,
-            }  # fmt: skip
     frame = pd.DataFrame(lines.values())
     declared = {**artefact.axes, "result": tuple(labels)}
     for axis in [*axes, "result"]:

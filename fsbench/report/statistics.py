@@ -1,36 +1,12 @@
-"""Tests of differences over seeds, and Pearson's correlation with its interval."""
+"""Means over seeds, and Pearson's correlation with its interval."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEVEL = 0.05
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A difference of two means and its two-sided test.
-
-    Args:
-        value: mean of the one less mean of the other; NaN where one has no run.
-        p: NaN where no test is possible.
-        n: number of runs of each (the pairs of a paired test), as it is written.
-        test: `paired t-test`, `Welch's t-test`, or empty.
-    """
-
-    value: float
-    p: float
-    n: str
-    test: str
-
-    @property
-    def decided(self) -> bool:
-        return self.p <= LEVEL
-
-
-NO_DIFFERENCE = Difference(math.nan, math.nan, "", "")
 
 
 @dataclass(frozen=True)
@@ -54,36 +30,6 @@ def mean_std(values: Sequence[float]) -> tuple[float, float]:
     mean = math.fsum(values) / n
     # hypot: no square leaves the floats.
     return mean, math.hypot(*(value - mean for value in values)) / math.sqrt(n - 1) if n > 1 else math.nan
-
-
-def difference(one: Mapping[int, float], other: Mapping[int, float]) -> Difference:
-    """Difference of two means over seeds, `one` less `other`.
-
-    Where both have the same seeds the test is paired, as a seed is an initialisation and an order of the data;
-    else it is Welch's. Without any spread there is no test: t would be infinite.
-
-    Args:
-        one, other: value by seed.
-    """
-    from scipy import stats
-
-    a, b = ([values[seed] for seed in sorted(values)] for values in (one, other))
-    paired = bool(one) and set(one) == set(other)
-    n = str(len(a)) if paired else f"{len(a)}, {len(b)}"
-    (mean_a, std_a), (mean_b, std_b) = mean_std(a), mean_std(b)
-    none = Difference(mean_a - mean_b, math.nan, n, "")
-    if min(len(a), len(b)) < 2 or not all(map(math.isfinite, [*a, *b])):
-        return none
-    # What is equal but for rounding has no spread either.
-    if paired:
-        pairs = [x - y for x, y in zip(a, b, strict=True)]
-        if mean_std(pairs)[1] <= 1e-12 * max(map(abs, pairs)):
-            return none
-        return Difference(none.value, float(stats.ttest_rel(a, b).pvalue), n, "paired t-test")
-    if math.hypot(std_a / len(a) ** 0.5, std_b / len(b) ** 0.5) <= 1e-12 * max(abs(mean_a), abs(mean_b)):
-        return none
-    welch = stats.ttest_ind_from_stats(mean_a, std_a, len(a), mean_b, std_b, len(b), equal_var=False)
-    return Difference(none.value, float(welch.pvalue), n, "Welch's t-test")
 
 
 def pearson(x: Sequence[float], y: Sequence[float]) -> Correlation:

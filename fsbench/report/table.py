@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from fsbench.papers.artefact import Table
 from fsbench.report.frame import groups, in_order
-from fsbench.report.statistics import difference
+from fsbench.report.statistics import LEVEL
 from fsbench.report.text import (
     axis_words,
     block_decimals,
@@ -22,8 +23,10 @@ from fsbench.report.text import (
     mean_text,
     p_text,
     sentences,
+    share_text,
     significant,
 )
+from fsbench.report.verdicts import Comparison, holm, judged, of_published, paired
 from fsbench.runs.atomic import write_text
 
 
@@ -163,50 +166,62 @@ def _with_n(text: str, n: float, planned: float) -> str:
 
 NOT_DECIDED, AGREES, DISAGREES, MISSING = "not decided", "agrees", "disagrees", "missing"
 
+_MEASURED = ("n", "difference", "low", "high", "superiority", "p", "detectable")
+
 HOW_TO_READ_ORDER = (
-    "A difference is that of the means. Where two methods have the same seeds, the test is a paired t-test over seeds "
-    "(one seed is one initialisation and one order of the data), else Welch's t-test; p is two-sided and not corrected "
-    "for the number of comparisons. Not decided: p > 0.05, or too few runs for a test. The best method is compared "
-    "with the second best where it is the paper's, else with the paper's best."
+    "Methods are compared seed by seed (one seed is one initialisation and one order of the data). The interval is "
+    "Student's t over the differences, P(A > B) the share of seeds on which the first is larger, p of the paired "
+    "t-test, two-sided, after Holm over the comparisons of the table; detectable is what so many seeds show with 80 % "
+    "power at the level 0.05 divided by their number. Not decided: p > 0.05, or too few runs for a test. The paper's p "
+    "is Welch's test of its means and deviations, with as many runs as it says or, where it says nothing, three, after "
+    "Holm over its comparisons. The best method is compared with the second best where it is the paper's, else with "
+    "the paper's best, unless the two have a line anyway."
 )
 
 
-def compare(
-    cells: pd.DataFrame, rows: Sequence[str], column: str, baseline: str, higher_is_better: bool
-) -> pd.DataFrame:
-    """For each row of the cells of one result: the best method, then every method against `baseline`.
+def compare(cells: pd.DataFrame, rows: Sequence[str], shows: Table, published_runs: int) -> pd.DataFrame:
+    """For each row of the cells of one result: the best method beside another, every method beside the baseline, pairs.
 
     Columns: the row axes, `comparison` (`fsam - sgd`, or `best: fsam (paper: sam)`), `order` (whether the measured
-    difference has the paper's sign, if it is decided; without a paper's, which is better), `test`, the differences
-    `paper` (NaN where it has none) and `measured`, `same sign` (None where the paper has none), `p` and `n`.
+    difference has the paper's sign, if it is decided; without a paper's, which is better), the difference of the paper
+    (`paper`) and its p (`paper's p`; NaN where it has none), `same sign` (None where the paper has none), and of the
+    measured difference `n`, `difference`, `low`, `high`, `superiority`, `p` and `detectable` of
+    `fsbench.report.verdicts.Comparison`.
+
+    Args:
+        published_runs: of how many runs the paper's means are.
     """
-    lines = []
+    found: list[tuple[dict[str, Any], float, Comparison]] = []
     for where, part in groups(cells, rows):
-        row = {line[column]: line for line in part.sort_values(column).to_dict("records")}
-        pairs = [(f"{name} - {baseline}", name, baseline) for name in row if baseline in row and name != baseline]
-        for comparison, one, other, agrees in [*_best(row, higher_is_better), *((*pair, None) for pair in pairs)]:
+        row = {line[shows.columns]: line for line in part.sort_values(shows.columns).to_dict("records")}
+        pairs = [(name, shows.baseline) for name in row if name != shows.baseline]
+        pairs = [pair for pair in (*pairs, *shows.pairs) if set(pair) <= row.keys()]
+        # What is compared anyway needs no line of its own.
+        best = [line for line in _best(row, shows.higher_is_better) if not {line[1:3], (line[2], line[1])} & {*pairs}]
+        for comparison, one, other, agrees in [*best, *((f"{a} - {b}", a, b, None) for a, b in pairs)]:
             a, b = row[one], row[other]
-            measured = difference(a["by_seed"], b["by_seed"])
-            published = a["published_mean"] - b["published_mean"]
+            measured, published = paired(a["by_seed"], b["by_seed"]), a["published_mean"] - b["published_mean"]
             # A tie in the paper's digits is no order that could be met.
-            if agrees is None and not math.isnan(published + measured.value) and abs(published) >= 1e-9:
-                agrees = (published > 0) == (measured.value > 0)
-            if not a["n"] or not b["n"]:
-                order = MISSING
-            elif not measured.decided:
-                order = NOT_DECIDED
-            elif agrees is not None:
-                order = AGREES if agrees else DISAGREES
-            else:
-                order = "better" if (measured.value > 0) == higher_is_better else "worse"
-            lines.append(
-                {
-                    **where, "comparison": comparison, "order": order, "test": measured.test or "none",
-                    "paper": published, "measured": measured.value, "same sign": agrees, "p": measured.p,
-                    "n": measured.n,
-                }
-            )  # fmt: skip
-    return pd.DataFrame(lines)
+            if agrees is None and not math.isnan(published + measured.difference) and abs(published) >= 1e-9:
+                agrees = (published > 0) == (measured.difference > 0)
+            one_paper, other_paper = ((line["published_mean"], line["published_std"]) for line in (a, b))
+            p = of_published(one_paper, other_paper, published_runs)
+            line = {**where, "comparison": comparison, "paper": published, "same sign": agrees}
+            found.append((line, p, measured))
+    measures = judged([measured for *_, measured in found], math.nan, higher_is_better=shows.higher_is_better)
+    papers = holm([p for _, p, _ in found])
+    return pd.DataFrame(
+        {**line, "order": _order(line["same sign"], one), "paper's p": p, **{key: vars(one)[key] for key in _MEASURED}}
+        for (line, *_), p, one in zip(found, papers, measures, strict=True)
+    )
+
+
+def _order(agrees: bool | None, measured: Comparison) -> str:
+    if not measured.n:
+        return MISSING
+    if not measured.p <= LEVEL:
+        return NOT_DECIDED
+    return measured.verdict if agrees is None else AGREES if agrees else DISAGREES
 
 
 def _best(row: Mapping[str, Mapping[str, Any]], higher_is_better: bool) -> list[tuple[str, str, str, bool | None]]:
@@ -232,14 +247,25 @@ def _best(row: Mapping[str, Mapping[str, Any]], higher_is_better: bool) -> list[
 
 def order_grid(comparisons: pd.DataFrame, decimals: int | None) -> Grid:
     """The comparisons as a table."""
-    table = comparisons.astype(object)
-    for key in ("paper", "measured"):
-        table[key] = [difference_text(value, decimals) for value in table[key]]
-    table["same sign"] = [{True: "yes", False: "no", None: "-"}[value] for value in table["same sign"]]
-    table["p"] = list(map(p_text, table["p"]))
-    if not comparisons["paper"].notna().any():
-        table = table.drop(columns=["paper", "same sign"])
-    return Grid(list(map(axis_words, table)), table.to_numpy().tolist(), left=table.columns.get_loc("test") + 1)
+    axes = list(comparisons.columns[: comparisons.columns.get_loc("comparison")])
+    has_paper = comparisons["paper"].notna().any()
+    lines = []
+    for row in comparisons.to_dict("records"):
+        low, high, paper, measured = (
+            difference_text(row[key], decimals) for key in ("low", "high", "paper", "difference")
+        )
+        of_paper = [paper, p_text(row["paper's p"]), {True: "yes", False: "no", None: "-"}[row["same sign"]]]
+        lines.append(
+            [
+                *(row[axis] for axis in axes), row["comparison"], row["order"], *(of_paper if has_paper else []),
+                measured, "-" if low == "-" else f"{low} to {high}", share_text(row["superiority"]), p_text(row["p"]),
+                mean_text(row["detectable"], math.nan, decimals), str(row["n"]),
+            ]
+        )  # fmt: skip
+    of_paper = ["paper", "paper's p", "same sign"] if has_paper else []
+    head = [*map(axis_words, axes), "comparison", "order", *of_paper]
+    head += ["measured", "95 % interval", "P(A > B)", "p (Holm)", "detectable", "n"]
+    return Grid(head, lines, left=len(axes) + 2)
 
 
 def order_summary(comparisons: pd.DataFrame) -> str:

@@ -100,6 +100,11 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def share_text(share: float) -> str:
+    """`0.75`, or `-` where there is none."""
+    return "-" if math.isnan(share) else f"{share:.2f}"
+
+
 def _exponent(value: float) -> int:
     return math.floor(math.log10(abs(value)))
 

@@ -54,7 +54,7 @@ class Estimator:
 
     def training(self, config: TrainConfig) -> Cost:
         """Steps, by the passes of each; evaluations are left out."""
-        options, images = config.trainer, _images_of_an_epoch(config.dataset)
+        options, images = config.trainer, images_of_an_epoch(config.dataset)
         if images is None:
             return Cost(None, math.nan)
         whole, rest = divmod(images, options.batch_size)
@@ -65,7 +65,7 @@ class Estimator:
 
     def measuring(self, config: TrainConfig, sharpness: SharpnessConfig) -> float:
         """Seconds of all measures: a gradient for each image and class, or what the measure is told."""
-        counts, images = config.dataset.counts, _images_of_an_epoch(config.dataset)
+        counts, images = config.dataset.counts, images_of_an_epoch(config.dataset)
         if counts is None or images is None:
             return math.nan
         told = {"trace_hutchinson": 2 * sharpness.probes, "eigenvalues": 100 * sharpness.eigenvalues,
@@ -111,7 +111,8 @@ def operations(config: TrainConfig) -> float:
     return counter.get_total_flops()
 
 
-def _images_of_an_epoch(options: DatasetOptions) -> int | None:
+def images_of_an_epoch(options: DatasetOptions) -> int | None:
+    """How many images an epoch passes; None where only a look at the files would tell."""
     if options.counts is None:
         return None
     rest = options.counts.train - options.validation

@@ -38,8 +38,8 @@ def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
                     " ".join(f"{axis}={value}" for axis, value in run.cell.values.items()) + kind,
                     str(run.seed),
                     "?" if cost.steps is None else f"{cost.steps:,}",
-                    _duration(cost.seconds),
-                    _duration(measuring) if measuring else "-",
+                    duration(cost.seconds),
+                    duration(measuring) if measuring else "-",
                     state,
                     "-" if run.waits else str(run.directory.path),
                 )
@@ -56,7 +56,7 @@ def plan_lines(plans: Sequence[Plan], estimator: Estimator) -> Iterator[str]:
         yield from (f"  {line}" for line in aligned(rows, right=range(1, 5)))
     if seen:
         known = [seconds for seconds in left if not math.isnan(seconds)]
-        hours = _duration(math.fsum(known) if known or not left else math.nan)
+        hours = duration(math.fsum(known) if known or not left else math.nan)
         unknown = ", without those of data sets of unknown size" if len(known) < len(left) else ""
         yield (
             f"{len(seen)} runs, {to_train} to train ({steps_left:,} steps), {to_measure} to measure: "
@@ -112,7 +112,7 @@ def _state(plan: Plan, run: PlannedRun, decides: bool) -> str:
     return run.directory.status if run.directory.path.is_dir() else "to train"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """`3.2 h`, `12 min`, `40 s`; `?` where nothing is known."""
     if math.isnan(seconds):
         return "?"

@@ -158,8 +158,8 @@ def _measure(job: Job[SharpnessConfig]) -> tuple[int, dict[str, str]]:
     source, record, measures = _lacking(job)
     if not measures:
         return 0, {}
-    from fsbench.measuring.measures import Failed
     from fsbench.measuring.measure import measure
+    from fsbench.measuring.measures import Failed
 
     failed: dict[str, str] = {}
     done = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from fsbench.errors import UsageError
 from fsbench.papers.artefact import SCALES
 from fsbench.reproduce.plan import Plan, PlannedRun
 from fsbench.runs.atomic import write_json
+from fsbench.runs.directory import RunDirectory
 from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
 from fsbench.runs.read import Unreadable, read_json
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE = "provenance.json"
-_PLACES = ("runs_dir", "data_dir", "results_dir", "trainer.device", "trainer.progress")
+_PLACES = ("runs_dir", "data_dir", "results_dir", "out", "trainer.device", "trainer.progress")
 _FILES = ("dataset.root", "model.checkpoint")
 
 
@@ -123,17 +124,24 @@ def runs_provenance(plan: Plan) -> dict[str, Any]:
     planned = [run for run in plan.runs if not run.waits]
     runs = [_run(run) for run in planned]
     chosen = [_run(run) for run in plan.deciding]
-    trained = [_read(run.directory.provenance) for run in (*planned, *plan.deciding) if run.directory.finished]
     return {
         "cuts": list(plan.cuts),
         "wall_time": {
             "training": sum(run["seconds"] for run in (*runs, *chosen) if "seconds" in run),
             "measuring": sum(_measuring_seconds(plan, run) for run in planned),
         },
-        "trained_with": _distinct(trained, ("fsbench", "git_commit", "python", "versions", "hardware")),
-        "data": _distinct([data for one in trained if isinstance(data := one.get("data"), dict)], None),
+        **trained_with([run.directory for run in (*planned, *plan.deciding)]),
         "runs": runs,
         **({"chosen_from": chosen} if chosen else {}),
+    }
+
+
+def trained_with(directories: Iterable[RunDirectory]) -> dict[str, Any]:
+    """The code, versions, hardware and data of finished runs."""
+    trained = [_read(directory.provenance) for directory in directories if directory.finished]
+    return {
+        "trained_with": _distinct(trained, ("fsbench", "git_commit", "python", "versions", "hardware")),
+        "data": _distinct([data for one in trained if isinstance(data := one.get("data"), dict)], None),
     }
 
 

@@ -18,7 +18,8 @@ import tiny_sets
 import torch
 from PIL import Image
 
-from fsbench.config.dataset import DatasetOptions, StanfordCars
+from fsbench.config.component import components
+from fsbench.config.dataset import DatasetOptions
 from fsbench.data import load_data
 from fsbench.errors import UsageError
 
@@ -110,7 +111,7 @@ def test_streamed_sha256_follows_sizes_names_and_labels(tmp_path):
     tiny_sets.write_cars(tmp_path)
     first = load_data(options("stanford_cars"), tmp_path).provenance["sha256"]
     assert first == load_data(options("stanford_cars"), tmp_path).provenance["sha256"]
-    noisy = StanfordCars(image_size=224, noise=0.5)
+    noisy = components("dataset")["stanford_cars"](image_size=224, noise=0.5)
     assert first != load_data(noisy, tmp_path).provenance["sha256"]
     with (tmp_path / "stanford_cars/cars_train/00001.jpg").open("ab") as file:
         file.write(b"more")

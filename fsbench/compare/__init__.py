@@ -1,0 +1,1 @@
+"""Methods compared: an equal search of hyperparameters for each, then paired seeds, then verdicts."""

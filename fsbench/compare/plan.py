@@ -1,0 +1,304 @@
+"""The runs of a comparison: methods in settings, the trials that choose hyperparameters, and the seeds."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+from fsbench.compare.search import Ranges, points, ranges
+from fsbench.config.compare import CompareConfig
+from fsbench.config.compose import Composer, Job, quoted
+from fsbench.config.primary import COMPARE
+from fsbench.config.train import TrainConfig
+from fsbench.errors import UsageError, did_you_mean
+from fsbench.reproduce.cost import images_of_an_epoch, passes
+from fsbench.runs.directory import RunDirectory
+
+KEYS = tuple(CompareConfig.model_fields)
+_METHOD, _HELD_OUT, _EPOCHS, _SEARCH = "optimizer", "dataset.validation", "trainer.epochs", "search."
+# What a comparison settles itself.
+_SETTLED = {
+    "seed": "seeds=N takes N of them",
+    "run_name": "several runs would share it",
+    "overwrite": "remove the runs",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the methods compared.
+
+    Args:
+        words: overrides that make it.
+    """
+
+    name: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a comparison."""
+
+    job: Job[TrainConfig]
+
+    @cached_property
+    def directory(self) -> RunDirectory:
+        return RunDirectory.of(self.job.config.model_dump(mode="json"), self.job.choices)
+
+    @property
+    def diverged(self) -> bool:
+        return self.directory.path.is_dir() and self.directory.status == "diverged"
+
+    @property
+    def state(self) -> str:
+        """`done`, `diverged` or `missing`."""
+        return "done" if self.directory.finished else "diverged" if self.diverged else "missing"
+
+    @property
+    def ended(self) -> bool:
+        """It is done, or diverged, which is an answer too."""
+        return self.directory.finished or self.diverged
+
+    def result(self, name: str) -> float | None:
+        """A result of its summary; None where it diverged or is not done."""
+        value = self.directory.read_results().get(name) if self.directory.finished else None
+        return None if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method in a setting.
+
+    Args:
+        setting: value by key, of the keys that have several.
+        method: its name in tables.
+        line, job: the overrides of all its runs, and what they make with no more said.
+        trials: the hyperparameters that are tried, and the run of each; none where nothing is searched.
+    """
+
+    setting: Mapping[str, str]
+    method: str
+    line: tuple[str, ...]
+    job: Job[TrainConfig]
+    trials: tuple[tuple[dict[str, str], Run], ...]
+
+    @property
+    def passes(self) -> float:
+        """Forward-backward passes over the mini-batch that a step takes."""
+        return passes(self.job.config.optimizer.model_dump(mode="json"))
+
+    @property
+    def searched(self) -> bool:
+        return all(run.ended for _, run in self.trials)
+
+    @property
+    def chosen(self) -> dict[str, str] | None:
+        """The hyperparameters of the highest accuracy on the images held out; None where every trial diverged."""
+        if not self.trials:
+            return {}
+        scores = [(run.result("validation_accuracy"), values) for values, run in self.trials]
+        known = [(score, values) for score, values in scores if score is not None]
+        return max(known, key=lambda one: one[0])[1] if known else None
+
+    def __str__(self) -> str:
+        return " ".join([self.method, *(f"{key}={value}" for key, value in self.setting.items())])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that is compared.
+
+    Args:
+        pairs: names of the two methods of each comparison, the one less the other.
+    """
+
+    config: CompareConfig
+    cells: tuple[Cell, ...]
+    pairs: tuple[tuple[str, str], ...]
+    composer: Composer
+
+    @property
+    def trials(self) -> list[Run]:
+        return [run for cell in self.cells for _, run in cell.trials]
+
+    @property
+    def searched(self) -> bool:
+        """Every trial has ended; a diverged one is an answer too."""
+        return all(cell.searched for cell in self.cells)
+
+    @property
+    def finals(self) -> list[Run]:
+        """The runs that are compared, once all is chosen."""
+        return [run for cell in self.cells for run in self.runs(cell).values()]
+
+    @property
+    def seeds(self) -> range:
+        """Fresh ones: the search has had seed 0."""
+        first = int(self.config.trials > 0)
+        return range(first, first + self.config.seeds)
+
+    def runs(self, cell: Cell) -> dict[int, Run]:
+        """The runs of a cell by seed, with what was chosen; none where every trial diverged."""
+        if (chosen := cell.chosen) is None:
+            return {}
+        words = [*cell.line, *(f"{key}={value}" for key, value in chosen.items())]
+        return {seed: Run(self.composer.job([*words, f"seed={seed}"])) for seed in self.seeds}
+
+
+def make_comparison(words: Sequence[str], arms: Sequence[str], composer: Composer) -> Comparison:
+    """Take a command line apart, compose and check all of its runs.
+
+    Args:
+        words: KEY=VALUE; a key with several values is a setting each, `optimizer` a method each.
+        arms: further methods, `NAME: KEY=VALUE ...`.
+
+    Raises:
+        UsageError: what does not compose, or compares nothing.
+    """
+    own, searched, others = _sorted(words, composer)
+    config: CompareConfig = composer.job(own, primary=COMPARE).config
+    choices = {word.partition("=")[0]: composer.choices(word) for word in others}
+    methods = _methods(choices.pop(_METHOD, []), arms)
+    shared = tuple(found[0] for found in choices.values() if len(found) == 1)
+    places = (
+        f"runs_dir={quoted(config.runs_dir)}", f"data_dir={quoted(config.data_dir)}",
+        f"trainer.device={config.device}", f"trainer.progress={str(config.progress).lower()}",
+    )  # fmt: skip
+    cells: list[Cell] = []
+    for setting in product(*(found for found in choices.values() if len(found) > 1)):
+        values = {key: value for key, _, value in (word.partition("=") for word in setting)}
+        lines = {arm: (*shared, *setting, *places, *arm.words) for arm in methods}
+        jobs = {arm: composer.job(line) for arm, line in lines.items()}
+        for arm, factor in _budgeted(jobs, config):
+            line, job = lines[arm], jobs[arm]
+            if factor != 1:
+                line = (*line, f"{_EPOCHS}={round(job.config.trainer.epochs * factor)}")
+                job = composer.job(line)
+            name = f"{arm.name}_{factor:g}x" if factor != 1 and config.budget == "both" else arm.name
+            cells.append(Cell(values, name, line, job, _trials(line, job, searched, config, composer)))
+    _refuse_unknown(searched, cells)
+    names = list(dict.fromkeys(cell.method for cell in cells))
+    return Comparison(config, tuple(cells), tuple(_pairs(config, names, methods[0].name)), composer)
+
+
+def _methods(named: Sequence[str], arms: Sequence[str]) -> list[Arm]:
+    """The methods of `optimizer=a,b`, as the words of each, and of `--arm`."""
+    methods = [Arm(word.partition("=")[2], (word,)) for word in named]
+    for text in arms:
+        arm = _arm(text)
+        if not any(word.startswith(f"{_METHOD}=") for word in arm.words):
+            if len(named) != 1:
+                raise UsageError("--arm", text, f"must name its {_METHOD}=")
+            arm = Arm(arm.name, (named[0], *arm.words))
+        methods.append(arm)
+    names = [arm.name for arm in methods]
+    if len(names) < 2:
+        raise UsageError(_METHOD, ",".join(names), "name two methods at least, such as optimizer=sgd,sam")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(_METHOD, twice[0], "is there twice; --arm can give the second another name")
+    return methods
+
+
+def _sorted(words: Sequence[str], composer: Composer) -> tuple[list[str], Ranges, list[str]]:
+    """The words that are keys of the comparison itself, the ranges that are searched, and the words for its runs."""
+    own: list[str] = []
+    searched: dict[str, tuple[float, float]] = {}
+    others: list[str] = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise UsageError("", "", f"{word}: must read KEY=VALUE; see fsbench compare --help")
+        if key in _SETTLED:
+            raise UsageError(key, value, f"can't be given, {_SETTLED[key]}")
+        if key in KEYS or key.startswith("executor."):
+            own.append(word)
+        elif key.startswith(_SEARCH):
+            searched[key.removeprefix(_SEARCH)] = _ends(key, value)
+        else:
+            others.append(word)
+    return own, searched, others
+
+
+def _ends(key: str, text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(end) for end in text.strip("[]").split(","))
+    except ValueError:
+        low = high = 0.0
+    if not 0 < low < high < float("inf"):
+        raise UsageError(key, text, "must be the ends of a range, such as [0.01,0.5], both > 0")
+    return low, high
+
+
+def _arm(text: str) -> Arm:
+    name, colon, words = text.partition(":")
+    if not colon or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name.strip()) or "=" not in words:
+        allowed = "must read 'NAME: KEY=VALUE ...'; a name has letters, digits and _ . + - only"
+        raise UsageError("--arm", text, allowed)
+    try:
+        return Arm(name.strip(), tuple(shlex.split(words)))
+    except ValueError as failure:
+        raise UsageError("--arm", text, f"can't be read: {failure}") from None
+
+
+def _budgeted(jobs: Mapping[Arm, Job[TrainConfig]], config: CompareConfig) -> Iterator[tuple[Arm, float]]:
+    """The methods, and what their epochs are multiplied by."""
+    costs = {arm: passes(job.config.optimizer.model_dump(mode="json")) for arm, job in jobs.items()}
+    most = max(costs.values())
+    for arm, cost in costs.items():
+        if config.budget != "passes" or cost == most:
+            yield arm, 1.0
+        if config.budget != "epochs" and cost < most:
+            yield arm, most / cost
+
+
+def _trials(
+    line: Sequence[str], job: Job[TrainConfig], searched: Ranges, config: CompareConfig, composer: Composer
+) -> tuple[tuple[dict[str, str], Run], ...]:
+    """The trials of a cell. Raises UsageError where it is not known how many images can be held out."""
+    if not config.trials:
+        return ()
+    given = {word.partition("=")[0] for word in line}
+    space = ranges(job.config, given)
+    space = {**space, **{key: ends for key, ends in searched.items() if key in space}}
+    if not space:
+        return ()
+    words = [*line, "seed=0"]
+    if _HELD_OUT not in given:
+        images = images_of_an_epoch(job.config.dataset)
+        if config.held_out is None and images is None:
+            raise UsageError("held_out", "null", "has to be given, for it is not known how many images there are")
+        words.append(f"{_HELD_OUT}={config.held_out or max(1, (images or 0) // 10)}")
+    return tuple(
+        (values, Run(composer.job([*words, *(f"{key}={value}" for key, value in values.items())])))
+        for values in points(space, config.trials)
+    )
+
+
+def _refuse_unknown(searched: Ranges, cells: Sequence[Cell]) -> None:
+    """Raise UsageError where a range was given that no trial takes."""
+    known = {key for cell in cells for values, _ in cell.trials for key in values}
+    for key, (low, high) in searched.items():
+        if key not in known:
+            problem = f"is searched for no method here{did_you_mean(key, known)}; searched: {', '.join(sorted(known))}"
+            raise UsageError(f"{_SEARCH}{key}", f"[{low:g},{high:g}]", problem if known else "needs trials=N")
+
+
+def _pairs(config: CompareConfig, names: Sequence[str], first: str) -> Iterator[tuple[str, str]]:
+    """The names of the methods of each comparison."""
+    baselines = [name for name in names if name == first or re.fullmatch(rf"{re.escape(first)}_[\d.]+x", name)]
+    if config.pairs is None:
+        yield from ((name, base) for base in baselines for name in names if name not in baselines)
+    elif config.pairs == "all":
+        yield from ((one, other) for i, other in enumerate(names) for one in names[i + 1 :])
+    else:
+        known = {f"{one}-{other}": (one, other) for one, other in product(names, names) if one != other}
+        for text in config.pairs:
+            if text not in known:
+                problem = f"must be two of {', '.join(names)} with a - between{did_you_mean(text, known)}"
+                raise UsageError("pairs", text, problem)
+            yield known[text]

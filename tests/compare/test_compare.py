@@ -1,0 +1,155 @@
+"""`fsbench compare` from the command line to the verdict, on the embedded digits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fsbench.compare.search import points, ranges
+from fsbench.config.compose import Composer
+from fsbench.runs.directory import RunDirectory
+
+TINY = ("dataset=digits", "model=mlp", "model.widths=[8]", "trainer.batch_size=256", "trainer.epochs=2", "device=cpu")
+
+
+@pytest.fixture
+def compare(fsbench):
+    """`compare("optimizer=sgd,sam", "seeds=2")` with a tiny network."""
+    return lambda *words: fsbench("compare", *TINY, *words)
+
+
+def test_from_a_search_to_a_verdict(compare, tmp_path: Path) -> None:
+    words = ("optimizer=sgd,sam", "dataset.noise=0.0,0.4", "trials=2", "seeds=2", "budget=both", "out=found")
+    ended = compare(*words)
+    assert ended.code == 0, ended.err
+    means, verdicts, runs = (pd.read_csv(tmp_path / f"found/{name}.csv") for name in ("means", "verdicts", "runs"))
+    assert list(means["method"]) == ["sgd", "sgd_2x", "sam"] * 2
+    assert list(means["passes"]) == [2, 4, 4] * 2
+    assert set(means["n"]) == {2}
+    assert list(verdicts["comparison"]) == ["sam - sgd", "sam - sgd_2x"] * 2
+    # Fresh seeds: the search has had seed 0.
+    assert set(runs["seed"]) == {1, 2}
+    one = runs[(runs["method"] == "sam") & (runs["dataset.noise"] == 0.4)]
+    other = runs[(runs["method"] == "sgd_2x") & (runs["dataset.noise"] == 0.4)]
+    difference = one["test_accuracy"].mean() - other["test_accuracy"].mean()
+    assert verdicts["difference"].iloc[3] == pytest.approx(difference)
+    # As many trials for all, on images that the final runs train on.
+    held = [
+        path for path in (tmp_path / "runs").iterdir() if RunDirectory(path).read_results().get("validation_accuracy")
+    ]
+    assert len(held) == 2 * 3 * 2
+    assert len(list((tmp_path / "runs").iterdir())) == len(held) + len(runs)
+    record = json.loads((tmp_path / "found/provenance.json").read_text())
+    assert "out=" not in record["command"]
+    assert sum(one["runs"] for one in record["trained_with"]) == len(held) + len(runs)
+    assert (tmp_path / "found/comparison.md").read_text().endswith(ended.out)
+    # All is there: the same command says the same, and trains nothing.
+    again = compare(*words)
+    assert (again.out, "/" in again.err.partition("found:")[0]) == (ended.out, False)
+
+
+def test_the_best_trial_is_what_is_trained(compare, tmp_path: Path) -> None:
+    assert compare("optimizer=sgd,sam", "trials=3", "seeds=2", "out=found").code == 0
+    runs = pd.read_csv(tmp_path / "found/runs.csv")
+    found = []
+    for path in (tmp_path / "runs").iterdir():
+        directory = RunDirectory(path)
+        if (score := directory.read_results().get("validation_accuracy")) is not None:
+            optimizer = json.loads(directory.summary.read_text())["config"]["optimizer"]
+            found.append((optimizer["name"], score, optimizer["lr"]))
+    for method in ("sgd", "sam"):
+        best = max(score for name, score, _ in found if name == method)
+        rates = {lr for name, score, lr in found if name == method and score == best}
+        assert set(runs[runs["method"] == method]["optimizer.lr"]) <= rates
+
+
+def test_methods_of_ones_own_and_the_pairs_that_are_asked_for(compare) -> None:
+    ended = compare(
+        "optimizer=sam", "--arm", "wide: optimizer.rho=0.5", "--arm", "plain: optimizer=sgd optimizer.lr=0.1",
+        "seeds=2", "pairs=[wide-sam]", "--format", "json", "metric=test_loss", "delta=0.1",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    assert [line["method"] for line in found["means"]] == ["sam", "wide", "plain"]
+    assert [line["comparison"] for line in found["verdicts"]] == ["wide - sam"]
+
+
+def test_equal_passes(compare) -> None:
+    ended = compare("optimizer=sgd,sam,fisher_trace", "budget=passes", "seeds=2", "plan=true")
+    assert ended.code == 0, ended.err
+    # 1,437 images in batches of 256 are 6 steps an epoch; 3, 2 and 1 passes a step.
+    lines = [line.split()[:6] for line in ended.out.splitlines()]
+    assert ["sgd", "0", "2", "2", "36", "1"] in lines
+    assert ["sam", "0", "2", "2", "18", "2"] in lines
+    assert "2 comparisons of 2 seeds each" in ended.out
+
+
+def test_a_plan_trains_nothing(compare, tmp_path: Path) -> None:
+    assert compare("optimizer=sgd,sam", "trials=2", "plan=true").code == 0
+    assert not (tmp_path / "runs").exists()
+
+
+def test_divergence_is_an_answer(compare) -> None:
+    ended = compare("optimizer=sgd,sam", "seeds=2", "--arm", "wild: optimizer=sgd optimizer.lr=1e20")
+    assert ended.code == 0, ended.err
+    assert "0, 2 diverged" in ended.out
+    assert "no runs" in ended.out
+    again = compare("optimizer=sgd,sam", "seeds=2", "--arm", "wild: optimizer=sgd optimizer.lr=1e20")
+    assert again.out == ended.out
+    assert "[1/" not in again.err
+
+
+def test_what_is_given_is_not_searched() -> None:
+    job = Composer().job(["optimizer=fsam", "base=adam", "model=mlp", "dataset=digits"])
+    assert ranges(job.config, {"optimizer.rho"}) == {
+        "optimizer.lr": (1e-4, 1e-2),
+        "base.weight_decay": (1e-5, 1e-2),
+        "optimizer.eta": (1e-3, 10.0),
+    }
+
+
+def test_points_are_spread_over_the_ranges_and_the_same_every_time() -> None:
+    space = {"a": (0.01, 1.0), "b": (1.0, 100.0)}
+    few, many = points(space, 5), points(space, 16)
+    assert many[:5] == few == points(space, 5)
+    # A Sobol sequence of 16 has one point in each sixteenth.
+    for key, (low, high) in space.items():
+        values = sorted(float(point[key]) for point in many)
+        ends = [low * (high / low) ** (i / 16) for i in range(17)]
+        assert all(ends[i] * 0.99 <= value <= ends[i + 1] * 1.01 for i, value in enumerate(values))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["optimizer=sam"], "optimizer=sam: name two methods at least"),
+        (["optimizer=sgd,sam,sam"], "optimizer=sam: is there twice"),
+        (["optimizer=sgd,sm"], "optimizer=sm"),
+        (["optimizer=sgd,sam", "seed=1"], "seed=1: can't be given, seeds=N"),
+        (["optimizer=sgd,sam", "seeds=1"], "seeds=1: must be >= 2"),
+        (["optimizer=sgd,sam", "delta=0"], "delta=0: must be > 0"),
+        (["optimizer=sgd,sam", "metric=accuracy"], "metric=accuracy: must be one of test_accuracy"),
+        (["optimizer=sgd,sam", "pairs=[sam-asam]"], "pairs=sam-asam: must be two of sgd, sam"),
+        (["optimizer=sgd,sam", "search.optimizer.rho=[0.1,0.2]"], "needs trials=N"),
+        (["optimizer=sgd,sam", "trials=2", "search.optimizer.roh=[0.1,0.2]"], "did you mean 'optimizer.rho'"),
+        (["optimizer=sgd,sam", "trials=2", "search.optimizer.rho=[0.2,0.1]"], "must be the ends of a range"),
+        (["optimizer=sgd", "--arm", "sam optimizer=sam"], "must read 'NAME: KEY=VALUE ...'"),
+        (["optimizer=sgd,sam", "--arm", "wide: optimizer.rho=1"], "must name its optimizer="),
+        (["optimizer=sgd,sam", "trainer.epoch=1"], "trainer.epoch=1: no such key"),
+        (["optimizer=sgd,sam", "sam"], "sam: must read KEY=VALUE"),
+        (["optimizer=sgd,sam", "trials=2", "held_out=2000"], "2000"),
+    ],
+)
+def test_bad_input_is_one_line(compare, tmp_path: Path, words, said) -> None:
+    ended = compare(*words)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert said in ended.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_and_configuration(fsbench) -> None:
+    assert "fsbench compare optimizer=A,B" in fsbench("compare", "--help").out
+    assert fsbench("compare", "--cfg", "job").out.startswith("seeds: 5\n")
