@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 import shlex
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,11 +15,9 @@ from fsbench.config.compose import Composer
 from fsbench.config.primary import COMPARE
 from fsbench.errors import Interrupted, UsageError
 from fsbench.lines import aligned, say, tell
-from fsbench.reproduce.cost import Estimator
-from fsbench.reproduce.listing import duration
-from fsbench.reproduce.write import trained_with, without_places, write_provenance
+from fsbench.measuring.cost import Estimator, duration
 from fsbench.runs.directory import refuse_unwritable
-from fsbench.runs.provenance import provenance
+from fsbench.runs.provenance import command_provenance, trained_with, without_places, write_provenance
 from fsbench.stop_signal import StopSignal, stop_signal
 
 _HELP = """\
@@ -123,11 +120,8 @@ def _show(comparison: Comparison, options: argparse.Namespace) -> None:
     arms = [word for arm in options.arm for word in ("--arm", arm)]
     command = shlex.join(["fsbench", "compare", *without_places(options.words), *arms])
     paths = findings.write(Path(out), f"`{command}`")
-    written = provenance()
-    del written["started"]
-    record = {"command": command, "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **written}
-    record |= trained_with([run.directory for run in (*comparison.trials, *comparison.finals)])
-    paths.append(write_provenance(Path(out), record))
+    trained = trained_with([run.directory for run in (*comparison.trials, *comparison.finals)])
+    paths.append(write_provenance(Path(out), command_provenance(command) | trained))
     tell(f"{out}: {' '.join(path.name for path in paths)}")
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 
 from fsbench.cli.list import ALL, choices_in
-from fsbench.cli.main import COMMANDS
 from fsbench.config.paths import conf_dir
 from fsbench.config.primary import EVALUATE, REPRODUCE, SHARPNESS, TRAIN, Primary
 from fsbench.errors import UsageError
@@ -33,7 +32,7 @@ _SHELLS = ("bash", "zsh", "fish")
 _HARMLESS = re.compile(r"[\w./=,:@%+~^\[\]{}-]+")
 
 
-def complete(arguments: Sequence[str]) -> int:
+def complete(arguments: Sequence[str], commands: Iterable[str]) -> int:
     """Answer `-sc install=SHELL`, `-sc uninstall=SHELL` and `-sc query=SHELL` (of COMP_LINE and COMP_POINT)."""
     from fsbench.cli.show import hydra_main
 
@@ -52,13 +51,13 @@ def complete(arguments: Sequence[str]) -> int:
         return 0
     name_plugins(named)
     with redirect_stdout(StringIO()) as found:
-        _answer(request, " ".join(words))
+        _answer(request, " ".join(words), commands)
     for line in found.getvalue().splitlines():
         print(" ".join(filter(_HARMLESS.fullmatch, line.split())))
     return 0
 
 
-def _answer(request: str, before: str) -> None:
+def _answer(request: str, before: str, commands: Iterable[str]) -> None:
     """Print what may follow the line so far, separated by spaces."""
     from fsbench.cli.show import hydra_main
 
@@ -67,7 +66,7 @@ def _answer(request: str, before: str) -> None:
     start = next((i for i, word in enumerate(words) if word.rpartition("/")[2] == "fsbench"), 0)
     typed = words[start + 1 :]
     if (not before.endswith(" ") and len(typed) <= 1) or not typed:
-        print(" ".join(name for name in COMMANDS if name.startswith(typed[0] if typed else "")))
+        print(" ".join(name for name in commands if name.startswith(typed[0] if typed else "")))
         return
     command, current = typed[0], "" if before.endswith(" ") else typed[-1]
     if command == REPRODUCE.name and (found := _reproduce(current)):

@@ -100,7 +100,7 @@ def _dispatch(arguments: list[str]) -> int:
         from fsbench.cli.completion import complete
 
         load_plugins()
-        return complete(arguments)
+        return complete(arguments, COMMANDS)
     if not arguments or arguments[0] in ("-h", "--help"):
         lines = aligned([(f"  {name}", line) for name, (_, line) in COMMANDS.items()])
         print(HELP.format(commands="\n".join(lines)), end="")

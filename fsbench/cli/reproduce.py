@@ -15,16 +15,17 @@ from fsbench.errors import Diverged, Interrupted, UsageError, one_line, tracebac
 from fsbench.executors import build_executor
 from fsbench.executors.executor import Executor
 from fsbench.lines import say, tell
+from fsbench.measuring.cost import Estimator
 from fsbench.papers import add_papers, artefacts
 from fsbench.papers.artefact import SCALES, Artefact, Computed
 from fsbench.reproduce.computed import compute_artefact, computed_cuts, is_computed, options_of
-from fsbench.reproduce.cost import Estimator
 from fsbench.reproduce.listing import list_lines, plan_lines, runs_left
 from fsbench.reproduce.plan import Plan, deciding, make_plan
 from fsbench.reproduce.request import Request, read_request
 from fsbench.reproduce.run import RunOutcome, RunTask, missing_tasks
-from fsbench.reproduce.write import refuse_smaller, without_places, write_artefact
+from fsbench.reproduce.write import refuse_smaller, write_artefact
 from fsbench.runs.directory import refuse_unwritable
+from fsbench.runs.provenance import without_places
 from fsbench.stop_signal import at_once, stop_signal
 
 _HELP = """\

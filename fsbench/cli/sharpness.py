@@ -207,8 +207,8 @@ def _computed(
 
     Raises Interrupted where a signal came.
     """
-    from fsbench.measuring.measure import measure
     from fsbench.measuring.measures import Failed
+    from fsbench.measuring.processes import measure
 
     entries: dict[str, Entry] = {}
     failed: dict[str, str] = {}

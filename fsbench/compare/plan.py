@@ -15,7 +15,7 @@ from fsbench.config.compose import Composer, Job, quoted
 from fsbench.config.primary import COMPARE
 from fsbench.config.train import TrainConfig
 from fsbench.errors import UsageError, did_you_mean
-from fsbench.reproduce.cost import images_of_an_epoch, passes
+from fsbench.measuring.cost import images_of_an_epoch, passes
 from fsbench.runs.directory import RunDirectory
 
 KEYS = tuple(CompareConfig.model_fields)

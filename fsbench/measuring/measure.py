@@ -36,25 +36,19 @@ from fsbench.training.precision import arithmetic
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def measure(
-    source: Source, config: SharpnessConfig, measures: list[Measure], record: Record, devices: Devices | None = None
+def measure_on(
+    devices: Devices, source: Source, config: SharpnessConfig, measures: list[Measure], record: Record
 ) -> Iterator[dict[str, Entry] | Failed]:
     """Compute and record the measures in turn; yields the entries of each, by column.
 
     A measure that is refused leaves an entry that says why. One that fails leaves none, and the others go on.
-    With `devices=N` this starts N processes, which share the images and call it with their `devices`; the first
-    records, and takes alone the measures that can't be shared. There an exception on one ends all.
+    Several devices share the images; the first records, and takes alone the measures that can't be shared. There an
+    exception on one ends all.
 
     Raises:
         UsageError: the images or the weights can't be used, there is no such device, or a measure can't take the
             value of an option.
     """
-    if devices is None and config.devices > 1:
-        from fsbench.measuring.processes import measure_in_processes
-
-        yield from measure_in_processes(source, config, measures, record)
-        return
-    devices = devices or Devices(device_named(config.device))
     device = devices.device
     dtype = _DTYPES[config.dtype]
     images = devices.node_by_node(

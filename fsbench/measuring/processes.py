@@ -1,4 +1,4 @@
-"""Measuring in several processes, which share the images."""
+"""Measuring in this process, or in several that share the images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fsbench.distributed.devices import Devices, refuse_absent
 from fsbench.distributed.elastic import start
 from fsbench.distributed.failures import recorded_failure
 from fsbench.errors import Interrupted
-from fsbench.measuring.measure import measure
+from fsbench.measuring.measure import device_named, measure_on
 from fsbench.measuring.measures import MEASURES, Failed, Measure
 from fsbench.measuring.record import Entry, Record, answers
 from fsbench.measuring.source import Source
@@ -25,15 +25,18 @@ from fsbench.runs.atomic import scratch_directory
 from fsbench.stop_signal import at_once
 
 
-def measure_in_processes(
+def measure(
     source: Source, config: SharpnessConfig, measures: list[Measure], record: Record
 ) -> Iterator[dict[str, Entry] | Failed]:
-    """As `measure`, in `config.devices` processes; what they recorded is yielded when all are done.
+    """As `measure_on`, in this process, or in `devices=N` of them; what N recorded is yielded when all are done.
 
     Raises:
-        UsageError: there are too few GPUs, or what `measure` raises.
+        UsageError: there are too few GPUs, or what `measure_on` raises.
         KeyboardInterrupt: a signal came.
     """
+    if config.devices == 1:
+        yield from measure_on(Devices(device_named(config.device)), source, config, measures, record)
+        return
     refuse_absent(config.device, config.devices, "devices")
     with scratch_directory(Path(gettempdir())) as scratch:
         place = str(scratch)
@@ -61,7 +64,7 @@ def main(directory: str) -> int:
         devices = Devices.joined(config.device, config.devices, "devices")
         try:
             with devices.failing_together():
-                found = list(measure(source, config, [MEASURES[name] for name in names], Record(source), devices))
+                found = list(measure_on(devices, source, config, [MEASURES[name] for name in names], Record(source)))
                 failed = {one.measure.name: one.reason for one in found if isinstance(one, Failed)}
                 if devices.first:
                     (place / "failed.json").write_text(json.dumps(failed), encoding="utf-8")

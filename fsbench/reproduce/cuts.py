@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fsbench.config.compose import Job
 from fsbench.config.load import override_value
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.papers.artefact import Artefact
+from fsbench.reproduce.cells import Candidates, PlannedRun
 from fsbench.runs.identity import essential, flatten
-
-if TYPE_CHECKING:
-    from fsbench.reproduce.plan import Candidates, PlannedRun
 
 # What is said of a group whose choice differs; the keys below it then go without saying.
 _GROUPS = {

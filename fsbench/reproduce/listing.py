@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fsbench.lines import aligned
+from fsbench.measuring.cost import Estimator, duration
 from fsbench.papers.artefact import Artefact, Computed
-from fsbench.reproduce.cost import Estimator
-from fsbench.reproduce.plan import Plan, PlannedRun, cells, deciding, runs_by_directory, scale_of
+from fsbench.reproduce.cells import PlannedRun, cells
+from fsbench.reproduce.plan import Plan, deciding, runs_by_directory, scale_of
 from fsbench.reproduce.run import is_measured
 
 
@@ -110,12 +111,3 @@ def _state(plan: Plan, run: PlannedRun, decides: bool) -> str:
     if run.finished:
         return "done" if decides or is_measured(plan, run) else "to measure"
     return run.directory.status if run.directory.path.is_dir() else "to train"
-
-
-def duration(seconds: float) -> str:
-    """`3.2 h`, `12 min`, `40 s`; `?` where nothing is known."""
-    if math.isnan(seconds):
-        return "?"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"

@@ -14,7 +14,8 @@ from fsbench.errors import FsbenchError, Interrupted, UsageError, one_line, trac
 from fsbench.measuring.measures import Measure, chosen_measures
 from fsbench.measuring.record import Record, answers
 from fsbench.measuring.source import Source, find_source
-from fsbench.reproduce.plan import Plan, PlannedRun, deciding, runs_by_directory
+from fsbench.reproduce.cells import PlannedRun
+from fsbench.reproduce.plan import Plan, deciding, runs_by_directory
 from fsbench.runs.directory import RunDirectory
 from fsbench.stop_signal import StopSignal, at_once
 from fsbench.training.outcome import Outcome, images_of, train_if_missing
@@ -158,8 +159,8 @@ def _measure(job: Job[SharpnessConfig]) -> tuple[int, dict[str, str]]:
     source, record, measures = _lacking(job)
     if not measures:
         return 0, {}
-    from fsbench.measuring.measure import measure
     from fsbench.measuring.measures import Failed
+    from fsbench.measuring.processes import measure
 
     failed: dict[str, str] = {}
     done = 0

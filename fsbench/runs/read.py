@@ -46,6 +46,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return _parsed(path, _text(path, _JSON_BYTES))
 
 
+def read_json_or_nothing(path: Path) -> dict[str, Any]:
+    """As `read_json`; empty where the file is not there, or can't be read."""
+    try:
+        return read_json(path)
+    except (FileNotFoundError, Unreadable):
+        return {}
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The tables of values that the lines of a file hold; raises as `read_json`."""
     return [_parsed(path, line) for line in _text(path, _JSON_BYTES).splitlines()]

@@ -11,13 +11,12 @@ from tqdm import tqdm
 
 from fsbench.errors import first_line
 from fsbench.optim.processes import Processes
-from fsbench.sharpness.derivatives.logit_hessian import ignored_label
 from fsbench.sharpness.derivatives.piecewise_linear import nonlinear_operations
 from fsbench.sharpness.derivatives.weight_uses import WeightUses
 from fsbench.sharpness.estimate import Refused
+from fsbench.sharpness.loss_facts import Loss, ignored_label
 
 Batch = tuple[Tensor, Tensor]
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 GIB = 2**30
 # Of the probe. No usual length of an axis other than the batch's: a layer along such an axis would look like one

@@ -59,7 +59,7 @@ def test_bad_input_is_one_line(fsbench, arguments, said) -> None:
 
 
 OPTIONS = [
-    (("optimizers", "fsam"), "optimizer.eta=1.0              D = 1 / (1 + eta f). fsbench compare searches 0.001 to 10.\n"),
+    (("optimizers", "fsam"), "optimizer.eta=1.0              D = 1 / (1 + eta f). fsbench compare searches "),
     (("schedules", "multistep"), "schedule.milestones=[0.5, 0.75]\n"),
     (("models", "wrn28_10"), "model.width=10\n"),
     (("datasets", "folder"), "dataset.root=null                  required\n"),

@@ -14,7 +14,7 @@ from fsbench.measuring.measures import MEASURES, chosen_measures, measure_of
 from fsbench.papers import artefacts, read
 from fsbench.papers.artefact import SCALES, Artefact, Computed, Lines, Published, Scale, Scatter, Table
 from fsbench.papers.collect import rows
-from fsbench.reproduce.plan import Cell, cells
+from fsbench.reproduce.cells import Cell, cells
 from fsbench.runs.identity import flatten
 
 ALL = artefacts()

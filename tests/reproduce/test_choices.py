@@ -9,8 +9,8 @@ import pytest
 
 from fsbench.config.compose import Composer
 from fsbench.errors import UsageError
+from fsbench.measuring.cost import Estimator
 from fsbench.papers import add_papers, artefacts, collect
-from fsbench.reproduce.cost import Estimator
 from fsbench.reproduce.listing import plan_lines
 from fsbench.reproduce.plan import make_plan
 from fsbench.reproduce.request import read_request

@@ -9,8 +9,8 @@ import pytest
 
 from fsbench.config.compose import Composer, compose_jobs
 from fsbench.config.primary import SHARPNESS
+from fsbench.measuring.cost import Estimator, operations, passes
 from fsbench.papers import add_papers, artefacts
-from fsbench.reproduce.cost import Estimator, operations, passes
 from fsbench.reproduce.plan import Plan, make_plan, runs_by_directory
 from fsbench.reproduce.request import read_request
 

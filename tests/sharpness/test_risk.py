@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fsbench.sharpness import Refused, Risk
-from fsbench.sharpness.derivatives.logit_hessian import is_cross_entropy
+from fsbench.sharpness.loss_facts import is_cross_entropy
 from sharpness.networks import NETWORKS, batches, loss_at, risk_of, whole
 
 CE = nn.functional.cross_entropy

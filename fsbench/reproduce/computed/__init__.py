@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from fsbench.papers.artefact import Computed
 from fsbench.reproduce.plan import scale_of
 from fsbench.reproduce.request import Request
-from fsbench.reproduce.write import FILE, command_provenance, write_provenance
 from fsbench.runs.atomic import scratch_directory
+from fsbench.runs.provenance import FILE, command_provenance, write_provenance
 from fsbench.runs.read import Unreadable, read_json
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def compute_artefact(
     finally:
         with suppress(OSError):
             directory.rmdir()  # where it was made for nothing
-    record = command_provenance(artefact.name, config.scale, command) | {
+    record = command_provenance(command, artefact=artefact.name, scale=config.scale) | {
         "function": artefact.function,
         "options": options,
         "cuts": list(context.cuts),

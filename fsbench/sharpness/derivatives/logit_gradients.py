@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from fsbench.sharpness.derivatives.layer_gradients import Dense, LayerGradients
-from fsbench.sharpness.derivatives.logit_hessian import label_smoothing
 from fsbench.sharpness.derivatives.weight_uses import Call
 from fsbench.sharpness.estimate import Refused
-from fsbench.sharpness.risk import Batch, Loss, Risk
+from fsbench.sharpness.loss_facts import Loss, label_smoothing
+from fsbench.sharpness.risk import Batch, Risk
 
 # Of logits (n, K) and labels: v, (S, n, K), the vectors to send back, and weights, (S, n) or None for ones.
 Vectors = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]

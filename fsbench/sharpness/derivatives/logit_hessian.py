@@ -8,51 +8,21 @@ derivative of the logits with respect to one weight vanishes (Ibayashi et al. 20
 from __future__ import annotations
 
 import warnings
-from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from fsbench.errors import first_line
 from fsbench.sharpness.derivatives.surrogate_loss import MORE, normalized_softmax_cross_entropy, surrogate_factors
 from fsbench.sharpness.estimate import Refused
-
-if TYPE_CHECKING:
-    from fsbench.sharpness.risk import Loss, Risk
+from fsbench.sharpness.loss_facts import Loss, is_cross_entropy
+from fsbench.sharpness.risk import Risk
 
 _NOT_FINITE = "the loss has no finite second derivative with respect to the logits of some example"
 
 
 class GaussNewtonWarning(UserWarning):
     """The value is of the Gauss-Newton matrix, not of the Hessian."""
-
-
-def label_smoothing(loss_fn: Loss) -> float | None:
-    """That of cross-entropy without class weights, whose logit Hessian is diag(p) - pp' whatever the labels.
-
-    None for every other loss.
-    """
-    if isinstance(loss_fn, partial):
-        known = loss_fn.func is functional.cross_entropy and not loss_fn.args
-        known = known and loss_fn.keywords.keys() <= {"label_smoothing"}
-        return loss_fn.keywords.get("label_smoothing", 0.0) if known else None
-    if type(loss_fn) is nn.CrossEntropyLoss:
-        return loss_fn.label_smoothing if loss_fn.weight is None and loss_fn.reduction == "mean" else None
-    return 0.0 if loss_fn is functional.cross_entropy else None
-
-
-def is_cross_entropy(loss_fn: Loss) -> bool:
-    """True of plain cross-entropy, label smoothing or not."""
-    return label_smoothing(loss_fn) is not None
-
-
-def ignored_label(loss_fn: Loss) -> int | None:
-    """The label that cross-entropy passes over; None for another loss."""
-    if not is_cross_entropy(loss_fn):
-        return None
-    return loss_fn.ignore_index if isinstance(loss_fn, nn.CrossEntropyLoss) else -100
 
 
 def gauss_newton_notes(risk: Risk) -> tuple[str, ...]:

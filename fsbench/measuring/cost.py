@@ -125,3 +125,12 @@ def _kind(config: Mapping[str, Any]) -> str:
     data, trainer = config["dataset"], config["trainer"]
     others = [data["name"], data["image_size"], config["augment"].get("size"), trainer["batch_size"]]
     return json.dumps([model, *others, trainer["precision"]], sort_keys=True)
+
+
+def duration(seconds: float) -> str:
+    """`3.2 h`, `12 min`, `40 s`; `?` where nothing is known."""
+    if math.isnan(seconds):
+        return "?"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
