@@ -128,6 +128,32 @@ class FSAMOptions(SharpnessAwareOptions, name="fsam"):
         return self
 
 
+class GSAMOptions(SharpnessAwareOptions, name="gsam"):
+    """GSAM: surrogate gap guided SAM (Zhuang et al. 2022)."""
+
+    title: ClassVar = "GSAM"
+    builder: ClassVar = "fsbench.optim:GSAM"
+    not_stackable: ClassVar = "it takes the gradients of both passes together"
+    perturbation: Literal["global"] = "global"
+    """The whole batch's gradient perturbs."""
+    alpha: NonNegative = 0.4
+    """Weight of what of the gradient at w is orthogonal to that at w + eps; 0 is SAM."""
+    rho_min: NonNegative | None = None
+    """Radius at the learning rate lr_min: it follows the rate between rho_min and rho. null: rho throughout."""
+    lr_min: NonNegative = 0.0
+    """Least learning rate of the schedule, at which the radius is rho_min."""
+
+    @model_validator(mode="after")
+    def _radii_are_a_range(self) -> GSAMOptions:
+        if self.rho_min is not None and self.rho_min > self.rho:
+            raise ValueError(f"optimizer.rho_min={self.rho_min}: must be at most optimizer.rho={self.rho}")
+        if self.lr_min and (self.rho_min is None or self.lr_min >= self.lr):
+            raise ValueError(
+                f"optimizer.lr_min={self.lr_min}: must be below optimizer.lr={self.lr}, with optimizer.rho_min given"
+            )
+        return self
+
+
 class FisherTraceOptions(OptimizerOptions, name="fisher_trace"):
     """Fisher-trace regulariser (Jia & Su 2020, algorithm 1)."""
 

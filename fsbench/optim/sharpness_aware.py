@@ -1,10 +1,10 @@
-"""SAM, ASAM and FSAM: the gradient at the worst point of an ellipsoid around w."""
+"""SAM, ASAM, FSAM and GSAM: the gradient at the worst point of an ellipsoid around w."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import nullcontext
 from inspect import Parameter, signature
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fsbench.geometries import EUCLIDEAN, FORMS, SCALES, Geometry
 from fsbench.optim.descent import Closure, Descent, batch_size, no_rows
-from fsbench.optim.ellipsoid import alignment, gradients_of, local, norm_of, scaled, wide
+from fsbench.optim.ellipsoid import alignment, gradients_of, inner, inverse_or_zero, local, norm_of, scaled, wide
 from fsbench.optim.perturbed_weights import InverseMetric, PerturbedWeights
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.running_statistics import frozen_statistics, kept_buffers, unmoved
@@ -107,7 +107,7 @@ class SharpnessAware(Descent):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{key} must be a finite number >= 0, got {value}")
 
-    def begin(self) -> bool:
+    def begin(self) -> Hashable:
         self.alignment = None
         return self.compare
 
@@ -400,6 +400,91 @@ class FSAM(SharpnessAware):
         if self.perturbation == "global":
             self.processes.sum_(total)
         return dict(zip(params, total, strict=True))
+
+
+class GSAM(SharpnessAware):
+    """Surrogate gap guided SAM: SAM without what widens the gap L(w + eps) - L(w) (Zhuang et al. 2022, algorithm 1).
+
+    With the gradients g at w and g_p at w + eps it descends along
+
+        g_p - alpha (g - <g, g_p> g_p / ||g_p||^2),
+
+    alpha times what of g is orthogonal to g_p being taken away. Where `rho_min` is given, the radius of each step
+    follows the learning rate:
+
+        rho_t = rho_min + (rho - rho_min) (lr_t - lr_min) / (lr_max - lr_min)
+
+    with the group's rate lr_t and its peak lr_max, from which a scheduler of torch starts (`initial_lr`); beyond
+    lr_min and lr_max it stays as it is there. The authors' code (JAX, and PyTorch) takes the gradients of each device's
+    own rows, and adds 1e-12 to norms; here gradients are those of the whole mini-batch, and eps is zero where g is.
+
+    Args:
+        rho: radius, by default 0.05; with `rho_min` the paper's rho_max.
+        alpha: >= 0, by default 0.4; 0 is SAM.
+        rho_min: radius where the learning rate is lr_min, 0 to rho; None: the radius is rho throughout.
+        lr_min: least learning rate of the schedule, >= 0.
+
+    Example:
+        The step of `SAM`'s example: both gradients are parallel, and nothing is taken away.
+
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = GSAM([w], torch.optim.SGD, lr=0.1, rho=0.5, alpha=0.4)
+        >>> optimizer.step(closure), w.data
+        (tensor(12.5000), tensor([2.6700, 3.5600]))
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: type[torch.optim.Optimizer] = torch.optim.SGD,
+        *,
+        alpha: float = 0.4,
+        rho_min: float | None = None,
+        lr_min: float = 0.0,
+        **options: Any,
+    ) -> None:
+        for key, value in (("alpha", alpha), ("rho_min", rho_min or 0.0), ("lr_min", lr_min)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{key} must be a finite number >= 0, got {value}")
+        self.alpha, self.rho_min, self.lr_min = alpha, rho_min, lr_min
+        super().__init__(params, base, geometry=EUCLIDEAN, **options)
+
+    def check_options(self, group: dict[str, Any]) -> None:
+        super().check_options(group)
+        if self.rho_min is not None and self.rho_min > group["rho"]:
+            raise ValueError(f"rho_min must be at most rho, {group['rho']}, got {self.rho_min}")
+
+    def unfit(self) -> set[str]:
+        return super().unfit() | {"complex", "sparse"}
+
+    def begin(self) -> Hashable:
+        # Steps of other radii are other steps.
+        return super().begin(), self.rho_min is not None and tuple(map(self._radius, self.param_groups))
+
+    def group_values(self, key: str) -> dict[Tensor, Any]:
+        if key != "rho" or self.rho_min is None:
+            return super().group_values(key)
+        return {p: self._radius(group) for group in self.param_groups for p in group["params"]}
+
+    def _radius(self, group: dict[str, Any]) -> float:
+        """rho_t of a group."""
+        assert self.rho_min is not None
+        lr, peak = float(group["lr"]), float(group.get("initial_lr", group["lr"]))
+        share = (lr - self.lr_min) / (peak - self.lr_min) if peak > self.lr_min else 1.0
+        return self.rho_min + (group["rho"] - self.rho_min) * min(max(share, 0.0), 1.0)
+
+    def descend(self, params: list[Tensor], at_w: list[Tensor]) -> None:
+        if self.alpha == 0:
+            return
+        inverse = inverse_or_zero(norm_of(gradients_of(self.trained())))
+        pairs = [(g, p.grad) for p, g in zip(params, at_w, strict=True) if p.grad is not None]
+        if not pairs:
+            return
+        g, perturbed = (list(tensors) for tensors in zip(*pairs, strict=True))
+        # <g, g_p> / ||g_p||^2, without a square that could vanish.
+        along = torch.stack(list(map(inner, wide(g), wide(perturbed)))).sum() * inverse * inverse
+        torch._foreach_mul_(perturbed, 1 + self.alpha * along)
+        torch._foreach_add_(perturbed, g, alpha=-self.alpha)
 
 
 def _is_told(closure: Closure) -> bool:
