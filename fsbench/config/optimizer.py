@@ -154,6 +154,20 @@ class GSAMOptions(SharpnessAwareOptions, name="gsam"):
         return self
 
 
+class FriendlySAMOptions(SharpnessAwareOptions, name="friendly_sam"):
+    """Friendly SAM: perturbs along g less the mean of past gradients (Li et al. 2024); not fsam, Fisher SAM."""
+
+    title: ClassVar = "Friendly SAM"
+    builder: ClassVar = "fsbench.optim:FriendlySAM"
+    not_stackable: ClassVar = "it keeps a mean of past gradients"
+    perturbation: Literal["global"] = "global"
+    """The whole batch's gradient perturbs."""
+    sigma: NonNegative = 1.0
+    """Share of the mean that is taken away; 0 is SAM."""
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the mean (lambda)."""
+
+
 class FisherTraceOptions(OptimizerOptions, name="fisher_trace"):
     """Fisher-trace regulariser (Jia & Su 2020, algorithm 1)."""
 

@@ -1,4 +1,4 @@
-"""SAM, ASAM, FSAM and GSAM: the gradient at the worst point of an ellipsoid around w."""
+"""SAM, ASAM, FSAM, GSAM and Friendly SAM: the gradient at the worst point of an ellipsoid around w."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ class ASAM(SharpnessAware):
 class FSAM(SharpnessAware):
     """Fisher SAM: D = F^-1, the inverse of a diagonal Fisher information (Kim et al. 2022, eq. 8-12, algorithm 1).
 
-    Not Friendly SAM, which goes by the same letters elsewhere.
+    Not Friendly SAM (`FriendlySAM`), which goes by the same letters elsewhere.
 
     Args:
         rho: radius, by default 0.1.
@@ -485,6 +485,81 @@ class GSAM(SharpnessAware):
         along = torch.stack(list(map(inner, wide(g), wide(perturbed)))).sum() * inverse * inverse
         torch._foreach_mul_(perturbed, 1 + self.alpha * along)
         torch._foreach_add_(perturbed, g, alpha=-self.alpha)
+
+
+class FriendlySAM(SharpnessAware):
+    """Friendly SAM: eps along the mini-batch's own noise, not along the full gradient (Li et al. 2024, algorithm 1).
+
+    With the mean of past gradients m_t = decay m_(t-1) + (1 - decay) g_t, m_0 = 0, in place of the full gradient
+
+        eps = rho d / ||d||,  d = g_t - sigma m_t.
+
+    Not Fisher SAM (`FSAM`). m is kept beside the base's state of each parameter; a step that is skipped leaves it as it
+    was, and so does one without a second pass. With `m` each sub-batch counts as a mini-batch. The authors' code starts
+    with m_1 = g_1 and subtracts m_(t-1), which for sigma = 1 is the same direction from the same mean.
+
+    Args:
+        rho: radius, by default 0.05.
+        sigma: share of the mean that is taken away, >= 0, by default 1; 0 is SAM.
+        decay: of the mean (the paper's lambda), 0 to below 1, by default 0.9.
+
+    Example:
+        The first step of `SAM`'s example is SAM's: d is 0.9 g.
+
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = FriendlySAM([w], torch.optim.SGD, lr=0.1, rho=0.5)
+        >>> optimizer.step(closure), w.data
+        (tensor(12.5000), tensor([2.6700, 3.5600]))
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: type[torch.optim.Optimizer] = torch.optim.SGD,
+        *,
+        sigma: float = 1.0,
+        decay: float = 0.9,
+        **options: Any,
+    ) -> None:
+        if not (math.isfinite(sigma) and sigma >= 0):
+            raise ValueError(f"sigma must be a finite number >= 0, got {sigma}")
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be at least 0 and below 1, got {decay}")
+        if options.get("perturbation") == "local":
+            raise ValueError("perturbation='local' does not go with FriendlySAM: its mean is of the whole mini-batches")
+        self.sigma, self.decay = sigma, decay
+        # The means that the step in progress leaves, if it is taken.
+        self._means: dict[Tensor, Tensor] = {}
+        super().__init__(params, base, geometry=EUCLIDEAN, **options)
+
+    def unfit(self) -> set[str]:
+        return super().unfit() | {"sparse"}
+
+    def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
+        self._means = {}
+        return super().descent_gradient(closure, size)
+
+    def perturb(
+        self, params: list[Tensor], inverse_metric: InverseMetric | None, gradient_at: GradientAt
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        gradients = gradients_of(params)
+        known = [self._means.get(p, self.state.get(p, {}).get("gradient_mean")) for p in params]
+        before = [torch.zeros_like(p) if mean is None else mean for p, mean in zip(params, known, strict=True)]
+        means = torch._foreach_lerp(before, gradients, 1 - self.decay)
+        self._means.update(zip(params, means, strict=True))
+        direction = list(torch._foreach_sub(wide(gradients), wide(means), alpha=self.sigma))
+        return direction, norm_of(direction)
+
+    def _base_step(self) -> None:
+        super()._base_step()
+        skipped = vars(self.base).get("found_inf")  # of a masked step
+        for p, mean in self._means.items():
+            if p.grad is None:  # the base has no state of it yet, and must be the first to make one
+                continue
+            kept = self.state[p].setdefault("gradient_mean", mean)
+            if kept is not mean:
+                kept.copy_(mean if skipped is None else torch.where(skipped > 0, kept, mean))
+        self._means = {}
 
 
 def _is_told(closure: Closure) -> bool:

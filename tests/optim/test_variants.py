@@ -13,7 +13,7 @@ from oracles import Oracle
 from problems import NETWORKS, Closure, batches, network_with_batchnorm, network_without_batchnorm
 from torch import Tensor, nn
 
-from fsbench.optim import GSAM, SAM, SharpnessAware, perturbed_weights
+from fsbench.optim import GSAM, SAM, FriendlySAM, SharpnessAware, perturbed_weights
 
 SGD = {"lr": 0.3, "momentum": 0.9, "weight_decay": 0.01}
 # The second group's own.
@@ -37,6 +37,7 @@ class Dense(Oracle):
         both = {key: torch.full_like(self.w, value) for key, value in {**SGD, "rho": RHO}.items()}
         for key, value in OWN.items():
             both[key][-last:] = value
+        self.mean = torch.zeros_like(self.w)
         self.lr, self.weight_decay, self.rho = both["lr"], both["weight_decay"], both["rho"]
 
     def gsam(self, x: Tensor, y: Tensor, alpha: float, rho: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -47,9 +48,17 @@ class Dense(Oracle):
         unit = perturbed / perturbed.norm()
         return loss, perturbed - alpha * (g - (g @ unit) * unit)
 
+    def friendly(self, x: Tensor, y: Tensor, sigma: float, decay: float) -> tuple[Tensor, Tensor]:
+        loss, g = self.gradient(self.w, x, y, keep_statistics=True)
+        self.mean = decay * self.mean + (1 - decay) * g
+        d = g - sigma * self.mean
+        return loss, self.gradient(self.w + self.rho * d / d.norm(), x, y)[1]
+
 
 METHODS: dict[str, tuple[type[SharpnessAware], dict[str, Any], Callable[..., tuple[Tensor, Tensor]]]] = {
     "gsam": (GSAM, {"alpha": 0.7}, lambda dense, x, y: dense.gsam(x, y, 0.7)),
+    "friendly": (FriendlySAM, {}, lambda dense, x, y: dense.friendly(x, y, 1.0, 0.9)),
+    "friendly-half": (FriendlySAM, {"sigma": 0.5, "decay": 0.6}, lambda dense, x, y: dense.friendly(x, y, 0.5, 0.6)),
 }
 
 
@@ -91,6 +100,7 @@ def test_steps_of_two_groups_with_a_skipped_one_and_a_state_loaded_between(
 
 PLAIN = {
     "gsam": (GSAM, {"alpha": 0.0}),
+    "friendly": (FriendlySAM, {"sigma": 0.0}),
 }
 
 
@@ -210,11 +220,34 @@ def test_the_radius_of_gsam_follows_the_learning_rate() -> None:
         assert_same(model, dense)
 
 
+def test_friendly_sam_is_the_authors_code() -> None:
+    """Their m begins with the first gradient; from the second step on d is g_t - m_(t-1), with sigma = 1."""
+    model = network_without_batchnorm()
+    dense = Dense(model)
+    optimizer = built(FriendlySAM, model)
+    theirs = None
+    for x, y in batches((8, 8, 5, 8)):
+        _, g = dense.gradient(dense.w, x, y)
+        if theirs is None:
+            # The mean that the paper's has after a first step, so that both go on from one mean.
+            d, theirs = g, 0.1 * g
+        else:
+            d, theirs = g - theirs, 0.9 * theirs + 0.1 * g
+        dense.sgd(dense.gradient(dense.w + dense.rho * d / d.norm(), x, y)[1])
+        optimizer.step(Closure(model, x, y))
+        assert_same(model, dense)
+
+
 BAD = [
     pytest.param(GSAM, {"alpha": -1.0}, "alpha must be a finite number >= 0, got -1.0", id="alpha"),
     pytest.param(GSAM, {"rho": 0.1, "rho_min": 0.2}, "rho_min must be at most rho, 0.1, got 0.2", id="rho_min"),
     pytest.param(GSAM, {"lr_min": math.nan}, "lr_min must be a finite number >= 0, got nan", id="lr_min"),
     pytest.param(GSAM, {"perturbation": "local"}, "perturbation='local' does not go with GSAM", id="gsam-local"),
+    pytest.param(FriendlySAM, {"sigma": -1.0}, "sigma must be a finite number >= 0, got -1.0", id="sigma"),
+    pytest.param(FriendlySAM, {"decay": 1.0}, "decay must be at least 0 and below 1, got 1.0", id="decay"),
+    pytest.param(
+        FriendlySAM, {"perturbation": "local"}, "perturbation='local' does not go with FriendlySAM", id="friendly-local"
+    ),
 ]
 
 

@@ -17,7 +17,7 @@ from recording import Again, Elsewhere
 from torch import Tensor, nn
 
 from fsbench.config.compose import compose_jobs
-from fsbench.optim import ASAM, FSAM, GSAM, SAM, Descent, FisherTrace
+from fsbench.optim import ASAM, FSAM, GSAM, SAM, Descent, FisherTrace, FriendlySAM
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.sharpness_aware import SharpnessAware
 from fsbench.training import fit as fit_module
@@ -43,6 +43,7 @@ METHODS: dict[str, Callable[..., Descent]] = {
     "fsam": lambda p, **o: FSAM(p, torch.optim.SGD, rho=0.1, eta=1.0, **SGD, **o),
     "natural": lambda p, **o: FSAM(p, torch.optim.SGD, rho=0.1, eta=1.0, natural=True, **SGD, **o),
     "gsam": lambda p, **o: GSAM(p, torch.optim.SGD, rho=0.05, **SGD, **o),
+    "friendly": lambda p, **o: FriendlySAM(p, torch.optim.SGD, rho=0.05, **SGD, **o),
     "fisher-trace": lambda p, **o: FisherTrace(p, alpha=1e-2, sub_batches=4, start="immediately", **SGD, **o),
     "late": lambda p, **o: FisherTrace(p, alpha=1e-2, sub_batches=4, start="first_drop", **SGD, **o),
 }

@@ -96,6 +96,7 @@ RESUMED = [
     pytest.param(["optimizer=asam"], id="asam"),
     pytest.param(["optimizer=fsam", "base=adamw"], id="fsam-adamw"),
     pytest.param(["optimizer=fisher_trace"], id="fisher-trace"),
+    pytest.param(["optimizer=friendly_sam", "base=adamw"], id="friendly-sam-adamw"),
     pytest.param(["optimizer=gsam", "optimizer.rho_min=0.01", "schedule.warmup_epochs=1"], id="gsam"),
     pytest.param(["optimizer=sam", "schedule=plateau", "schedule.warmup_epochs=1"], id="plateau"),
     pytest.param(["optimizer=fsam", "trainer.precision=bf16"], id="bf16"),
