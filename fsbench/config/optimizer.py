@@ -70,6 +70,16 @@ class SharpnessAwareOptions(OptimizerOptions):
     """m-sharpness: sub-batches of this size, each with its own perturbation."""
     perturbation: Literal["global", "local"] = "global"
     """With several devices the whole batch's gradient perturbs, or (local) on each device its own rows'."""
+    start: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training after which the weights are perturbed; before, the base optimizer is alone."""
+    stop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training up to which they are."""
+
+    @model_validator(mode="after")
+    def _starts_before_it_stops(self) -> SharpnessAwareOptions:
+        if self.start >= self.stop:
+            raise ValueError(f"optimizer.start={self.start}: must be below optimizer.stop={self.stop}")
+        return self
 
     @model_validator(mode="after")
     def _local_stands_alone(self) -> SharpnessAwareOptions:

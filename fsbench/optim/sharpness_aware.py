@@ -47,6 +47,8 @@ class SharpnessAware(Descent):
         perturbation: where several processes share the mini-batch, "global": its gradient perturbs (the papers
             here), or "local": on each process the gradient of its own rows does (m-sharpness again, m being
             the rows a process has; needs `step(closure, size=N)`). Both descend along the mean over all rows.
+        start, stop: shares of the training between which the weights are perturbed (start <= `progress` < stop);
+            outside the step is the base optimizer's, in one pass. Whoever calls `step` sets `progress` before it.
         max_norm, model, processes: as for `Descent`.
 
     Attributes:
@@ -75,8 +77,12 @@ class SharpnessAware(Descent):
         natural: bool = False,
         m: int | None = None,
         perturbation: str = "global",
+        start: float = 0.0,
+        stop: float = 1.0,
         **options: Any,
     ) -> None:
+        if not 0 <= start < stop <= 1:
+            raise ValueError(f"start and stop must be 0 <= start < stop <= 1, got {start} and {stop}")
         if m is not None and m < 1:
             raise ValueError(f"m must be >= 1 or None, got {m}")
         if perturbation not in ("global", "local"):
@@ -91,6 +97,7 @@ class SharpnessAware(Descent):
         self.natural = natural
         self.m = m
         self.perturbation = perturbation
+        self.start, self.stop = start, stop
         self.compare = False
         self._perturbed = PerturbedWeights()
         self.alignment: tuple[Tensor, Tensor] | None = None
@@ -107,9 +114,14 @@ class SharpnessAware(Descent):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{key} must be a finite number >= 0, got {value}")
 
+    @property
+    def active(self) -> bool:
+        """True where the next step is between `start` and `stop`."""
+        return self.start <= self.progress and (self.progress < self.stop or self.stop == 1)
+
     def begin(self) -> Hashable:
         self.alignment = None
-        return self.compare
+        return self.active, self.active and self.compare
 
     def unfit(self) -> set[str]:
         whole = self.perturbation == "local" or self._own("perturb") or self._own("descend")
@@ -167,7 +179,7 @@ class SharpnessAware(Descent):
         """
 
     def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
-        if not self.natural and all(group["rho"] == 0 for group in self.param_groups):
+        if not self.active or (not self.natural and all(group["rho"] == 0 for group in self.param_groups)):
             return self.one_pass(closure)
         if self.m is None:
             return self._two_passes(closure, None, size)

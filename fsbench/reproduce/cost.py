@@ -13,6 +13,7 @@ from typing import Any
 
 from fsbench.config.component import components
 from fsbench.config.dataset import DatasetOptions
+from fsbench.config.optimizer import SharpnessAwareOptions
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.measuring.measures import chosen_measures
@@ -108,10 +109,14 @@ class Estimator:
 
 
 def passes(optimizer: Mapping[str, Any]) -> float:
-    """Forward-backward passes over the batch that a step takes."""
+    """Forward-backward passes over the batch that a step takes, on average."""
     # Gradients of single examples, or of sampled labels, are a pass of their own.
     method: Any = components("optimizer")[optimizer["name"]]
-    return method.passes + (optimizer.get("fisher", "batch") != "batch")
+    most = method.passes + (optimizer.get("fisher", "batch") != "batch")
+    if not issubclass(method, SharpnessAwareOptions):
+        return most
+    # Outside of start and stop one pass is made.
+    return 1 + (most - 1) * (optimizer.get("stop", 1.0) - optimizer.get("start", 0.0))
 
 
 def operations(config: TrainConfig) -> float:

@@ -33,7 +33,7 @@ _ADDED: dict[str, dict[str, Any]] = {
     "augment": {"name": "standard", "padding": "zeros", "autoaugment_first": False},
     "loss": {"name": "cross_entropy"},
     "trainer": {"devices": 1},
-    "optimizer": {"full_batch": "own", "perturbation": "global"},
+    "optimizer": {"full_batch": "own", "perturbation": "global", "start": 0.0, "stop": 1.0},
 }
 
 

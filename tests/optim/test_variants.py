@@ -13,7 +13,7 @@ from oracles import Oracle
 from problems import NETWORKS, Closure, batches, network_with_batchnorm, network_without_batchnorm
 from torch import Tensor, nn
 
-from fsbench.optim import GSAM, SAM, FriendlySAM, SharpnessAware, perturbed_weights
+from fsbench.optim import ASAM, FSAM, GSAM, SAM, Descent, FriendlySAM, SharpnessAware, perturbed_weights
 
 SGD = {"lr": 0.3, "momentum": 0.9, "weight_decay": 0.01}
 # The second group's own.
@@ -238,7 +238,58 @@ def test_friendly_sam_is_the_authors_code() -> None:
         assert_same(model, dense)
 
 
+WINDOWED: dict[str, tuple[type[SharpnessAware], dict[str, Any]]] = {
+    "sam": (SAM, {}),
+    "sam-m": (SAM, {"m": 3}),
+    "asam": (ASAM, {"eta": 0.1}),
+    "fsam-natural": (FSAM, {"natural": True}),
+    "gsam": (GSAM, {}),
+    "friendly": (FriendlySAM, {}),
+}
+
+
+@pytest.mark.parametrize("method", WINDOWED)
+def test_outside_of_start_and_stop_it_is_its_base_in_one_pass(method) -> None:
+    """Bit for bit the base, then the method from the base's state, then the base from there."""
+    kind, options = WINDOWED[method]
+    made = {
+        "windowed": (kind, {"start": 0.25, "stop": 0.75, **options}),
+        "base": (Descent, {}),
+        "method": (kind, options),
+    }
+    models = {name: network_with_batchnorm().float() for name in made}
+    optimizers = {
+        name: of(models[name].named_parameters(), torch.optim.SGD, **SGD, **own) for name, (of, own) in made.items()
+    }
+    steps = [(x.float(), y) for x, y in batches((8,) * 8)]
+    of_method: list[int] = []
+    for number, (x, y) in enumerate(steps):
+        now = "method" if 2 <= number < 6 else "base"
+        before = "method" if 2 <= number - 1 < 6 else "base"
+        if now != before:
+            models[now].load_state_dict(models[before].state_dict())
+            state = optimizers[before].state_dict()
+            if now == "base":  # what the base needs of it
+                state = {**state, "method": "Descent", "param_groups": optimizers[now].state_dict()["param_groups"]}
+            optimizers[now].load_state_dict(state)
+        optimizers["windowed"].progress = number / len(steps)
+        passes = []
+        for name in ("windowed", now):
+            closure = Closure(models[name], x, y)
+            optimizers[name].step(closure, size=len(x))
+            passes.append(len(closure.visited))
+        assert passes[0] == passes[1]
+        of_method.append(passes[0])
+        for mine, theirs in zip(
+            models["windowed"].state_dict().values(), models[now].state_dict().values(), strict=True
+        ):
+            assert torch.equal(mine, theirs)
+    inside = 6 if options.get("m") else 2
+    assert of_method == [1, 1, *[inside] * 4, 1, 1]
+
+
 BAD = [
+    pytest.param(SAM, {"start": 0.5, "stop": 0.5}, "0 <= start < stop <= 1, got 0.5 and 0.5", id="start-and-stop"),
     pytest.param(GSAM, {"alpha": -1.0}, "alpha must be a finite number >= 0, got -1.0", id="alpha"),
     pytest.param(GSAM, {"rho": 0.1, "rho_min": 0.2}, "rho_min must be at most rho, 0.1, got 0.2", id="rho_min"),
     pytest.param(GSAM, {"lr_min": math.nan}, "lr_min must be a finite number >= 0, got nan", id="lr_min"),
