@@ -37,6 +37,7 @@ def obstacle(config: TrainConfig) -> str | None:
         "trainer.micro_batch_size: batches in pieces": trainer.micro_batch_size is not None,
         f"trainer.precision={trainer.precision}: a population is trained in fp32": trainer.precision != "fp32",
         f"trainer.devices={trainer.devices}: several devices for one run": trainer.devices > 1,
+        f"trainer.average={trainer.average}: averages one network": trainer.average != "none",
         "trainer.compile=true: one network is compiled": trainer.compile,
         "trainer.fast_dev_run=true: two steps": trainer.fast_dev_run,
         f"logger={config.logger.name}: follows one run": config.logger.name != "none",

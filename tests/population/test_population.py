@@ -339,6 +339,7 @@ OBSTACLES = [
     (["optimizer=friendly_sam"], "optimizer=friendly_sam: it keeps a mean of past gradients"),
     (["trainer.micro_batch_size=8"], "trainer.micro_batch_size: batches in pieces"),
     (["trainer.precision=bf16"], "trainer.precision=bf16: a population is trained in fp32"),
+    (["trainer.average=ema"], "trainer.average=ema: averages one network"),
     (["trainer.devices=2"], "trainer.devices=2: several devices for one run"),
     (["trainer.compile=true"], "trainer.compile=true: one network is compiled"),
     (["trainer.fast_dev_run=true"], "trainer.fast_dev_run=true: two steps"),

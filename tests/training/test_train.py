@@ -115,6 +115,10 @@ RESUMED = [
     pytest.param(["optimizer=fisher_trace"], id="fisher-trace"),
     pytest.param(["optimizer=friendly_sam", "base=adamw"], id="friendly-sam-adamw"),
     pytest.param(["optimizer=sam", "optimizer.start=0.6", "optimizer.stop=0.9"], id="sam-late"),
+    pytest.param(["optimizer=sam", "trainer.average=ema", *DROPOUT_AND_BATCHNORM], id="ema"),
+    pytest.param(
+        ["optimizer=sgd", "trainer.average=swa", "trainer.average_start=0.3", *DROPOUT_AND_BATCHNORM], id="swa"
+    ),
     pytest.param(["optimizer=gsam", "optimizer.rho_min=0.01", "schedule.warmup_epochs=1"], id="gsam"),
     pytest.param(["optimizer=sam", "schedule=plateau", "schedule.warmup_epochs=1"], id="plateau"),
     pytest.param(["optimizer=fsam", "trainer.precision=bf16"], id="bf16"),
