@@ -196,7 +196,7 @@ def test_a_compiled_network_is_recorded_too(device, recorder, dtype, tolerance, 
 
 
 @pytest.mark.parametrize(("device", "recorder", "dtype", "tolerance"), WHERE)
-@pytest.mark.parametrize("method", ["sgd", "adam", "sam", "fsam", "fisher-trace"])
+@pytest.mark.parametrize("method", ["sgd", "adam", "sam", "fsam", "gsam", "friendly", "fisher-trace"])
 def test_a_step_that_is_not_finite_is_skipped_and_counted(device, recorder, dtype, tolerance, method) -> None:
     steps = batches(20, device, dtype)
     for number in (0, 8, 9, 15, 18, 19):

@@ -114,7 +114,7 @@ RESUMED = [
     pytest.param(["optimizer=fsam", "base=adamw"], id="fsam-adamw"),
     pytest.param(["optimizer=fisher_trace"], id="fisher-trace"),
     pytest.param(["optimizer=friendly_sam", "base=adamw"], id="friendly-sam-adamw"),
-    pytest.param(["optimizer=sam", "optimizer.start=0.6", "optimizer.stop=0.9"], id="sam-late"),
+    pytest.param(["optimizer=sam", "optimizer.start=0.02", "optimizer.stop=0.9"], id="sam-windowed"),
     pytest.param(["optimizer=sam", "trainer.average=ema", *DROPOUT_AND_BATCHNORM], id="ema"),
     pytest.param(
         ["optimizer=sgd", "trainer.average=swa", "trainer.average_start=0.3", *DROPOUT_AND_BATCHNORM], id="swa"
