@@ -500,15 +500,15 @@ class GSAM(SharpnessAware):
 
 
 class FriendlySAM(SharpnessAware):
-    """Friendly SAM: eps along the mini-batch's own noise, not along the full gradient (Li et al. 2024, algorithm 1).
+    """Friendly SAM: eps along the mini-batch's own noise, not along the full gradient (Li et al. 2024).
 
     With the mean of past gradients m_t = decay m_(t-1) + (1 - decay) g_t, m_0 = 0, in place of the full gradient
 
         eps = rho d / ||d||,  d = g_t - sigma m_t.
 
     Not Fisher SAM (`FSAM`). m is kept beside the base's state of each parameter; a step that is skipped leaves it as it
-    was, and so does one without a second pass. With `m` each sub-batch counts as a mini-batch. The authors' code starts
-    with m_1 = g_1 and subtracts m_(t-1), which for sigma = 1 is the same direction from the same mean.
+    was, and so does one without a second pass. With m-sharpness each sub-batch is a mini-batch. The authors' code
+    starts with m_1 = g_1 and subtracts m_(t-1), which for sigma = 1 is the same direction from the same mean.
 
     Args:
         rho: radius, by default 0.05.
