@@ -21,7 +21,7 @@ RECIPES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", GUIDE, flags=re.D
 # Lines of code at most, the module of the network aside.
 LINES = {
     "geometry.py": 15,
-    "gsam.py": 30,
+    "gnp.py": 20,
     "net.py": 8 + 9,
     "data.py": 12,
     "focal.py": 8,
@@ -75,7 +75,7 @@ def test_recipes_are_short(name) -> None:
 
 COMMANDS = {
     "geometry.py": (*SMALL, "optimizer=layerwise", "optimizer.power=1", "optimizer.rho=0.1"),
-    "gsam.py": (*SMALL, "optimizer=gsam", "optimizer.alpha=0.2"),
+    "gnp.py": (*SMALL, "optimizer=gnp", "optimizer.alpha=0.2"),
     "net.py": ("dataset=digits", "model=my_net", "model.width=24", *QUICK),
     "data.py": ("dataset=even_odd", "dataset.test=200", "model=mlp", "model.widths=[16]", *QUICK),
     "focal.py": (*SMALL, "loss=focal", "loss.gamma=1"),

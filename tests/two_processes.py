@@ -18,7 +18,7 @@ from torch.distributed.fsdp import fully_shard
 
 from fsbench import sharpness
 from fsbench.distributed.devices import Devices
-from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace, Processes
+from fsbench.optim import ASAM, FSAM, GSAM, SAM, Descent, FisherTrace, FriendlySAM, Processes
 from fsbench.stop_signal import StopSignal
 from fsbench.training.batch_closure import BatchClosure
 from fsbench.training.precision import Precision
@@ -41,6 +41,8 @@ METHODS: dict[str, Callable[..., Descent]] = {
     "fsam-natural": lambda p, model, **o: FSAM(p, rho=0.1, eta=1.0, natural=True, **SGD, **o),
     "fsam-per-example": lambda p, model, **o: FSAM(p, rho=0.1, eta=1.0, fisher="per_example", **SGD, **o),
     "sam-m": lambda p, model, **o: SAM(p, rho=0.1, m=3, **SGD, **o),
+    "gsam": lambda p, model, **o: GSAM(p, rho=0.1, **SGD, **o),
+    "friendly": lambda p, model, **o: FriendlySAM(p, rho=0.1, **SGD, **o),
     "regulariser": regulariser,
     "clipped": lambda p, model, **o: SAM(p, rho=0.1, max_norm=0.1, **SGD, **o),
 }

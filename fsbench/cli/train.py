@@ -41,7 +41,7 @@ Keys people reach for:
   fsbench train -m optimizer=sam,fsam seed=0,1,2,3 executor=ray executor.gpus=0.25     # or executor=slurm
   fsbench train optimizer=sam trainer.devices=4        (or: torchrun --nproc-per-node=4 -m fsbench train optimizer=sam)
 
-`optimizer=fsam` is Fisher SAM (Kim et al. 2022), not Friendly SAM.
+`optimizer=fsam` is Fisher SAM (Kim et al. 2022), not Friendly SAM, which is `optimizer=friendly_sam`.
 A finished run is not repeated, an interrupted one goes on where it stopped.
 Exit codes: 0 done, 1 failed, 2 bad input, 3 a sweep with failures, 4 diverged, 130 interrupted.
 Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU leave a checkpoint first; another Ctrl-C ends at once.

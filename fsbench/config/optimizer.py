@@ -73,6 +73,16 @@ class SharpnessAwareOptions(OptimizerOptions):
     """m-sharpness: sub-batches of this size, each with its own perturbation."""
     perturbation: Literal["global", "local"] = "global"
     """With several devices the whole batch's gradient perturbs, or (local) on each device its own rows'."""
+    start: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training after which the weights are perturbed; before, the base optimizer is alone."""
+    stop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training up to which they are."""
+
+    @model_validator(mode="after")
+    def _starts_before_it_stops(self) -> SharpnessAwareOptions:
+        if self.start >= self.stop:
+            raise ValueError(f"optimizer.start={self.start}: must be below optimizer.stop={self.stop}")
+        return self
 
     @model_validator(mode="after")
     def _local_stands_alone(self) -> SharpnessAwareOptions:
@@ -132,6 +142,48 @@ class FSAMOptions(SharpnessAwareOptions, name="fsam"):
         if self.form == "additive" and self.eta == 0:
             raise ValueError("optimizer.eta=0: must be > 0 with optimizer.form=additive")
         return self
+
+
+class GSAMOptions(SharpnessAwareOptions, name="gsam"):
+    """GSAM: surrogate gap guided SAM (Zhuang et al. 2022)."""
+
+    title: ClassVar = "GSAM"
+    builder: ClassVar = "fsbench.optim:GSAM"
+    not_stackable: ClassVar = "it takes the gradients of both passes together"
+    search: ClassVar = {"rho": (0.01, 0.5), "alpha": (0.01, 1.0)}
+    perturbation: Literal["global"] = "global"
+    """The whole batch's gradient perturbs."""
+    alpha: NonNegative = 0.4
+    """Weight of what of the gradient at w is orthogonal to that at w + eps; 0 is SAM."""
+    rho_min: NonNegative | None = None
+    """Radius at the learning rate lr_min: it follows the rate between rho_min and rho. null: rho throughout."""
+    lr_min: NonNegative = 0.0
+    """Least learning rate of the schedule, at which the radius is rho_min."""
+
+    @model_validator(mode="after")
+    def _radii_are_a_range(self) -> GSAMOptions:
+        if self.rho_min is not None and self.rho_min > self.rho:
+            raise ValueError(f"optimizer.rho_min={self.rho_min}: must be at most optimizer.rho={self.rho}")
+        if self.lr_min and (self.rho_min is None or self.lr_min >= self.lr):
+            raise ValueError(
+                f"optimizer.lr_min={self.lr_min}: must be below optimizer.lr={self.lr}, with optimizer.rho_min given"
+            )
+        return self
+
+
+class FriendlySAMOptions(SharpnessAwareOptions, name="friendly_sam"):
+    """Friendly SAM: perturbs along g less the mean of past gradients (Li et al. 2024); not fsam, Fisher SAM."""
+
+    title: ClassVar = "Friendly SAM"
+    builder: ClassVar = "fsbench.optim:FriendlySAM"
+    not_stackable: ClassVar = "it keeps a mean of past gradients"
+    search: ClassVar = {"rho": (0.01, 0.5)}
+    perturbation: Literal["global"] = "global"
+    """The whole batch's gradient perturbs."""
+    sigma: NonNegative = 1.0
+    """Share of the mean that is taken away; 0 is SAM."""
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the mean (lambda)."""
 
 
 class FisherTraceOptions(OptimizerOptions, name="fisher_trace"):

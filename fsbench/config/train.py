@@ -40,6 +40,17 @@ class TrainerOptions(Options):
     fused: bool = True
     cuda_graph: Literal["auto", True, False] = "auto"  # auto: as false, until recordings were tried on a GPU
     population: bool = False
+    average: Literal["none", "ema", "swa"] = "none"
+    average_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    average_start: Annotated[float, Field(ge=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _average_is_one(self) -> TrainerOptions:
+        if self.average_decay is not None and self.average != "ema":
+            raise ValueError(f"trainer.average_decay={self.average_decay}: is that of trainer.average=ema")
+        if self.average_start is not None and self.average == "none":
+            raise ValueError(f"trainer.average_start={self.average_start}: needs trainer.average=ema or swa")
+        return self
 
 
 class LoggerOptions(Component, group="logger"):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from fsbench.config.component import components
 from fsbench.config.dataset import DatasetOptions
+from fsbench.config.optimizer import SharpnessAwareOptions
 from fsbench.config.sharpness import SharpnessConfig
 from fsbench.config.train import TrainConfig
 from fsbench.measuring.measures import chosen_measures
@@ -86,9 +87,13 @@ class Estimator:
 
 
 def passes(optimizer: Mapping[str, Any]) -> float:
-    """Forward-backward passes over the batch that a step takes; those for single examples, or labels, are one more."""
+    """Forward-backward passes over the batch of a step, on average; single examples' gradients are one more."""
     method: Any = components("optimizer")[optimizer["name"]]
-    return method.passes + (optimizer.get("fisher", "batch") != "batch")
+    most = method.passes + (optimizer.get("fisher", "batch") != "batch")
+    if not issubclass(method, SharpnessAwareOptions):
+        return most
+    # Outside of start and stop one pass is made.
+    return 1 + (most - 1) * (optimizer.get("stop", 1.0) - optimizer.get("start", 0.0))
 
 
 def operations(config: TrainConfig) -> float:

@@ -4,6 +4,17 @@ from fsbench.geometries import Geometry
 from fsbench.optim.descent import Descent
 from fsbench.optim.fisher_trace import FisherTrace
 from fsbench.optim.processes import Processes
-from fsbench.optim.sharpness_aware import ASAM, FSAM, SAM, SharpnessAware
+from fsbench.optim.sharpness_aware import ASAM, FSAM, GSAM, SAM, FriendlySAM, SharpnessAware
 
-__all__ = ["ASAM", "FSAM", "SAM", "Descent", "FisherTrace", "Geometry", "Processes", "SharpnessAware"]
+__all__ = [
+    "ASAM",
+    "FSAM",
+    "GSAM",
+    "SAM",
+    "Descent",
+    "FisherTrace",
+    "FriendlySAM",
+    "Geometry",
+    "Processes",
+    "SharpnessAware",
+]

@@ -88,6 +88,7 @@ class Descent(torch.optim.Optimizer):
     Attributes:
         skipped: steps skipped so far because a loss or a gradient was not finite.
         skipped_in_a_row: of these, how many since the last step that was taken.
+        progress: share of the training that is over, 0 to 1, as whoever calls `step` says.
         geometry: of the neighbourhood in which a second pass is made; None: there is no second pass like that.
         stackable: whether `StackedDescent` takes the steps of many of them as they would. It holds for the class that
             says so and is not inherited: a subclass that steps in another way would be taken for its parent.
@@ -131,6 +132,7 @@ class Descent(torch.optim.Optimizer):
         self.processes = processes or Processes()
         self.skipped = 0
         self.skipped_in_a_row = 0
+        self.progress = 0.0
         # Whether each gradient so far was finite, while nobody on the host may ask.
         self._verdicts: list[Tensor] | None = None
         # The gradients that the last step left: object and version, by parameter. None: not known.

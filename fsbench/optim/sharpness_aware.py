@@ -1,10 +1,10 @@
-"""SAM, ASAM and FSAM: the gradient at the worst point of an ellipsoid around w."""
+"""SAM, ASAM, FSAM, GSAM and Friendly SAM: the gradient at the worst point of an ellipsoid around w."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import nullcontext
 from inspect import Parameter, signature
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fsbench.geometries import EUCLIDEAN, FORMS, SCALES, Geometry
 from fsbench.optim.descent import Closure, Descent, batch_size, no_rows
-from fsbench.optim.ellipsoid import alignment, gradients_of, local, norm_of, scaled, wide
+from fsbench.optim.ellipsoid import alignment, gradients_of, inner, inverse_or_zero, local, norm_of, scaled, wide
 from fsbench.optim.perturbed_weights import InverseMetric, PerturbedWeights
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.running_statistics import frozen_statistics, kept_buffers, unmoved
@@ -47,6 +47,8 @@ class SharpnessAware(Descent):
         perturbation: where several processes share the mini-batch, "global": its gradient perturbs (the papers
             here), or "local": on each process the gradient of its own rows does (m-sharpness again, m being
             the rows a process has; needs `step(closure, size=N)`). Both descend along the mean over all rows.
+        start, stop: shares of the training between which the weights are perturbed (start <= `progress` < stop);
+            outside the step is the base optimizer's, in one pass. Whoever calls `step` sets `progress` before it.
         max_norm, model, processes: as for `Descent`.
 
     Attributes:
@@ -75,8 +77,12 @@ class SharpnessAware(Descent):
         natural: bool = False,
         m: int | None = None,
         perturbation: str = "global",
+        start: float = 0.0,
+        stop: float = 1.0,
         **options: Any,
     ) -> None:
+        if not 0 <= start < stop <= 1:
+            raise ValueError(f"start and stop must be 0 <= start < stop <= 1, got {start} and {stop}")
         if m is not None and m < 1:
             raise ValueError(f"m must be >= 1 or None, got {m}")
         if perturbation not in ("global", "local"):
@@ -91,6 +97,7 @@ class SharpnessAware(Descent):
         self.natural = natural
         self.m = m
         self.perturbation = perturbation
+        self.start, self.stop = start, stop
         self.compare = False
         self._perturbed = PerturbedWeights()
         self.alignment: tuple[Tensor, Tensor] | None = None
@@ -107,9 +114,14 @@ class SharpnessAware(Descent):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{key} must be a finite number >= 0, got {value}")
 
-    def begin(self) -> bool:
+    @property
+    def active(self) -> bool:
+        """True where the next step is between `start` and `stop`."""
+        return self.start <= self.progress and (self.progress < self.stop or self.stop == 1)
+
+    def begin(self) -> Hashable:
         self.alignment = None
-        return self.compare
+        return self.active, self.active and self.compare
 
     def unfit(self) -> set[str]:
         whole = self.perturbation == "local" or self._own("perturb") or self._own("descend")
@@ -167,7 +179,7 @@ class SharpnessAware(Descent):
         """
 
     def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
-        if not self.natural and all(group["rho"] == 0 for group in self.param_groups):
+        if not self.active or (not self.natural and all(group["rho"] == 0 for group in self.param_groups)):
             return self.one_pass(closure)
         if self.m is None:
             return self._two_passes(closure, None, size)
@@ -320,7 +332,7 @@ class ASAM(SharpnessAware):
 class FSAM(SharpnessAware):
     """Fisher SAM: D = F^-1, the inverse of a diagonal Fisher information (Kim et al. 2022, eq. 8-12, algorithm 1).
 
-    Not Friendly SAM, which goes by the same letters elsewhere.
+    Not Friendly SAM (`FriendlySAM`), which goes by the same letters elsewhere.
 
     Args:
         rho: radius, by default 0.1.
@@ -400,6 +412,166 @@ class FSAM(SharpnessAware):
         if self.perturbation == "global":
             self.processes.sum_(total)
         return dict(zip(params, total, strict=True))
+
+
+class GSAM(SharpnessAware):
+    """Surrogate gap guided SAM: SAM without what widens the gap L(w + eps) - L(w) (Zhuang et al. 2022, algorithm 1).
+
+    With the gradients g at w and g_p at w + eps it descends along
+
+        g_p - alpha (g - <g, g_p> g_p / ||g_p||^2),
+
+    alpha times what of g is orthogonal to g_p being taken away. Where `rho_min` is given, the radius of each step
+    follows the learning rate:
+
+        rho_t = rho_min + (rho - rho_min) (lr_t - lr_min) / (lr_max - lr_min)
+
+    with the group's rate lr_t and its peak lr_max, from which a scheduler of torch starts (`initial_lr`); beyond
+    lr_min and lr_max it stays as it is there. The authors' code (JAX, and PyTorch) takes the gradients of each device's
+    own rows, and adds 1e-12 to norms; here gradients are those of the whole mini-batch, and eps is zero where g is.
+
+    Args:
+        rho: radius, by default 0.05; with `rho_min` the paper's rho_max.
+        alpha: >= 0, by default 0.4; 0 is SAM.
+        rho_min: radius where the learning rate is lr_min, 0 to rho; None: the radius is rho throughout.
+        lr_min: least learning rate of the schedule, >= 0.
+
+    Example:
+        The step of `SAM`'s example: both gradients are parallel, and nothing is taken away.
+
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = GSAM([w], torch.optim.SGD, lr=0.1, rho=0.5, alpha=0.4)
+        >>> optimizer.step(closure), w.data
+        (tensor(12.5000), tensor([2.6700, 3.5600]))
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: type[torch.optim.Optimizer] = torch.optim.SGD,
+        *,
+        alpha: float = 0.4,
+        rho_min: float | None = None,
+        lr_min: float = 0.0,
+        **options: Any,
+    ) -> None:
+        for key, value in (("alpha", alpha), ("rho_min", rho_min or 0.0), ("lr_min", lr_min)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{key} must be a finite number >= 0, got {value}")
+        self.alpha, self.rho_min, self.lr_min = alpha, rho_min, lr_min
+        super().__init__(params, base, geometry=EUCLIDEAN, **options)
+
+    def check_options(self, group: dict[str, Any]) -> None:
+        super().check_options(group)
+        if self.rho_min is not None and self.rho_min > group["rho"]:
+            raise ValueError(f"rho_min must be at most rho, {group['rho']}, got {self.rho_min}")
+
+    def unfit(self) -> set[str]:
+        return super().unfit() | {"complex", "sparse"}
+
+    def begin(self) -> Hashable:
+        # Steps of other radii are other steps.
+        return super().begin(), self.rho_min is not None and tuple(map(self._radius, self.param_groups))
+
+    def group_values(self, key: str) -> dict[Tensor, Any]:
+        if key != "rho" or self.rho_min is None:
+            return super().group_values(key)
+        return {p: self._radius(group) for group in self.param_groups for p in group["params"]}
+
+    def _radius(self, group: dict[str, Any]) -> float:
+        """rho_t of a group."""
+        assert self.rho_min is not None
+        lr, peak = float(group["lr"]), float(group.get("initial_lr", group["lr"]))
+        share = (lr - self.lr_min) / (peak - self.lr_min) if peak > self.lr_min else 1.0
+        return self.rho_min + (group["rho"] - self.rho_min) * min(max(share, 0.0), 1.0)
+
+    def descend(self, params: list[Tensor], at_w: list[Tensor]) -> None:
+        if self.alpha == 0:
+            return
+        inverse = inverse_or_zero(norm_of(gradients_of(self.trained())))
+        pairs = [(g, p.grad) for p, g in zip(params, at_w, strict=True) if p.grad is not None]
+        if not pairs:
+            return
+        g, perturbed = (list(tensors) for tensors in zip(*pairs, strict=True))
+        # <g, g_p> / ||g_p||^2, without a square that could vanish.
+        along = torch.stack(list(map(inner, wide(g), wide(perturbed)))).sum() * inverse * inverse
+        torch._foreach_mul_(perturbed, 1 + self.alpha * along)
+        torch._foreach_add_(perturbed, g, alpha=-self.alpha)
+
+
+class FriendlySAM(SharpnessAware):
+    """Friendly SAM: eps along the mini-batch's own noise, not along the full gradient (Li et al. 2024).
+
+    With the mean of past gradients m_t = decay m_(t-1) + (1 - decay) g_t, m_0 = 0, in place of the full gradient
+
+        eps = rho d / ||d||,  d = g_t - sigma m_t.
+
+    Not Fisher SAM (`FSAM`). m is kept beside the base's state of each parameter; a step that is skipped leaves it as it
+    was, and so does one without a second pass. With m-sharpness each sub-batch is a mini-batch. The authors' code
+    starts with m_1 = g_1 and subtracts m_(t-1), which for sigma = 1 is the same direction from the same mean.
+
+    Args:
+        rho: radius, by default 0.05.
+        sigma: share of the mean that is taken away, >= 0, by default 1; 0 is SAM.
+        decay: of the mean (the paper's lambda), 0 to below 1, by default 0.9.
+
+    Example:
+        The first step of `SAM`'s example is SAM's: d is 0.9 g.
+
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = FriendlySAM([w], torch.optim.SGD, lr=0.1, rho=0.5)
+        >>> optimizer.step(closure), w.data
+        (tensor(12.5000), tensor([2.6700, 3.5600]))
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: type[torch.optim.Optimizer] = torch.optim.SGD,
+        *,
+        sigma: float = 1.0,
+        decay: float = 0.9,
+        **options: Any,
+    ) -> None:
+        if not (math.isfinite(sigma) and sigma >= 0):
+            raise ValueError(f"sigma must be a finite number >= 0, got {sigma}")
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be at least 0 and below 1, got {decay}")
+        if options.get("perturbation") == "local":
+            raise ValueError("perturbation='local' does not go with FriendlySAM: its mean is of the whole mini-batches")
+        self.sigma, self.decay = sigma, decay
+        # The means that the step in progress leaves, if it is taken.
+        self._means: dict[Tensor, Tensor] = {}
+        super().__init__(params, base, geometry=EUCLIDEAN, **options)
+
+    def unfit(self) -> set[str]:
+        return super().unfit() | {"sparse"}
+
+    def descent_gradient(self, closure: Closure, size: int | None) -> Tensor:
+        self._means = {}
+        return super().descent_gradient(closure, size)
+
+    def perturb(
+        self, params: list[Tensor], inverse_metric: InverseMetric | None, gradient_at: GradientAt
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        gradients = gradients_of(params)
+        known = [self._means.get(p, self.state.get(p, {}).get("gradient_mean")) for p in params]
+        before = [torch.zeros_like(p) if mean is None else mean for p, mean in zip(params, known, strict=True)]
+        means = torch._foreach_lerp(before, gradients, 1 - self.decay)
+        self._means.update(zip(params, means, strict=True))
+        direction = list(torch._foreach_sub(wide(gradients), wide(means), alpha=self.sigma))
+        return direction, norm_of(direction)
+
+    def _base_step(self) -> None:
+        super()._base_step()
+        skipped = vars(self.base).get("found_inf")  # of a masked step
+        for p, mean in self._means.items():
+            if p.grad is None:  # the base has no state of it yet, and must be the first to make one
+                continue
+            kept = self.state[p].setdefault("gradient_mean", mean)
+            if kept is not mean:
+                kept.copy_(mean if skipped is None else torch.where(skipped > 0, kept, mean))
+        self._means = {}
 
 
 def _is_told(closure: Closure) -> bool:

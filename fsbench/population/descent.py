@@ -63,7 +63,9 @@ class StackedDescent:
                 )
             if type(member) is not type(self.method) or member.geometry is not self.method.geometry:
                 raise ValueError(f"{member.name} and {self.method.name} can't be trained in one population")
-            for key, plain in (("m", None), ("fisher", "batch"), ("perturbation", "global")):
+            for key, plain in (
+                ("m", None), ("fisher", "batch"), ("perturbation", "global"), ("start", 0), ("stop", 1)
+            ):  # fmt: skip
                 if (value := getattr(member, key, plain)) != plain:
                     raise ValueError(f"{member.name} with {key}={value!r} can't be trained in a population")
 

@@ -31,9 +31,13 @@ def obstacle(config: TrainConfig) -> str | None:
         "optimizer.m: gradients of several sub-batches": getattr(method, "m", None) is not None,
         "optimizer.fisher: gradients of single examples": getattr(method, "fisher", "batch") != "batch",
         "optimizer.perturbation=local: one device's own": getattr(method, "perturbation", "global") == "local",
+        "optimizer.start, optimizer.stop: one pass in a part of the training": (
+            method.stackable and (getattr(method, "start", 0), getattr(method, "stop", 1)) != (0, 1)
+        ),
         "trainer.micro_batch_size: batches in pieces": trainer.micro_batch_size is not None,
         f"trainer.precision={trainer.precision}: a population is trained in fp32": trainer.precision != "fp32",
         f"trainer.devices={trainer.devices}: several devices for one run": trainer.devices > 1,
+        f"trainer.average={trainer.average}: averages one network": trainer.average != "none",
         "trainer.compile=true: one network is compiled": trainer.compile,
         "trainer.fast_dev_run=true: two steps": trainer.fast_dev_run,
         f"logger={config.logger.name}: follows one run": config.logger.name != "none",

@@ -32,8 +32,8 @@ _INCIDENTAL_OF = {
 _ADDED: dict[str, dict[str, Any]] = {
     "augment": {"name": "standard", "padding": "zeros", "autoaugment_first": False},
     "loss": {"name": "cross_entropy"},
-    "trainer": {"devices": 1},
-    "optimizer": {"full_batch": "own", "perturbation": "global"},
+    "trainer": {"devices": 1, "average": "none", "average_decay": None, "average_start": None},
+    "optimizer": {"full_batch": "own", "perturbation": "global", "start": 0.0, "stop": 1.0},
 }
 
 

@@ -36,6 +36,7 @@ def records_steps(config: TrainConfig, device: torch.device) -> bool:
         "not with optimizer.fisher other than batch, a pass for each example": (
             getattr(method, "fisher", "batch") != "batch"
         ),
+        "not with optimizer.rho_min, a radius for each step": getattr(method, "rho_min", None) is not None,
         f"not with optimizer={method.name}, which does not say that its step can be recorded": not method.recordable,
         "not with trainer.fast_dev_run=true, which makes two steps": trainer.fast_dev_run,
     }

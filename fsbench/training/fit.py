@@ -16,6 +16,7 @@ from fsbench.distributed.devices import Devices
 from fsbench.errors import Diverged, Interrupted
 from fsbench.optim import Descent
 from fsbench.stop_signal import StopSignal
+from fsbench.training.average import Average
 from fsbench.training.batch_closure import BatchClosure
 from fsbench.training.cuda_graphs import CudaRecorder, GraphedStep
 from fsbench.training.epoch_totals import EpochTotals
@@ -38,13 +39,21 @@ class TrainingState:
     precision: Precision
     loss: nn.Module
     plain_loss: nn.Module
+    average: Average
     epoch: int = 0
     step: int = 0
     totals: EpochTotals = field(default_factory=EpochTotals)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def network(self) -> nn.Module:
+        """The one that is evaluated and stored: `model`, or the average of its weights."""
+        return self.average.network(self.model)
+
     def state_dict(self) -> dict[str, Any]:
+        average = self.average.state_dict()
         return {
+            **({"average": average} if average else {}),
             **{part: getattr(self, part).state_dict() for part in ("model", "optimizer", "schedule", "precision")},
             "skipped": [self.optimizer.skipped, self.optimizer.skipped_in_a_row],
             "position": [self.epoch, self.step],
@@ -55,6 +64,7 @@ class TrainingState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for part in ("model", "optimizer", "schedule", "precision"):
             getattr(self, part).load_state_dict(state[part])
+        self.average.load_state_dict(state.get("average", {}))
         self.optimizer.skipped, self.optimizer.skipped_in_a_row = state["skipped"]
         self.epoch, self.step = state["position"]
         self.totals = EpochTotals(**state["totals"])
@@ -109,6 +119,7 @@ def fit(
                 optimizer.compare = state.step % options.compare_every == 0
             step(x, y, batches.size(state.step), state.totals)
             schedule.after_step()
+            state.average.after_step(model, schedule.progress)
             now = time.perf_counter()
             state.totals.seconds += now - clock
             clock = now
@@ -127,7 +138,7 @@ def fit(
         step.settle(state.totals)
         state.totals.seconds += time.perf_counter() - clock
         ends = state.epoch * len(batches) + state.step >= total_steps
-        row = end_epoch(state, evaluations, options, ends, eval_limit, devices)
+        row = end_epoch(state, evaluations, options, ends, eval_limit, devices, batches)
         stopping = stop.requested
         if ends or state.epoch % options.checkpoint_every == 0 or stopping:
             save()
@@ -152,6 +163,7 @@ def end_epoch(
     ends: bool,
     limit: int | None = None,
     devices: Devices | None = None,
+    batches: TrainBatches | None = None,
 ) -> dict[str, Any]:
     """Evaluate where it is due, and go to the next epoch; returns the row of this one.
 
@@ -159,9 +171,13 @@ def end_epoch(
         Diverged: a split's loss is not finite.
     """
     row = {"epoch": state.epoch + 1, **state.totals.row()}
+    state.average.after_epoch(state.model, state.schedule.progress)
     if ends or (state.epoch + 1) % options.eval_every == 0:
+        if batches is not None:
+            of = devices or Devices(batches.device)
+            state.average.find_statistics(batches, state.epoch, state.precision, of, limit)
         for prefix, split in evaluations.items():
-            found = evaluate(state.model, split, state.precision, state.plain_loss, limit, devices)
+            found = evaluate(state.network, split, state.precision, state.plain_loss, limit, devices)
             row |= {f"{prefix}_{name}": value for name, value in found}
             if not math.isfinite(row[f"{prefix}_loss"]):
                 raise Diverged(f"diverged: the {prefix} loss is not finite after epoch {state.epoch + 1}")

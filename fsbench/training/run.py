@@ -36,6 +36,7 @@ from fsbench.runs.identity import identity
 from fsbench.runs.provenance import provenance
 from fsbench.runs.read import Unreadable, read_json
 from fsbench.stop_signal import StopSignal
+from fsbench.training.average import Average
 from fsbench.training.checkpoint import (
     fitting,
     load_checkpoint,
@@ -152,7 +153,7 @@ def _trained(devices: Devices, job: Job, stop: StopSignal) -> dict[str, Any]:
             close_logger()
         limit = FAST_DEV_STEPS if options.trainer.fast_dev_run else None
         trained_on = split_batches(data.train, options, data, devices)
-        on_train = dict(evaluate(model, trained_on, precision, state.plain_loss, limit, devices))
+        on_train = dict(evaluate(state.network, trained_on, precision, state.plain_loss, limit, devices))
         results = devices.from_first(lambda: final_results(state, on_train, model, device))
         if devices.first:
             finish(directory, job, config, state, results)
@@ -214,7 +215,7 @@ def build_state(options: TrainConfig, data: Data, steps_per_epoch: int, devices:
     optimizer = build_optimizer(model, options.optimizer, options.base, trainer.max_norm, devices, fused)
     schedule = Schedule(options.schedule, optimizer, trainer.epochs, steps_per_epoch)
     loss, plain = build_loss(options.loss), plain_loss(options.loss)
-    return TrainingState(model, optimizer, schedule, precision, loss, plain)
+    return TrainingState(model, optimizer, schedule, precision, loss, plain, Average(trainer, model))
 
 
 def build_optimizer(
@@ -363,7 +364,7 @@ def finish(
     directory: RunDirectory, job: Job, config: dict[str, Any], state: TrainingState, results: dict[str, Any]
 ) -> None:
     """The summary comes last but for the checkpoint's removal: a run with a summary is whole."""
-    weights = {name: value.detach().cpu().clone().contiguous() for name, value in state.model.state_dict().items()}
+    weights = {name: value.detach().cpu().clone().contiguous() for name, value in state.network.state_dict().items()}
     with atomic_path(directory.model) as part:
         part.write_bytes(save(weights))
     directory.set_status("done")

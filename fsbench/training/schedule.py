@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROnPlateau
 
 from fsbench.config.schedule import PlateauOptions, ScheduleOptions, Span
+from fsbench.optim import Descent
 
 
 class Schedule:
-    """Moves the learning rates of an optimizer's groups: after every step, and on plateaus after every epoch."""
+    """Moves the learning rates of an optimizer's groups: after every step, and on plateaus after every epoch.
 
-    def __init__(self, options: ScheduleOptions, optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> None:
+    It tells the optimizer its `progress` too: the share of the training's steps that are over.
+    """
+
+    def __init__(self, options: ScheduleOptions, optimizer: Descent, epochs: int, steps_per_epoch: int) -> None:
+        self.optimizer, self.steps = optimizer, epochs * steps_per_epoch
         self.by_step: LRScheduler
         self.by_epoch: ReduceLROnPlateau | None = None
         warmup = round(options.warmup_epochs * steps_per_epoch)
@@ -34,6 +38,11 @@ class Schedule:
 
     def after_step(self) -> None:
         self.by_step.step()
+        self.optimizer.progress = self.progress
+
+    @property
+    def progress(self) -> float:
+        return self.by_step.last_epoch / self.steps
 
     def after_epoch(self, train_loss: float) -> None:
         if self.by_epoch is not None:
@@ -45,5 +54,6 @@ class Schedule:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.by_step.__dict__.update(state["by_step"])
+        self.optimizer.progress = self.progress
         if self.by_epoch is not None:
             self.by_epoch.load_state_dict(state["by_epoch"])

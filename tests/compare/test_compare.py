@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from fsbench.compare.search import points, ranges
+from fsbench.config.component import components
 from fsbench.config.compose import Composer
 from fsbench.runs.directory import RunDirectory
 
@@ -109,6 +110,16 @@ def test_what_is_given_is_not_searched() -> None:
         "base.weight_decay": (1e-5, 1e-2),
         "optimizer.eta": (1e-3, 10.0),
     }
+
+
+def test_every_method_says_what_is_searched() -> None:
+    # Those of plugins that other tests declare may say nothing.
+    methods = {name: one for name, one in components("optimizer").items() if not one.source}
+    for name, method in methods.items():
+        assert set(method.search) <= set(method.model_fields), name
+        assert ("rho" in method.search) == ("rho" in method.model_fields), name
+    for base in components("base").values():
+        assert set(base.search) == {"lr", "weight_decay"}
 
 
 def test_points_are_spread_over_the_ranges_and_the_same_every_time() -> None:

@@ -11,7 +11,7 @@ import torch
 from problems import NETWORKS, Closure, batches, network_with_batchnorm, network_without_batchnorm
 from torch import nn
 
-from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
+from fsbench.optim import ASAM, FSAM, GSAM, SAM, Descent, FisherTrace, FriendlySAM
 
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 
@@ -21,6 +21,9 @@ METHODS = {
     "asam": lambda p, **o: ASAM(p, torch.optim.SGD, rho=0.5, eta=0.01, **SGD, **o),
     "fsam": lambda p, **o: FSAM(p, torch.optim.SGD, rho=0.1, eta=1.0, **SGD, **o),
     "fsam-m": lambda p, **o: FSAM(p, torch.optim.SGD, rho=0.1, eta=1.0, m=3, **SGD, **o),
+    "gsam": lambda p, **o: GSAM(p, torch.optim.SGD, rho=0.1, **SGD, **o),
+    "friendly": lambda p, **o: FriendlySAM(p, torch.optim.SGD, rho=0.1, **SGD, **o),
+    "friendly-adamw": lambda p, **o: FriendlySAM(p, torch.optim.AdamW, rho=0.1, lr=0.01, **o),
     "fisher-trace": lambda p, **o: FisherTrace(p, torch.optim.SGD, alpha=0.01, start="immediately", **SGD, **o),
     "fsam-adamw": lambda p, **o: FSAM(p, torch.optim.AdamW, rho=0.1, eta=1.0, lr=0.01, **o),
 }
@@ -28,6 +31,8 @@ ZERO_STRENGTH = {
     "sam": lambda p: SAM(p, torch.optim.SGD, rho=0.0, **SGD),
     "asam": lambda p: ASAM(p, torch.optim.SGD, rho=0.0, **SGD),
     "fsam": lambda p: FSAM(p, torch.optim.SGD, rho=0.0, **SGD),
+    "gsam": lambda p: GSAM(p, torch.optim.SGD, rho=0.0, **SGD),
+    "friendly": lambda p: FriendlySAM(p, torch.optim.SGD, rho=0.0, **SGD),
     "fisher-trace": lambda p: FisherTrace(p, torch.optim.SGD, beta=0.0, start="immediately", **SGD),
     "before-the-first-drop": lambda p: FisherTrace(p, torch.optim.SGD, beta=9.0, **SGD),
 }

@@ -263,6 +263,7 @@ REFUSED = [
     (lambda p: FisherTrace(p, lr=0.1), "FisherTrace can't be trained in a population"),
     (lambda p: SAM(p, m=3, lr=0.1), "SAM with m=3 can't be trained in a population"),
     (lambda p: SAM(p, perturbation="local", lr=0.1), "SAM with perturbation='local' can't be trained"),
+    (lambda p: SAM(p, start=0.5, lr=0.1), "SAM with start=0.5 can't be trained in a population"),
 ]
 
 

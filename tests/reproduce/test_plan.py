@@ -196,7 +196,10 @@ def test_steps(line, steps, tmp_path) -> None:
     assert cost.seconds > 0
 
 
-PASSES = {"sgd": 1, "sam": 2, "asam": 2, "fsam": 2, "fsam optimizer.fisher=per_example": 3, "fisher_trace": 3}
+PASSES = {"sgd": 1, "sam": 2, "asam": 2, "fsam": 2, "fsam optimizer.fisher=per_example": 3, "fisher_trace": 3,
+          "gsam": 2, "friendly_sam": 2, "sam optimizer.start=0.75": 1.25, "sam optimizer.stop=0.5": 1.5,
+          "fsam optimizer.fisher=true optimizer.start=0.25 optimizer.stop=0.5": 1.5,
+          "fisher_trace optimizer.start=immediately": 3}  # fmt: skip
 
 
 @pytest.mark.parametrize(("words", "expected"), PASSES.items(), ids=PASSES)

@@ -47,6 +47,17 @@ def test_keys_that_came_later_leave_older_runs_their_identity() -> None:
     assert identity(config) != identity(older)
 
 
+@pytest.mark.parametrize("method", ["sam", "asam", "fsam"])
+def test_methods_without_start_and_stop_are_what_they_were(method) -> None:
+    (job,) = compose_jobs([f"optimizer={method}"], multirun=False)
+    config = job.config.model_dump(mode="json")
+    older = copy.deepcopy(config)
+    del older["optimizer"]["start"], older["optimizer"]["stop"]
+    assert identity(config) == identity(older)
+    for key, other in (("start", 0.8), ("stop", 0.5)):
+        assert identity({**config, "optimizer": {**config["optimizer"], key: other}}) != identity(older)
+
+
 @pytest.mark.parametrize(("key", "other"), [("padding", "reflect"), ("autoaugment_first", True)])
 def test_augmentation_of_older_runs_is_what_it_was(key, other) -> None:
     (job,) = compose_jobs(["augment=crop4_flip"], multirun=False)

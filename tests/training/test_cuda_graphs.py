@@ -17,7 +17,7 @@ from recording import Again, Elsewhere
 from torch import Tensor, nn
 
 from fsbench.config.compose import compose_jobs
-from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
+from fsbench.optim import ASAM, FSAM, GSAM, SAM, Descent, FisherTrace, FriendlySAM
 from fsbench.optim.random_replay import RandomReplay
 from fsbench.optim.sharpness_aware import SharpnessAware
 from fsbench.training import fit as fit_module
@@ -42,6 +42,8 @@ METHODS: dict[str, Callable[..., Descent]] = {
     "asam": lambda p, **o: ASAM(p, torch.optim.SGD, rho=0.5, eta=0.01, **SGD, **o),
     "fsam": lambda p, **o: FSAM(p, torch.optim.SGD, rho=0.1, eta=1.0, **SGD, **o),
     "natural": lambda p, **o: FSAM(p, torch.optim.SGD, rho=0.1, eta=1.0, natural=True, **SGD, **o),
+    "gsam": lambda p, **o: GSAM(p, torch.optim.SGD, rho=0.05, **SGD, **o),
+    "friendly": lambda p, **o: FriendlySAM(p, torch.optim.SGD, rho=0.05, **SGD, **o),
     "fisher-trace": lambda p, **o: FisherTrace(p, alpha=1e-2, sub_batches=4, start="immediately", **SGD, **o),
     "late": lambda p, **o: FisherTrace(p, alpha=1e-2, sub_batches=4, start="first_drop", **SGD, **o),
 }
@@ -194,7 +196,7 @@ def test_a_compiled_network_is_recorded_too(device, recorder, dtype, tolerance, 
 
 
 @pytest.mark.parametrize(("device", "recorder", "dtype", "tolerance"), WHERE)
-@pytest.mark.parametrize("method", ["sgd", "adam", "sam", "fsam", "fisher-trace"])
+@pytest.mark.parametrize("method", ["sgd", "adam", "sam", "fsam", "gsam", "friendly", "fisher-trace"])
 def test_a_step_that_is_not_finite_is_skipped_and_counted(device, recorder, dtype, tolerance, method) -> None:
     steps = batches(20, device, dtype)
     for number in (0, 8, 9, 15, 18, 19):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fsbench.errors import UsageError
-from fsbench.optim import ASAM, FSAM, SAM, Descent, FisherTrace
+from fsbench.optim import ASAM, FSAM, GSAM, SAM, Descent, FisherTrace, FriendlySAM
 from fsbench.training.batch_closure import BatchClosure
 from fsbench.training.evaluate import evaluate
 from fsbench.training.memory_format import chosen_memory_format, memory_format_of
@@ -25,6 +25,8 @@ METHODS: dict[str, Callable[..., Descent]] = {
     "sam-m": lambda p, **o: SAM(p, torch.optim.SGD, rho=0.05, m=10, **SGD, **o),
     "asam": lambda p, **o: ASAM(p, torch.optim.SGD, rho=0.5, eta=0.01, **SGD, **o),
     "fsam": lambda p, **o: FSAM(p, torch.optim.SGD, rho=0.1, eta=1.0, **SGD, **o),
+    "gsam": lambda p, **o: GSAM(p, rho=0.05, **SGD, **o),
+    "friendly": lambda p, **o: FriendlySAM(p, torch.optim.SGD, rho=0.05, **SGD, **o),
     "fisher-trace": lambda p, **o: FisherTrace(p, alpha=1e-2, sub_batches=4, start="immediately", **SGD, **o),
 }
 

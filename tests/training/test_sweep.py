@@ -133,7 +133,7 @@ def test_a_folder_goes_by_its_label(fsbench, tmp_path) -> None:
 
 def test_sweeps_over_globs_and_ranges(fsbench, quick) -> None:
     ended = fsbench("train", "-m", *quick, "seed=range(0,2)", "optimizer=glob(*sam)", "trainer.max_steps=1")
-    assert ended.out.endswith("6 done, 0 skipped, 0 failed\n")
+    assert ended.out.endswith("10 done, 0 skipped, 0 failed\n")
 
 
 def test_a_stop_between_runs_ends_the_sweep(fsbench, quick, monkeypatch) -> None:

@@ -73,6 +73,23 @@ def test_stored_losses(fsbench, quick) -> None:
         assert losses == pytest.approx(expected, rel=1e-5), optimizer
 
 
+def test_a_method_that_starts_late_or_stops_early(fsbench, quick) -> None:
+    """Of two epochs the first, or the second, is the base optimizer's; the rest of an epoch is not told in its row."""
+
+    def first_epochs(*line: str) -> list[dict]:
+        name = "-".join(word.replace(".", "_").replace("=", "_") for word in line)
+        assert fsbench("train", *quick, "schedule=constant", *line, f"runs_dir={name}").code == 0
+        return metrics(only_run(Path(name)))
+
+    sgd, sam = first_epochs("optimizer=sgd"), first_epochs("optimizer=sam")
+    late = first_epochs("optimizer=sam", "optimizer.start=0.5")
+    early = first_epochs("optimizer=sam", "optimizer.stop=0.5")
+    assert late[0] == sgd[0]
+    assert early[0] == sam[0]
+    assert ["eps_cosine_to_sam" in row for row in (*late, *early)] == [False, True, True, False]
+    assert len({rows[1]["train_loss"] for rows in (sgd, sam, late, early)}) == 4
+
+
 def test_a_finished_run_is_not_repeated(fsbench, quick) -> None:
     fsbench("train", *quick)
     run = only_run(Path("runs"))
@@ -96,6 +113,13 @@ RESUMED = [
     pytest.param(["optimizer=asam"], id="asam"),
     pytest.param(["optimizer=fsam", "base=adamw"], id="fsam-adamw"),
     pytest.param(["optimizer=fisher_trace"], id="fisher-trace"),
+    pytest.param(["optimizer=friendly_sam", "base=adamw"], id="friendly-sam-adamw"),
+    pytest.param(["optimizer=sam", "optimizer.start=0.02", "optimizer.stop=0.9"], id="sam-windowed"),
+    pytest.param(["optimizer=sam", "trainer.average=ema", *DROPOUT_AND_BATCHNORM], id="ema"),
+    pytest.param(
+        ["optimizer=sgd", "trainer.average=swa", "trainer.average_start=0.3", *DROPOUT_AND_BATCHNORM], id="swa"
+    ),
+    pytest.param(["optimizer=gsam", "optimizer.rho_min=0.01", "schedule.warmup_epochs=1"], id="gsam"),
     pytest.param(["optimizer=sam", "schedule=plateau", "schedule.warmup_epochs=1"], id="plateau"),
     pytest.param(["optimizer=fsam", "trainer.precision=bf16"], id="bf16"),
     pytest.param(["optimizer=asam", "trainer.fused=false"], id="not-fused"),
