@@ -153,7 +153,8 @@ def _plan_lines(comparison: Comparison) -> list[str]:
     )
     if comparison.searched:
         known = [row for row in Findings(comparison).verdicts.to_dict("records") if not math.isnan(row["std"])]
-        lines += [
-            f"  {row['comparison']}: {effect * row['std']:.4f} by the {row['n']} seeds there are" for row in known
-        ]
+        settings = list(comparison.cells[0].setting)
+        for row in known:
+            where = " ".join([row["comparison"], *(f"{key}={row[key]}" for key in settings)])
+            lines.append(f"  {where}: {effect * row['std']:.4f} by the {row['n']} seeds there are")
     return lines
