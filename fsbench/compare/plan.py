@@ -25,6 +25,8 @@ _SETTLED = {
     "seed": "seeds=N takes N of them",
     "run_name": "several runs would share it",
     "overwrite": "remove the runs",
+    "trainer.device": "device= says it for all",
+    "trainer.progress": "progress= says it for all",
 }
 
 
@@ -213,8 +215,7 @@ def _sorted(words: Sequence[str], composer: Composer) -> tuple[list[str], Ranges
         key, equals, value = word.partition("=")
         if not equals:
             raise UsageError("", "", f"{word}: must read KEY=VALUE; see fsbench compare --help")
-        if key in _SETTLED:
-            raise UsageError(key, value, f"can't be given, {_SETTLED[key]}")
+        _refuse_settled(word)
         if key in KEYS or key.startswith("executor."):
             own.append(word)
         elif key.startswith(_SEARCH):
@@ -222,6 +223,16 @@ def _sorted(words: Sequence[str], composer: Composer) -> tuple[list[str], Ranges
         else:
             others.append(word)
     return own, searched, others
+
+
+def _key(word: str) -> str:
+    """The key of an override, which may stand after the + or ++ that Hydra takes."""
+    return word.partition("=")[0].lstrip("+")
+
+
+def _refuse_settled(word: str) -> None:
+    if (key := _key(word)) in _SETTLED:
+        raise UsageError(key, word.partition("=")[2], f"can't be given, {_SETTLED[key]}")
 
 
 def _ends(key: str, text: str) -> tuple[float, float]:
@@ -240,9 +251,12 @@ def _arm(text: str) -> Arm:
         allowed = "must read 'NAME: KEY=VALUE ...'; a name has letters, digits and _ . + - only"
         raise UsageError("--arm", text, allowed)
     try:
-        return Arm(name.strip(), tuple(shlex.split(words)))
+        arm = Arm(name.strip(), tuple(shlex.split(words)))
     except ValueError as failure:
         raise UsageError("--arm", text, f"can't be read: {failure}") from None
+    for word in arm.words:
+        _refuse_settled(word)
+    return arm
 
 
 def _budgeted(jobs: Mapping[Arm, Job[TrainConfig]], config: CompareConfig) -> Iterator[tuple[Arm, float]]:
@@ -262,7 +276,7 @@ def _trials(
     """The trials of a cell. Raises UsageError where it is not known how many images can be held out."""
     if not config.trials:
         return ()
-    given = {word.partition("=")[0] for word in line}
+    given = {_key(word) for word in line}
     space = ranges(job.config, given)
     space = {**space, **{key: ends for key, ends in searched.items() if key in space}}
     if not space:

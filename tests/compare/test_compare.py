@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from fsbench.compare.plan import make_comparison
 from fsbench.compare.search import points, ranges
 from fsbench.config.compose import Composer
 from fsbench.runs.directory import RunDirectory
@@ -111,6 +112,13 @@ def test_what_is_given_is_not_searched() -> None:
     }
 
 
+@pytest.mark.parametrize("word", ["optimizer.rho=0.3", "++optimizer.rho=0.3"])
+def test_what_is_given_is_given_to_every_trial(word: str) -> None:
+    words = ["optimizer=sam,asam", "dataset=digits", "model=mlp", "trials=2", word]
+    trials = make_comparison(words, [], Composer()).trials
+    assert {run.job.config.optimizer.rho for run in trials} == {0.3}
+
+
 def test_points_are_spread_over_the_ranges_and_the_same_every_time() -> None:
     space = {"a": (0.01, 1.0), "b": (1.0, 100.0)}
     few, many = points(space, 5), points(space, 16)
@@ -129,6 +137,10 @@ def test_points_are_spread_over_the_ranges_and_the_same_every_time() -> None:
         (["optimizer=sgd,sam,sam"], "optimizer=sam: is there twice"),
         (["optimizer=sgd,sm"], "optimizer=sm"),
         (["optimizer=sgd,sam", "seed=1"], "seed=1: can't be given, seeds=N"),
+        (["optimizer=sgd,sam", "++seed=1"], "seed=1: can't be given, seeds=N"),
+        (["optimizer=sgd,sam", "trainer.device=cuda"], "trainer.device=cuda: can't be given, device="),
+        (["optimizer=sgd", "--arm", "a: optimizer=sam run_name=x"], "run_name=x: can't be given, several runs"),
+        (["optimizer=sgd", "--arm", "a: optimizer=sam overwrite=true"], "overwrite=true: can't be given"),
         (["optimizer=sgd,sam", "seeds=1"], "seeds=1: must be >= 2"),
         (["optimizer=sgd,sam", "delta=0"], "delta=0: must be > 0"),
         (["optimizer=sgd,sam", "metric=accuracy"], "metric=accuracy: must be one of test_accuracy"),
