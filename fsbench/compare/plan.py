@@ -282,7 +282,12 @@ def _trials(
     if not space:
         return ()
     words = [*line, "seed=0"]
-    if _HELD_OUT not in given:
+    if _HELD_OUT in given:
+        if config.held_out is not None:
+            raise UsageError("held_out", config.held_out, f"not with {_HELD_OUT}, which is held out of all runs")
+        if not job.config.dataset.validation:
+            raise UsageError(_HELD_OUT, 0, "must be > 0, for images held out choose between trials")
+    else:
         images = images_of_an_epoch(job.config.dataset)
         if config.held_out is None and images is None:
             raise UsageError("held_out", "null", "has to be given, for it is not known how many images there are")

@@ -153,6 +153,8 @@ def test_points_are_spread_over_the_ranges_and_the_same_every_time() -> None:
         (["optimizer=sgd,sam", "trainer.epoch=1"], "trainer.epoch=1: no such key"),
         (["optimizer=sgd,sam", "sam"], "sam: must read KEY=VALUE"),
         (["optimizer=sgd,sam", "trials=2", "held_out=2000"], "2000"),
+        (["optimizer=sgd,sam", "trials=2", "dataset.validation=0"], "dataset.validation=0: must be > 0, for images"),
+        (["optimizer=sgd,sam", "trials=2", "held_out=9", "dataset.validation=9"], "held_out=9: not with dataset.valid"),
     ],
 )
 def test_bad_input_is_one_line(compare, tmp_path: Path, words, said) -> None:
