@@ -139,6 +139,13 @@ class Comparison:
         return [run for cell in self.cells for run in self.runs(cell).values()]
 
     @property
+    def compared(self) -> list[tuple[tuple[str, ...], tuple[str, str]]]:
+        """The pairs of each setting, by the values of its keys; budget=both may give settings different methods."""
+        there = {(tuple(cell.setting.values()), cell.method) for cell in self.cells}
+        settings = dict.fromkeys(tuple(cell.setting.values()) for cell in self.cells)
+        return [(s, (a, b)) for s in settings for a, b in self.pairs if {(s, a), (s, b)} <= there]
+
+    @property
     def seeds(self) -> range:
         """Fresh ones: the search has had seed 0."""
         first = int(self.config.trials > 0)
@@ -166,6 +173,8 @@ def make_comparison(words: Sequence[str], arms: Sequence[str], composer: Compose
     config: CompareConfig = composer.job(own, primary=COMPARE).config
     choices = {word.partition("=")[0]: composer.choices(word) for word in others}
     methods = _methods(choices.pop(_METHOD, []), arms)
+    for word in (word for found in choices.values() for word in found if found.count(word) > 1):
+        raise UsageError(*word.split("=", 1), "is there twice")
     shared = tuple(found[0] for found in choices.values() if len(found) == 1)
     places = (
         f"runs_dir={quoted(config.runs_dir)}", f"data_dir={quoted(config.data_dir)}",
@@ -182,6 +191,8 @@ def make_comparison(words: Sequence[str], arms: Sequence[str], composer: Compose
                 line = (*line, f"{_EPOCHS}={round(job.config.trainer.epochs * factor)}")
                 job = composer.job(line)
             name = f"{arm.name}_{factor:g}x" if factor != 1 and config.budget == "both" else arm.name
+            if any((cell.setting, cell.method) == (values, name) for cell in cells):
+                raise UsageError("--arm", name, f"needs another name, which budget={config.budget} gives a method here")
             cells.append(Cell(values, name, line, job, _trials(line, job, searched, config, composer)))
     _refuse_unknown(searched, cells)
     names = list(dict.fromkeys(cell.method for cell in cells))
@@ -315,9 +326,13 @@ def _pairs(config: CompareConfig, names: Sequence[str], first: str) -> Iterator[
     elif config.pairs == "all":
         yield from ((one, other) for i, other in enumerate(names) for one in names[i + 1 :])
     else:
+        taken: set[frozenset[str]] = set()
         known = {f"{one}-{other}": (one, other) for one, other in product(names, names) if one != other}
         for text in config.pairs:
             if text not in known:
                 problem = f"must be two of {', '.join(names)} with a - between{did_you_mean(text, known)}"
                 raise UsageError("pairs", text, problem)
+            if (pair := frozenset(known[text])) in taken:
+                raise UsageError("pairs", text, "these two are compared already")
+            taken.add(pair)
             yield known[text]

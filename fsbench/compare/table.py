@@ -47,7 +47,7 @@ class Findings:
             of_cell = {seed: value for seed, value in found.items() if value is not None}
             values[tuple(cell.setting.values()), cell.method] = of_cell
             means.append(_mean(cell, list(runs.values()), list(of_cell.values())))
-        keys = [(setting, pair) for setting in dict.fromkeys(s for s, _ in values) for pair in comparison.pairs]
+        keys = comparison.compared
         found_pairs = judged(
             [paired(values[setting, one], values[setting, other], config.delta) for setting, (one, other) in keys],
             config.delta,

@@ -88,6 +88,18 @@ def test_equal_passes(compare) -> None:
     assert "2 comparisons of 2 seeds each" in ended.out
 
 
+def test_settings_may_differ_in_the_methods_of_both_budgets() -> None:
+    """Where one of two methods takes a pass more, the other is there with as many passes."""
+    words = ["optimizer=fsam", "optimizer.fisher=batch,per_example", "trainer.epochs=2", "dataset=digits", "model=mlp"]
+    arms = ["cheap: optimizer=fsam optimizer.fisher=batch"]
+    found = make_comparison([*words, "budget=both"], arms, Composer())
+    assert found.compared == [
+        (("batch",), ("cheap", "fsam")),
+        (("per_example",), ("cheap", "fsam")),
+        (("per_example",), ("cheap_1.5x", "fsam")),
+    ]
+
+
 def test_a_plan_trains_nothing(compare, tmp_path: Path) -> None:
     assert compare("optimizer=sgd,sam", "trials=2", "plan=true").code == 0
     assert not (tmp_path / "runs").exists()
@@ -136,6 +148,9 @@ def test_points_are_spread_over_the_ranges_and_the_same_every_time() -> None:
         (["optimizer=sam"], "optimizer=sam: name two methods at least"),
         (["optimizer=sgd,sam,sam"], "optimizer=sam: is there twice"),
         (["optimizer=sgd,sm"], "optimizer=sm"),
+        (["optimizer=sgd,sam", "dataset.noise=0.2,0.2"], "dataset.noise=0.2: is there twice"),
+        (["optimizer=sgd,sam", "--arm", "sgd_2x: optimizer=sgd", "budget=both"], "--arm=sgd_2x: needs another name"),
+        (["optimizer=sgd,sam", "pairs=[sam-sgd,sgd-sam]"], "pairs=sgd-sam: these two are compared already"),
         (["optimizer=sgd,sam", "seed=1"], "seed=1: can't be given, seeds=N"),
         (["optimizer=sgd,sam", "++seed=1"], "seed=1: can't be given, seeds=N"),
         (["optimizer=sgd,sam", "trainer.device=cuda"], "trainer.device=cuda: can't be given, device="),
