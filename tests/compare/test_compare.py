@@ -115,6 +115,15 @@ def test_divergence_is_an_answer(compare) -> None:
     assert "[1/" not in again.err
 
 
+def test_a_method_whose_trials_all_diverged_says_so(compare, tmp_path: Path) -> None:
+    words = ("optimizer=sgd,sam", "seeds=2", "trials=2", "search.optimizer.lr=[1e20,1e22]", "out=found")
+    ended = compare(*words)
+    assert ended.code == 0, ended.err
+    assert ended.out.count("all trials diverged") == 2
+    assert list(pd.read_csv(tmp_path / "found/runs.csv"))[:2] == ["method", "seed"]
+    assert list(pd.read_csv(tmp_path / "found/means.csv")["chosen"]) == ["all trials diverged"] * 2
+
+
 def test_what_is_given_is_not_searched() -> None:
     job = Composer().job(["optimizer=fsam", "base=adam", "model=mlp", "dataset=digits"])
     assert ranges(job.config, {"optimizer.rho"}) == {
