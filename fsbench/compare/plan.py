@@ -174,7 +174,8 @@ def make_comparison(words: Sequence[str], arms: Sequence[str], composer: Compose
     choices = {word.partition("=")[0]: composer.choices(word) for word in others}
     methods = _methods(choices.pop(_METHOD, []), arms)
     for word in (word for found in choices.values() for word in found if found.count(word) > 1):
-        raise UsageError(*word.split("=", 1), "is there twice")
+        key, _, value = word.partition("=")
+        raise UsageError(key, value, "is there twice")
     shared = tuple(found[0] for found in choices.values() if len(found) == 1)
     places = (
         f"runs_dir={quoted(config.runs_dir)}", f"data_dir={quoted(config.data_dir)}",
@@ -275,6 +276,10 @@ def _budgeted(jobs: Mapping[Arm, Job[TrainConfig]], config: CompareConfig) -> It
     costs = {arm: passes(job.config.optimizer.model_dump(mode="json")) for arm, job in jobs.items()}
     most = max(costs.values())
     for arm, cost in costs.items():
+        trainer = jobs[arm].config.trainer
+        if config.budget != "epochs" and cost < most and trainer.max_steps is not None:
+            problem = f"not with budget={config.budget}, which counts epochs"
+            raise UsageError("trainer.max_steps", trainer.max_steps, problem)
         if config.budget != "passes" or cost == most:
             yield arm, 1.0
         if config.budget != "epochs" and cost < most:

@@ -165,6 +165,7 @@ def test_points_are_spread_over_the_ranges_and_the_same_every_time() -> None:
         (["optimizer=sgd,sam", "trainer.device=cuda"], "trainer.device=cuda: can't be given, device="),
         (["optimizer=sgd", "--arm", "a: optimizer=sam run_name=x"], "run_name=x: can't be given, several runs"),
         (["optimizer=sgd", "--arm", "a: optimizer=sam overwrite=true"], "overwrite=true: can't be given"),
+        (["optimizer=sgd,sam", "budget=both", "trainer.max_steps=3"], "trainer.max_steps=3: not with budget=both"),
         (["optimizer=sgd,sam", "seeds=1"], "seeds=1: must be >= 2"),
         (["optimizer=sgd,sam", "delta=0"], "delta=0: must be > 0"),
         (["optimizer=sgd,sam", "metric=accuracy"], "metric=accuracy: must be one of test_accuracy"),
