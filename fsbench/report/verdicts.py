@@ -20,9 +20,9 @@ HOW_TO_READ = (
     "P(A > B) is the share of seeds on which the first has the larger value, ties counted half. p is of the paired "
     "t-test, two-sided, after Holm over all comparisons of the table. Detectable is the smallest difference that so "
     "many seeds show with 80 % power at the level 0.05 divided by the number of comparisons. A method is better or "
-    "worse if p <= 0.05; equivalent if two one-sided tests (TOST), after Holm too, reject a difference of delta either "
-    "way; else undecided, with the number of seeds that would show a difference of delta with 80 % power, given the spread "
-    "seen."
+    "worse if p <= 0.05; equivalent if two one-sided tests (TOST), after Holm too, reject a difference of delta "
+    "either way; else undecided, with the number of seeds that would show a difference of delta with 80 % power, "
+    "given the spread seen."
 )
 
 
