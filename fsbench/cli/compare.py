@@ -145,7 +145,7 @@ def _plan_lines(comparison: Comparison) -> list[str]:
         rows.append((str(cell), *map(str, counts)))
     lines = [*aligned(rows, right=range(1, len(rows[0])))]
     lines.append(f"about {duration(seconds)} in all; speed assumed where no run is finished: {estimator.basis}")
-    count = len(comparison.pairs) * len({tuple(cell.setting.items()) for cell in comparison.cells})
+    count = len(comparison.compared)
     effect = detectable_effect(config.seeds, LEVEL / count)
     lines.append(
         f"{count} comparisons of {config.seeds} seeds each show, with 80 % power, a difference of {effect:.2f} times "

@@ -25,6 +25,8 @@ _SETTLED = {
     "seed": "seeds=N takes N of them",
     "run_name": "several runs would share it",
     "overwrite": "remove the runs",
+    "trainer.device": "device= says it for all",
+    "trainer.progress": "progress= says it for all",
 }
 
 
@@ -137,6 +139,13 @@ class Comparison:
         return [run for cell in self.cells for run in self.runs(cell).values()]
 
     @property
+    def compared(self) -> list[tuple[tuple[str, ...], tuple[str, str]]]:
+        """The pairs of each setting, by the values of its keys; budget=both may give settings different methods."""
+        there = {(tuple(cell.setting.values()), cell.method) for cell in self.cells}
+        settings = dict.fromkeys(tuple(cell.setting.values()) for cell in self.cells)
+        return [(s, (a, b)) for s in settings for a, b in self.pairs if {(s, a), (s, b)} <= there]
+
+    @property
     def seeds(self) -> range:
         """Fresh ones: the search has had seed 0."""
         first = int(self.config.trials > 0)
@@ -164,6 +173,9 @@ def make_comparison(words: Sequence[str], arms: Sequence[str], composer: Compose
     config: CompareConfig = composer.job(own, primary=COMPARE).config
     choices = {word.partition("=")[0]: composer.choices(word) for word in others}
     methods = _methods(choices.pop(_METHOD, []), arms)
+    for word in (word for found in choices.values() for word in found if found.count(word) > 1):
+        key, _, value = word.partition("=")
+        raise UsageError(key, value, "is there twice")
     shared = tuple(found[0] for found in choices.values() if len(found) == 1)
     places = (
         f"runs_dir={quoted(config.runs_dir)}", f"data_dir={quoted(config.data_dir)}",
@@ -180,6 +192,8 @@ def make_comparison(words: Sequence[str], arms: Sequence[str], composer: Compose
                 line = (*line, f"{_EPOCHS}={round(job.config.trainer.epochs * factor)}")
                 job = composer.job(line)
             name = f"{arm.name}_{factor:g}x" if factor != 1 and config.budget == "both" else arm.name
+            if any((cell.setting, cell.method) == (values, name) for cell in cells):
+                raise UsageError("--arm", name, f"needs another name, which budget={config.budget} gives a method here")
             cells.append(Cell(values, name, line, job, _trials(line, job, searched, config, composer)))
     _refuse_unknown(searched, cells)
     names = list(dict.fromkeys(cell.method for cell in cells))
@@ -213,8 +227,7 @@ def _sorted(words: Sequence[str], composer: Composer) -> tuple[list[str], Ranges
         key, equals, value = word.partition("=")
         if not equals:
             raise UsageError("", "", f"{word}: must read KEY=VALUE; see fsbench compare --help")
-        if key in _SETTLED:
-            raise UsageError(key, value, f"can't be given, {_SETTLED[key]}")
+        _refuse_settled(word)
         if key in KEYS or key.startswith("executor."):
             own.append(word)
         elif key.startswith(_SEARCH):
@@ -222,6 +235,16 @@ def _sorted(words: Sequence[str], composer: Composer) -> tuple[list[str], Ranges
         else:
             others.append(word)
     return own, searched, others
+
+
+def _key(word: str) -> str:
+    """The key of an override, which may stand after the + or ++ that Hydra takes."""
+    return word.partition("=")[0].lstrip("+")
+
+
+def _refuse_settled(word: str) -> None:
+    if (key := _key(word)) in _SETTLED:
+        raise UsageError(key, word.partition("=")[2], f"can't be given, {_SETTLED[key]}")
 
 
 def _ends(key: str, text: str) -> tuple[float, float]:
@@ -240,9 +263,12 @@ def _arm(text: str) -> Arm:
         allowed = "must read 'NAME: KEY=VALUE ...'; a name has letters, digits and _ . + - only"
         raise UsageError("--arm", text, allowed)
     try:
-        return Arm(name.strip(), tuple(shlex.split(words)))
+        arm = Arm(name.strip(), tuple(shlex.split(words)))
     except ValueError as failure:
         raise UsageError("--arm", text, f"can't be read: {failure}") from None
+    for word in arm.words:
+        _refuse_settled(word)
+    return arm
 
 
 def _budgeted(jobs: Mapping[Arm, Job[TrainConfig]], config: CompareConfig) -> Iterator[tuple[Arm, float]]:
@@ -250,6 +276,10 @@ def _budgeted(jobs: Mapping[Arm, Job[TrainConfig]], config: CompareConfig) -> It
     costs = {arm: passes(job.config.optimizer.model_dump(mode="json")) for arm, job in jobs.items()}
     most = max(costs.values())
     for arm, cost in costs.items():
+        trainer = jobs[arm].config.trainer
+        if config.budget != "epochs" and cost < most and trainer.max_steps is not None:
+            problem = f"not with budget={config.budget}, which counts epochs"
+            raise UsageError("trainer.max_steps", trainer.max_steps, problem)
         if config.budget != "passes" or cost == most:
             yield arm, 1.0
         if config.budget != "epochs" and cost < most:
@@ -262,13 +292,18 @@ def _trials(
     """The trials of a cell. Raises UsageError where it is not known how many images can be held out."""
     if not config.trials:
         return ()
-    given = {word.partition("=")[0] for word in line}
+    given = {_key(word) for word in line}
     space = ranges(job.config, given)
     space = {**space, **{key: ends for key, ends in searched.items() if key in space}}
     if not space:
         return ()
     words = [*line, "seed=0"]
-    if _HELD_OUT not in given:
+    if _HELD_OUT in given:
+        if config.held_out is not None:
+            raise UsageError("held_out", config.held_out, f"not with {_HELD_OUT}, which is held out of all runs")
+        if not job.config.dataset.validation:
+            raise UsageError(_HELD_OUT, 0, "must be > 0, for images held out choose between trials")
+    else:
         images = images_of_an_epoch(job.config.dataset)
         if config.held_out is None and images is None:
             raise UsageError("held_out", "null", "has to be given, for it is not known how many images there are")
@@ -296,9 +331,13 @@ def _pairs(config: CompareConfig, names: Sequence[str], first: str) -> Iterator[
     elif config.pairs == "all":
         yield from ((one, other) for i, other in enumerate(names) for one in names[i + 1 :])
     else:
+        taken: set[frozenset[str]] = set()
         known = {f"{one}-{other}": (one, other) for one, other in product(names, names) if one != other}
         for text in config.pairs:
             if text not in known:
                 problem = f"must be two of {', '.join(names)} with a - between{did_you_mean(text, known)}"
                 raise UsageError("pairs", text, problem)
+            if (pair := frozenset(known[text])) in taken:
+                raise UsageError("pairs", text, "these two are compared already")
+            taken.add(pair)
             yield known[text]

@@ -47,13 +47,16 @@ class Findings:
             of_cell = {seed: value for seed, value in found.items() if value is not None}
             values[tuple(cell.setting.values()), cell.method] = of_cell
             means.append(_mean(cell, list(runs.values()), list(of_cell.values())))
-        keys = [(setting, pair) for setting in dict.fromkeys(s for s, _ in values) for pair in comparison.pairs]
+        keys = comparison.compared
         found_pairs = judged(
             [paired(values[setting, one], values[setting, other], config.delta) for setting, (one, other) in keys],
             config.delta,
             higher_is_better=config.metric in _HIGHER_IS_BETTER,
         )
-        self.runs, self.means = pd.DataFrame(rows), pd.DataFrame(means)
+        # Without runs the file of them has its head still.
+        head = [*self._settings, "method", "seed", *dict.fromkeys((self._metric, _FIT)), "state", "run"]
+        self.runs = pd.DataFrame(rows, columns=None if rows else head)
+        self.means = pd.DataFrame(means)
         self.verdicts = pd.DataFrame(
             {**dict(zip(self._settings, setting, strict=True)), "comparison": " - ".join(pair), **vars(one)}
             for (setting, pair), one in zip(keys, found_pairs, strict=True)
@@ -126,9 +129,10 @@ class Findings:
 def _mean(cell: Cell, runs: list[Run], values: list[float]) -> dict[str, Any]:
     mean, std = mean_std(values)
     fitted = [fit for run in runs if (fit := run.result(_FIT)) is not None]
-    config, chosen = cell.job.config, cell.chosen or {}
+    config, chosen = cell.job.config, cell.chosen
+    words = None if chosen is None else " ".join(f"{key}={value}" for key, value in chosen.items())
     return {
-        **cell.setting, "method": cell.method, "chosen": " ".join(f"{key}={value}" for key, value in chosen.items()),
+        **cell.setting, "method": cell.method, "chosen": "all trials diverged" if words is None else words,
         "epochs": config.trainer.epochs,
         "passes": config.trainer.epochs * cell.passes,
         "n": len(values), "diverged": sum(run.diverged for run in runs), "mean": mean, "std": std,

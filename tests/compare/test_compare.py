@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from fsbench.compare.plan import make_comparison
 from fsbench.compare.search import points, ranges
 from fsbench.config.component import components
 from fsbench.config.compose import Composer
@@ -88,6 +89,18 @@ def test_equal_passes(compare) -> None:
     assert "2 comparisons of 2 seeds each" in ended.out
 
 
+def test_settings_may_differ_in_the_methods_of_both_budgets() -> None:
+    """Where one of two methods takes a pass more, the other is there with as many passes."""
+    words = ["optimizer=fsam", "optimizer.fisher=batch,per_example", "trainer.epochs=2", "dataset=digits", "model=mlp"]
+    arms = ["cheap: optimizer=fsam optimizer.fisher=batch"]
+    found = make_comparison([*words, "budget=both"], arms, Composer())
+    assert found.compared == [
+        (("batch",), ("cheap", "fsam")),
+        (("per_example",), ("cheap", "fsam")),
+        (("per_example",), ("cheap_1.5x", "fsam")),
+    ]
+
+
 def test_a_plan_trains_nothing(compare, tmp_path: Path) -> None:
     assert compare("optimizer=sgd,sam", "trials=2", "plan=true").code == 0
     assert not (tmp_path / "runs").exists()
@@ -101,6 +114,15 @@ def test_divergence_is_an_answer(compare) -> None:
     again = compare("optimizer=sgd,sam", "seeds=2", "--arm", "wild: optimizer=sgd optimizer.lr=1e20")
     assert again.out == ended.out
     assert "[1/" not in again.err
+
+
+def test_a_method_whose_trials_all_diverged_says_so(compare, tmp_path: Path) -> None:
+    words = ("optimizer=sgd,sam", "seeds=2", "trials=2", "search.optimizer.lr=[1e20,1e22]", "out=found")
+    ended = compare(*words)
+    assert ended.code == 0, ended.err
+    assert ended.out.count("all trials diverged") == 2
+    assert list(pd.read_csv(tmp_path / "found/runs.csv"))[:2] == ["method", "seed"]
+    assert list(pd.read_csv(tmp_path / "found/means.csv")["chosen"]) == ["all trials diverged"] * 2
 
 
 def test_what_is_given_is_not_searched() -> None:
@@ -122,6 +144,13 @@ def test_every_method_says_what_is_searched() -> None:
         assert set(base.search) == {"lr", "weight_decay"}
 
 
+@pytest.mark.parametrize("word", ["optimizer.rho=0.3", "++optimizer.rho=0.3"])
+def test_what_is_given_is_given_to_every_trial(word: str) -> None:
+    words = ["optimizer=sam,asam", "dataset=digits", "model=mlp", "trials=2", word]
+    trials = make_comparison(words, [], Composer()).trials
+    assert {run.job.config.optimizer.rho for run in trials} == {0.3}
+
+
 def test_points_are_spread_over_the_ranges_and_the_same_every_time() -> None:
     space = {"a": (0.01, 1.0), "b": (1.0, 100.0)}
     few, many = points(space, 5), points(space, 16)
@@ -139,7 +168,15 @@ def test_points_are_spread_over_the_ranges_and_the_same_every_time() -> None:
         (["optimizer=sam"], "optimizer=sam: name two methods at least"),
         (["optimizer=sgd,sam,sam"], "optimizer=sam: is there twice"),
         (["optimizer=sgd,sm"], "optimizer=sm"),
+        (["optimizer=sgd,sam", "dataset.noise=0.2,0.2"], "dataset.noise=0.2: is there twice"),
+        (["optimizer=sgd,sam", "--arm", "sgd_2x: optimizer=sgd", "budget=both"], "--arm=sgd_2x: needs another name"),
+        (["optimizer=sgd,sam", "pairs=[sam-sgd,sgd-sam]"], "pairs=sgd-sam: these two are compared already"),
         (["optimizer=sgd,sam", "seed=1"], "seed=1: can't be given, seeds=N"),
+        (["optimizer=sgd,sam", "++seed=1"], "seed=1: can't be given, seeds=N"),
+        (["optimizer=sgd,sam", "trainer.device=cuda"], "trainer.device=cuda: can't be given, device="),
+        (["optimizer=sgd", "--arm", "a: optimizer=sam run_name=x"], "run_name=x: can't be given, several runs"),
+        (["optimizer=sgd", "--arm", "a: optimizer=sam overwrite=true"], "overwrite=true: can't be given"),
+        (["optimizer=sgd,sam", "budget=both", "trainer.max_steps=3"], "trainer.max_steps=3: not with budget=both"),
         (["optimizer=sgd,sam", "seeds=1"], "seeds=1: must be >= 2"),
         (["optimizer=sgd,sam", "delta=0"], "delta=0: must be > 0"),
         (["optimizer=sgd,sam", "metric=accuracy"], "metric=accuracy: must be one of test_accuracy"),
@@ -152,6 +189,8 @@ def test_points_are_spread_over_the_ranges_and_the_same_every_time() -> None:
         (["optimizer=sgd,sam", "trainer.epoch=1"], "trainer.epoch=1: no such key"),
         (["optimizer=sgd,sam", "sam"], "sam: must read KEY=VALUE"),
         (["optimizer=sgd,sam", "trials=2", "held_out=2000"], "2000"),
+        (["optimizer=sgd,sam", "trials=2", "dataset.validation=0"], "dataset.validation=0: must be > 0, for images"),
+        (["optimizer=sgd,sam", "trials=2", "held_out=9", "dataset.validation=9"], "held_out=9: not with dataset.valid"),
     ],
 )
 def test_bad_input_is_one_line(compare, tmp_path: Path, words, said) -> None:
