@@ -37,6 +37,7 @@ class Findings:
         share = config.metric.endswith(("accuracy", "gap"))
         self._scale, self._unit = (100.0, " %") if share else (1.0, "")
         self._decimals = 2 if share else None
+        self._delta = f"{self._scale * config.delta:g}{self._unit}"
         rows: list[dict[str, Any]] = []
         means: list[dict[str, Any]] = []
         values: dict[tuple[tuple[str, ...], str], dict[int, float]] = {}
@@ -74,7 +75,7 @@ class Findings:
         return "\n".join(
             markdown(Grid([names.get(key, key) for key in lines[0]], [list(line.values()) for line in lines], left))
             for lines in (means, verdicts)
-        ) + f"\n{HOW_TO_READ}\n"  # fmt: skip
+        ) + f"\n{HOW_TO_READ.format(delta=self._delta)}\n"  # fmt: skip
 
     @property
     def as_json(self) -> dict[str, Any]:

@@ -77,6 +77,15 @@ def test_methods_of_ones_own_and_the_pairs_that_are_asked_for(compare) -> None:
     assert [line["comparison"] for line in found["verdicts"]] == ["wide - sam"]
 
 
+def test_how_to_read_names_delta_with_its_unit(compare) -> None:
+    words = ("optimizer=sgd,sam", "seeds=2")
+    assert "reject a difference of 0.5 % either way" in compare(*words).out
+    found = compare(*words, "metric=test_loss", "delta=0.1").out
+    assert "reject a difference of 0.1 either way" in found
+    # Of a loss the larger is the worse.
+    assert "share of seeds on which the first is larger" in found
+
+
 def test_equal_passes(compare) -> None:
     ended = compare("optimizer=sgd,sam,fisher_trace", "budget=passes", "seeds=2", "plan=true")
     assert ended.code == 0, ended.err
