@@ -43,8 +43,8 @@ Beside the options below:
   --config-dir DIR   config groups of your own     --format json   the tables for programs
 
 Runs are those of `fsbench train`, in runs_dir; what is finished is not done again, and the same command goes on where
-it was interrupted. The tables go to stdout, and with out=DIR to comparison.md, runs.csv, means.csv, verdicts.csv and
-provenance.json there.
+it was interrupted. The tables go to stdout, and with out=DIR to comparison.md, runs.csv, means.csv, verdicts.csv,
+trials.csv and provenance.json there.
 Exit codes: 0 done, 2 bad input, 3 some runs failed, 130 interrupted.
 Also: --cfg job (show the options), --version.
 
@@ -61,8 +61,10 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     comparison = make_comparison(options.words, options.arm, composer)
     config = comparison.config
+    if config.plan and options.format == "json":
+        raise UsageError("--format", "json", "not with plan=true, which is for reading")
     if config.plan:
-        for line in _plan_lines(comparison):
+        for line in (*_plan_lines(comparison), *comparison.notes):
             say(line)
         return 0
     for key in ("runs_dir", "out"):

@@ -10,7 +10,7 @@ from io import StringIO
 
 from fsbench.cli.list import ALL, choices_in
 from fsbench.config.paths import conf_dir
-from fsbench.config.primary import EVALUATE, REPRODUCE, SHARPNESS, TRAIN, Primary
+from fsbench.config.primary import COMPARE, EVALUATE, REPRODUCE, SHARPNESS, TRAIN, Primary
 from fsbench.errors import UsageError
 from fsbench.measuring import measures
 from fsbench.papers import artefacts
@@ -20,8 +20,20 @@ from fsbench.plugins import name_plugins, taken_out
 # Commands whose arguments are Hydra overrides.
 _HYDRA = {primary.name: primary for primary in (TRAIN, SHARPNESS, EVALUATE)}
 _OF_DIRECTORIES = ("runs", "table", "plot", "rerun")
-# Values of the keys of `fsbench reproduce`.
+# Commands that have keys of their own beside those of the runs that they train.
+_TRAINING = {primary.name: primary for primary in (REPRODUCE, COMPARE)}
+# Values of those keys.
 _CHOICES = {
+    "budget": ("epochs", "passes", "both"),
+    "metric": (
+        "test_accuracy",
+        "best_test_accuracy",
+        "test_loss",
+        "generalization_gap",
+        "train_accuracy",
+        "train_loss",
+    ),
+    "pairs": ("all",),
     "scale": SCALES,
     "device": ("auto", "cpu", "cuda"),
     "executor": ("serial", "ray", "slurm"),
@@ -69,11 +81,10 @@ def _answer(request: str, before: str, commands: Iterable[str]) -> None:
         print(" ".join(name for name in commands if name.startswith(typed[0] if typed else "")))
         return
     command, current = typed[0], "" if before.endswith(" ") else typed[-1]
-    if command == REPRODUCE.name and (found := _reproduce(current)):
+    if command in _TRAINING and (found := _own_words(_TRAINING[command], current)):
         print(" ".join(found))
         return
-    # Other keys of reproduce are those of the runs it trains.
-    primary = TRAIN if command == REPRODUCE.name else _HYDRA.get(command)
+    primary = TRAIN if command in _TRAINING else _HYDRA.get(command)
     if primary is not None:
         if current.startswith("experiment="):
             # Experiments lie in folders, which Hydra's completion does not look into.
@@ -87,8 +98,8 @@ def _answer(request: str, before: str, commands: Iterable[str]) -> None:
             return
         program = words[start]
         rest = before.split(None, start + 2)[start + 2] if len(typed) > 1 else ""
-        if command == REPRODUCE.name:
-            rest = current  # its artefacts are no overrides
+        if command in _TRAINING:
+            rest = current  # artefacts, and what several values are methods of, are no overrides of one run
         os.environ["COMP_LINE"] = f"{program} {rest}"
         os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
         hydra_main(["-sc", request], primary)
@@ -99,13 +110,14 @@ def _answer(request: str, before: str, commands: Iterable[str]) -> None:
         print(" ".join(kind for kind in ALL if kind.startswith(current)))
 
 
-def _reproduce(current: str) -> list[str]:
+def _own_words(primary: Primary, current: str) -> list[str]:
     """Artefacts, keys, and the values of keys that have few."""
     key, equals, _ = current.partition("=")
     if equals:
         return [one for value in _CHOICES.get(key, ()) if (one := f"{key}={value}").startswith(current)]
-    keys = (f"{line.partition(':')[0]}=" for line in _options_of(REPRODUCE))
-    return [one for one in (*artefacts(), "list", *keys, "executor=") if one.startswith(current)]
+    keys = (f"{line.partition(':')[0]}=" for line in _options_of(primary))
+    named = (*artefacts(), "list") if primary is REPRODUCE else ("--arm", "search.")
+    return [one for one in (*named, *keys, "executor=") if one.startswith(current)]
 
 
 def _options_of(primary: Primary) -> list[str]:

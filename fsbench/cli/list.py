@@ -91,7 +91,9 @@ def _entries(kind: str | None, config_dir: Path | None) -> list[dict[str, str | 
 def _options(kind: str, name: str) -> list[dict[str, str | bool]]:
     """The options of a choice: their values and what they mean. Raises UsageError where there is no such choice."""
     group = KINDS.get(kind, kind)
-    if (file := conf_dir() / group / f"{name}.yaml").is_file():
+    if (file := conf_dir() / group / f"{name}.yaml").is_file() and group == "base":
+        return _base_options(file)
+    if file.is_file():
         lines = re.findall(r"^(\w+): +(.*?)(?: +# (.*))?$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
         return [{"name": f"{group}.{key}={value}", "line": meaning} for key, value, meaning in lines]
     if name not in offered(group):
@@ -106,6 +108,20 @@ def _options(kind: str, name: str) -> list[dict[str, str | bool]]:
         for option in component.model_fields
         if option in node and option not in (component.key, "plugin")
     ]
+
+
+def _base_options(file: Path) -> list[dict[str, str | bool]]:
+    """The options of a base with the learning rate, and what `fsbench compare` searches of them."""
+    import yaml
+
+    found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    search = getattr(components("base")[found["base"].pop("name")], "search", {})
+    entries: list[dict[str, str | bool]] = []
+    for group, key, value in ((group, key, value) for group, own in found.items() for key, value in own.items()):
+        ends = search.get(key)
+        line = f"fsbench compare searches {ends[0]:g} to {ends[1]:g}." if ends else ""
+        entries.append({"name": f"{group}.{key}={override_value(value)}", "line": line})
+    return entries
 
 
 def choices_in(group: Path) -> dict[str, str]:

@@ -28,7 +28,7 @@ HELP = """\
 fsbench train [-m] [KEY=VALUE ...]: train one model, or with -m every combination of comma-separated values.
 
 Choose from the groups (`fsbench list` GROUP shows them with a line each):
-  dataset=  model=  optimizer=  base=  augment=  schedule=  setup=  experiment=  trainer=  logger=  executor=
+  dataset=  model=  optimizer=  base=  loss=  augment=  schedule=  setup=  experiment=  logger=  executor=
 Keys people reach for:
   seed=  runs_dir=  data_dir=  trainer.epochs=  trainer.batch_size=  trainer.device=auto|cpu|cuda
   trainer.precision=fp32|tf32|bf16|fp16  trainer.devices=N  optimizer.lr=  optimizer.rho=

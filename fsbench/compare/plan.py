@@ -80,6 +80,7 @@ class Cell:
         setting: value by key, of the keys that have several.
         method: its name in tables.
         line, job: the overrides of all its runs, and what they make with no more said.
+        space: the ranges that are searched; none without trials.
         trials: the hyperparameters that are tried, and the run of each; none where nothing is searched.
     """
 
@@ -87,6 +88,7 @@ class Cell:
     method: str
     line: tuple[str, ...]
     job: Job[TrainConfig]
+    space: Ranges
     trials: tuple[tuple[dict[str, str], Run], ...]
 
     @property
@@ -146,6 +148,25 @@ class Comparison:
         return [(s, (a, b)) for s in settings for a, b in self.pairs if {(s, a), (s, b)} <= there]
 
     @property
+    def notes(self) -> list[str]:
+        """How hyperparameters were chosen, and which methods are in no comparison; a sentence each."""
+        found: list[str] = []
+        if self.config.trials:
+            found.append(
+                "Hyperparameters were chosen by the accuracy on held-out training images, from points of a Sobol sequence "
+                f"on a logarithmic scale, with seed 0; the table is of seeds {self.seeds[0]} to {self.seeds[-1]}."
+            )
+        for cell in self.cells if self.config.trials else ():
+            given = "; ".join(f"{key} {low:g} to {high:g}" for key, (low, high) in cell.space.items())
+            found.append(f"{cell.method}: {len(cell.trials)} trials, {given or 'nothing is searched'}.")
+            method = cell.job.config.optimizer
+            if method.arguments() and not method.search:
+                found.append(f"{cell.method} declares no ranges: its own options are not searched.")
+        compared = {name for pair in self.pairs for name in pair}
+        found += [f"{cell.method} is in no comparison." for cell in self.cells if cell.method not in compared]
+        return list(dict.fromkeys(found))
+
+    @property
     def seeds(self) -> range:
         """Fresh ones: the search has had seed 0."""
         first = int(self.config.trials > 0)
@@ -194,7 +215,8 @@ def make_comparison(words: Sequence[str], arms: Sequence[str], composer: Compose
             name = f"{arm.name}_{factor:g}x" if factor != 1 and config.budget == "both" else arm.name
             if any((cell.setting, cell.method) == (values, name) for cell in cells):
                 raise UsageError("--arm", name, f"needs another name, which budget={config.budget} gives a method here")
-            cells.append(Cell(values, name, line, job, _trials(line, job, searched, config, composer)))
+            space = _space(line, job, searched) if config.trials else {}
+            cells.append(Cell(values, name, line, job, space, _trials(line, job, space, config, composer)))
     _refuse_unknown(searched, cells)
     names = list(dict.fromkeys(cell.method for cell in cells))
     return Comparison(config, tuple(cells), tuple(_pairs(config, names, methods[0].name)), composer)
@@ -286,17 +308,19 @@ def _budgeted(jobs: Mapping[Arm, Job[TrainConfig]], config: CompareConfig) -> It
             yield arm, most / cost
 
 
+def _space(line: Sequence[str], job: Job[TrainConfig], searched: Ranges) -> Ranges:
+    """The ranges of a method, those that were given in the place of its own."""
+    space = ranges(job.config, {_key(word) for word in line})
+    return {key: searched.get(key, ends) for key, ends in space.items()}
+
+
 def _trials(
-    line: Sequence[str], job: Job[TrainConfig], searched: Ranges, config: CompareConfig, composer: Composer
+    line: Sequence[str], job: Job[TrainConfig], space: Ranges, config: CompareConfig, composer: Composer
 ) -> tuple[tuple[dict[str, str], Run], ...]:
     """The trials of a cell. Raises UsageError where it is not known how many images can be held out."""
-    if not config.trials:
-        return ()
-    given = {_key(word) for word in line}
-    space = ranges(job.config, given)
-    space = {**space, **{key: ends for key, ends in searched.items() if key in space}}
     if not space:
         return ()
+    given = {_key(word) for word in line}
     words = [*line, "seed=0"]
     if _HELD_OUT in given:
         if config.held_out is not None:

@@ -18,7 +18,7 @@ from fsbench.runs.atomic import write_text
 
 _FIT = "train_accuracy"
 _HIGHER_IS_BETTER = ("test_accuracy", "best_test_accuracy", "train_accuracy")
-_NAMES = ("runs", "means", "verdicts")
+_NAMES = ("runs", "means", "verdicts", "trials")
 
 
 class Findings:
@@ -27,6 +27,7 @@ class Findings:
     Attributes:
         runs: a line for each run: setting, method, seed, what was chosen for it, results, state, directory.
         means: a line for each setting and method.
+        trials: a line for each trial: setting, method, hyperparameters, accuracy on the images held out.
         verdicts: a line for each setting and pair, with what `fsbench.report.verdicts.Comparison` has.
     """
 
@@ -37,6 +38,7 @@ class Findings:
         share = config.metric.endswith(("accuracy", "gap"))
         self._scale, self._unit = (100.0, " %") if share else (1.0, "")
         self._decimals = 2 if share else None
+        self._delta = f"{self._scale * config.delta:g}{self._unit}"
         rows: list[dict[str, Any]] = []
         means: list[dict[str, Any]] = []
         values: dict[tuple[tuple[str, ...], str], dict[int, float]] = {}
@@ -53,6 +55,8 @@ class Findings:
             config.delta,
             higher_is_better=config.metric in _HIGHER_IS_BETTER,
         )
+        self.trials = pd.DataFrame(_trial(cell, *one) for cell in comparison.cells for one in cell.trials)
+        self._notes = comparison.notes
         # Without runs the file of them has its head still.
         head = [*self._settings, "method", "seed", *dict.fromkeys((self._metric, _FIT)), "state", "run"]
         self.runs = pd.DataFrame(rows, columns=None if rows else head)
@@ -74,10 +78,12 @@ class Findings:
         verdicts = [self._verdict_line(row) for row in self.verdicts.to_dict("records")]
         names = {**dict(zip(self._settings, map(axis_words, self._settings), strict=True)), "method": "method"}
         left = len(self._settings) + 2
-        return "\n".join(
+        tables = (
             markdown(Grid([names.get(key, key) for key in lines[0]], [list(line.values()) for line in lines], left))
             for lines in (means, verdicts)
-        ) + f"\n{HOW_TO_READ}\n"  # fmt: skip
+        )
+        notes = [" ".join(self._notes)] if self._notes else []
+        return "\n".join((*tables, *(f"{text}\n" for text in (*notes, HOW_TO_READ.format(delta=self._delta)))))
 
     @property
     def as_json(self) -> dict[str, Any]:
@@ -89,7 +95,9 @@ class Findings:
         """Write comparison.md and a CSV of each frame, each whole or not at all."""
         directory.mkdir(parents=True, exist_ok=True)
         texts = {"comparison.md": f"# {title}\n\n{self.text}"}
-        texts |= {f"{name}.csv": csv_text(getattr(self, name)) for name in _NAMES}
+        texts |= {
+            f"{name}.csv": csv_text(getattr(self, name)) for name in _NAMES if name != "trials" or len(self.trials)
+        }
         for name, text in texts.items():
             write_text(directory / name, text)
         return [directory / name for name in texts]
@@ -124,6 +132,12 @@ class Findings:
             "p (Holm)": p_text(row["p"]),
             f"detectable{self._unit}": mean_text(self._scale * row["detectable"], math.nan, self._decimals),
         }
+
+
+def _trial(cell: Cell, values: Mapping[str, str], run: Run) -> dict[str, Any]:
+    found = {"validation_accuracy": run.result("validation_accuracy"), "state": run.state}
+    chosen = {"chosen": values == cell.chosen, "run": run.directory.path.name}
+    return {**cell.setting, "method": cell.method, **values, **found, **chosen}
 
 
 def _mean(cell: Cell, runs: list[Run], values: list[float]) -> dict[str, Any]:

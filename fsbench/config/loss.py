@@ -29,6 +29,6 @@ class MeanSquaredErrorOptions(LossOptions, name="mse"):
 
 
 class BinaryCrossEntropyOptions(LossOptions, name="bce"):
-    """Binary cross-entropy, one against the rest: the mean over examples and classes of each logit's own."""
+    """Binary cross-entropy, one against the rest: the mean over examples and classes."""
 
     builder: ClassVar = "fsbench.losses:BinaryCrossEntropy"

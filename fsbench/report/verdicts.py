@@ -14,15 +14,16 @@ POWER = 0.8
 # Seeds beyond this are not counted: nobody runs them.
 _MANY = 10_000
 
+# {delta} is what counts as equivalent, with its unit.
 HOW_TO_READ = (
     "A difference is the mean over seeds of one method less the other, with the same seeds (one seed is one "
     "initialisation and one order of the data), and its 95 % interval is that of Student's t over these differences. "
-    "P(A > B) is the share of seeds on which the first has the larger value, ties counted half. p is of the paired "
-    "t-test, two-sided, after Holm over all comparisons of the table. Detectable is the smallest difference that so "
-    "many seeds show with 80 % power at the level 0.05 divided by the number of comparisons. A method is better or "
-    "worse if p <= 0.05; equivalent if two one-sided tests (TOST), after Holm too, reject a difference of delta "
-    "either way; else undecided, with the number of seeds that would show a difference of delta with 80 % power, "
-    "given the spread seen."
+    "P(A > B) is the share of seeds on which the first is larger, ties counted half. p is of the paired t-test, "
+    "two-sided, after Holm over all comparisons of the table; the intervals are not corrected, so that one may leave "
+    "out 0 and decide nothing. Detectable is the smallest difference that so many seeds show with 80 % power at the "
+    "level 0.05 divided by the number of comparisons. A method is better or worse if p <= 0.05; equivalent if two "
+    "one-sided tests (TOST), after Holm too, reject a difference of {delta} either way; else undecided, with the "
+    "number of seeds that would show a difference of {delta} with 80 % power, given the spread seen."
 )
 
 

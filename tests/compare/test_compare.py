@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from fsbench.cli.main import main
 from fsbench.compare.plan import make_comparison
 from fsbench.compare.search import points, ranges
 from fsbench.config.component import components
@@ -38,6 +39,14 @@ def test_from_a_search_to_a_verdict(compare, tmp_path: Path) -> None:
     other = runs[(runs["method"] == "sgd_2x") & (runs["dataset.noise"] == 0.4)]
     difference = one["test_accuracy"].mean() - other["test_accuracy"].mean()
     assert verdicts["difference"].iloc[3] == pytest.approx(difference)
+    trials = pd.read_csv(tmp_path / "found/trials.csv")
+    best = trials.loc[trials.groupby(["dataset.noise", "method"])["validation_accuracy"].idxmax()]
+    assert best["chosen"].all()
+    assert trials["chosen"].sum() == len(best) == 6
+    assert (
+        "sam: 2 trials, optimizer.lr 0.01 to 0.3; base.weight_decay 1e-05 to 0.005; optimizer.rho 0.01 to 0.5."
+        in ended.out
+    )
     # As many trials for all, on images that the final runs train on.
     held = [
         path for path in (tmp_path / "runs").iterdir() if RunDirectory(path).read_results().get("validation_accuracy")
@@ -77,6 +86,17 @@ def test_methods_of_ones_own_and_the_pairs_that_are_asked_for(compare) -> None:
     found = json.loads(ended.out)
     assert [line["method"] for line in found["means"]] == ["sam", "wide", "plain"]
     assert [line["comparison"] for line in found["verdicts"]] == ["wide - sam"]
+    plan = compare("optimizer=sgd,sam,asam", "pairs=[sam-sgd]", "plan=true").out
+    assert plan.endswith("asam is in no comparison.\n")
+
+
+def test_how_to_read_names_delta_with_its_unit(compare) -> None:
+    words = ("optimizer=sgd,sam", "seeds=2")
+    assert "reject a difference of 0.5 % either way" in compare(*words).out
+    found = compare(*words, "metric=test_loss", "delta=0.1").out
+    assert "reject a difference of 0.1 either way" in found
+    # Of a loss the larger is the worse.
+    assert "share of seeds on which the first is larger" in found
 
 
 def test_equal_passes(compare) -> None:
@@ -198,6 +218,17 @@ def test_bad_input_is_one_line(compare, tmp_path: Path, words, said) -> None:
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert said in ended.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_completion(monkeypatch, capsys) -> None:
+    def completed(line: str) -> list[str]:
+        monkeypatch.setenv("COMP_LINE", line)
+        assert main(["-sc", "query=bash"]) == 0
+        return capsys.readouterr().out.split()
+
+    assert completed("fsbench compare budg") == ["budget="]
+    assert completed("fsbench compare optimizer=sgd budget=") == ["budget=epochs", "budget=passes", "budget=both"]
+    assert {"optimizer=sgd", "optimizer=gsam"} <= set(completed("fsbench compare optimizer="))
 
 
 def test_help_and_configuration(fsbench) -> None:
