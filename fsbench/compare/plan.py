@@ -154,7 +154,8 @@ class Comparison:
         if self.config.trials:
             found.append(
                 "Hyperparameters were chosen by the accuracy on held-out training images, from points of a Sobol "
-                f"sequence on a logarithmic scale, with seed 0; the table is of seeds {self.seeds[0]} to {self.seeds[-1]}."
+                "sequence on a logarithmic scale, with seed 0; "
+                f"the table is of seeds {self.seeds[0]} to {self.seeds[-1]}."
             )
         for cell in self.cells if self.config.trials else ():
             given = "; ".join(f"{key} {low:g} to {high:g}" for key, (low, high) in cell.space.items())
