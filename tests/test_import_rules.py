@@ -82,7 +82,7 @@ ALLOWED = {
         "sharpness",
         "training",
     },
-    "compare": {"config", "errors", "measuring", "report", "runs"},
+    "compare": {"config", "errors", "measuring", "report", "runs", "training"},
     "notebook": {"cli", "config", "declare", "errors", "measuring", "runs", "stop_signal", "training"},
     "cli": {
         "compare",

@@ -9,8 +9,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from fsbench.cli.flags import Parser
-from fsbench.compare.plan import Comparison, Run, make_comparison
+from fsbench.cli.flags import Parser, words_parser
+from fsbench.compare.plan import Comparison, Run, make_comparison, sorted_words
 from fsbench.config.compose import Composer
 from fsbench.config.primary import COMPARE
 from fsbench.errors import Interrupted, UsageError
@@ -56,8 +56,12 @@ Options:
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_intermixed_args(list(arguments))
     composer = Composer(options.config_dir)
-    if options.help or options.cfg:
-        print((_HELP if options.help else "") + composer.text([], primary=COMPARE), end="")
+    if options.help:
+        print(_HELP + composer.text([], primary=COMPARE), end="")
+        return 0
+    if options.cfg:
+        own, *_ = sorted_words(options.words)
+        print(composer.text(own, primary=COMPARE), end="")
         return 0
     comparison = make_comparison(options.words, options.arm, composer)
     config = comparison.config
@@ -81,13 +85,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="fsbench compare", add_help=False, allow_abbrev=False)
-    parser.add_argument("-h", "--help", action="store_true")
-    parser.add_argument("-c", "--cfg", choices=["job"])
-    parser.add_argument("-cd", "--config-dir")
+    parser = words_parser("fsbench compare")
     parser.add_argument("--arm", action="append", default=[], metavar="NAME: KEY=VALUE ...")
     parser.add_argument("--format", default="markdown", choices=["markdown", "json"])
-    parser.add_argument("words", nargs="*")
     return parser
 
 

@@ -34,6 +34,16 @@ def _parser(program: str) -> Parser:
     return parser
 
 
+def words_parser(program: str) -> Parser:
+    """The flags of a command that trains runs, and has keys of its own beside theirs, all among its words."""
+    parser = Parser(prog=program, add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-c", "--cfg", choices=["job"])
+    parser.add_argument("-cd", "--config-dir")
+    parser.add_argument("words", nargs="*")
+    return parser
+
+
 def parse_composed(program: str, arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of a command that composes a configuration, such as `fsbench train`.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fsbench.cli.flags import Parser
+from fsbench.cli.flags import Parser, words_parser
 from fsbench.config.compose import Composer
 from fsbench.config.primary import REPRODUCE
 from fsbench.errors import Diverged, Interrupted, UsageError, one_line, traceback_wanted
@@ -92,12 +92,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="fsbench reproduce", add_help=False, allow_abbrev=False)
-    parser.add_argument("-h", "--help", action="store_true")
-    parser.add_argument("-c", "--cfg", choices=["job"])
-    parser.add_argument("-cd", "--config-dir")
+    parser = words_parser("fsbench reproduce")
     parser.add_argument("--papers", action="append", default=[], metavar="DIR")
-    parser.add_argument("words", nargs="*")
     return parser
 
 

@@ -17,6 +17,7 @@ from fsbench.config.train import TrainConfig
 from fsbench.errors import UsageError, did_you_mean
 from fsbench.measuring.cost import images_of_an_epoch, passes
 from fsbench.runs.directory import RunDirectory
+from fsbench.training.outcome import directory_of
 
 KEYS = tuple(CompareConfig.model_fields)
 _METHOD, _HELD_OUT, _EPOCHS, _SEARCH = "optimizer", "dataset.validation", "trainer.epochs", "search."
@@ -50,26 +51,22 @@ class Run:
 
     @cached_property
     def directory(self) -> RunDirectory:
-        return RunDirectory.of(self.job.config.model_dump(mode="json"), self.job.choices)
-
-    @property
-    def diverged(self) -> bool:
-        return self.directory.path.is_dir() and self.directory.status == "diverged"
+        return directory_of(self.job)
 
     @property
     def state(self) -> str:
         """`done`, `diverged` or `missing`."""
-        return "done" if self.directory.finished else "diverged" if self.diverged else "missing"
+        return "done" if self.directory.finished else "diverged" if self.directory.diverged else "missing"
 
     @property
     def ended(self) -> bool:
         """It is done, or diverged, which is an answer too."""
-        return self.directory.finished or self.diverged
+        return self.directory.finished or self.directory.diverged
 
-    def result(self, name: str) -> float | None:
-        """A result of its summary; None where it diverged or is not done."""
-        value = self.directory.read_results().get(name) if self.directory.finished else None
-        return None if value is None else float(value)
+    def results(self) -> dict[str, float]:
+        """The results of its summary; empty where it diverged or is not done."""
+        found = self.directory.read_results() if self.directory.finished else {}
+        return {name: float(value) for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -78,13 +75,15 @@ class Cell:
 
     Args:
         setting: value by key, of the keys that have several.
-        method: its name in tables.
+        arm: the name of its method.
+        method: the same in tables, where budget=both tells apart those of more epochs.
         line, job: the overrides of all its runs, and what they make with no more said.
         space: the ranges that are searched; none without trials.
         trials: the hyperparameters that are tried, and the run of each; none where nothing is searched.
     """
 
     setting: Mapping[str, str]
+    arm: str
     method: str
     line: tuple[str, ...]
     job: Job[TrainConfig]
@@ -105,7 +104,7 @@ class Cell:
         """The hyperparameters of the highest accuracy on the images held out; None where every trial diverged."""
         if not self.trials:
             return {}
-        scores = [(run.result("validation_accuracy"), values) for values, run in self.trials]
+        scores = [(run.results().get("validation_accuracy"), values) for values, run in self.trials]
         known = [(score, values) for score, values in scores if score is not None]
         return max(known, key=lambda one: one[0])[1] if known else None
 
@@ -191,7 +190,7 @@ def make_comparison(words: Sequence[str], arms: Sequence[str], composer: Compose
     Raises:
         UsageError: what does not compose, or compares nothing.
     """
-    own, searched, others = _sorted(words, composer)
+    own, searched, others = sorted_words(words)
     config: CompareConfig = composer.job(own, primary=COMPARE).config
     choices = {word.partition("=")[0]: composer.choices(word) for word in others}
     methods = _methods(choices.pop(_METHOD, []), arms)
@@ -217,10 +216,9 @@ def make_comparison(words: Sequence[str], arms: Sequence[str], composer: Compose
             if any((cell.setting, cell.method) == (values, name) for cell in cells):
                 raise UsageError("--arm", name, f"needs another name, which budget={config.budget} gives a method here")
             space = _space(line, job, searched) if config.trials else {}
-            cells.append(Cell(values, name, line, job, space, _trials(line, job, space, config, composer)))
+            cells.append(Cell(values, arm.name, name, line, job, space, _trials(line, job, space, config, composer)))
     _refuse_unknown(searched, cells)
-    names = list(dict.fromkeys(cell.method for cell in cells))
-    return Comparison(config, tuple(cells), tuple(_pairs(config, names, methods[0].name)), composer)
+    return Comparison(config, tuple(cells), tuple(_pairs(config, cells, methods[0].name)), composer)
 
 
 def _methods(named: Sequence[str], arms: Sequence[str]) -> list[Arm]:
@@ -241,7 +239,7 @@ def _methods(named: Sequence[str], arms: Sequence[str]) -> list[Arm]:
     return methods
 
 
-def _sorted(words: Sequence[str], composer: Composer) -> tuple[list[str], Ranges, list[str]]:
+def sorted_words(words: Sequence[str]) -> tuple[list[str], Ranges, list[str]]:
     """The words that are keys of the comparison itself, the ranges that are searched, and the words for its runs."""
     own: list[str] = []
     searched: dict[str, tuple[float, float]] = {}
@@ -348,9 +346,10 @@ def _refuse_unknown(searched: Ranges, cells: Sequence[Cell]) -> None:
             raise UsageError(f"{_SEARCH}{key}", f"[{low:g},{high:g}]", problem if known else "needs trials=N")
 
 
-def _pairs(config: CompareConfig, names: Sequence[str], first: str) -> Iterator[tuple[str, str]]:
+def _pairs(config: CompareConfig, cells: Sequence[Cell], first: str) -> Iterator[tuple[str, str]]:
     """The names of the methods of each comparison."""
-    baselines = [name for name in names if name == first or re.fullmatch(rf"{re.escape(first)}_[\d.]+x", name)]
+    names = list(dict.fromkeys(cell.method for cell in cells))
+    baselines = list(dict.fromkeys(cell.method for cell in cells if cell.arm == first))
     if config.pairs is None:
         yield from ((name, base) for base in baselines for name in names if name not in baselines)
     elif config.pairs == "all":

@@ -43,12 +43,11 @@ class Findings:
         means: list[dict[str, Any]] = []
         values: dict[tuple[tuple[str, ...], str], dict[int, float]] = {}
         for cell in comparison.cells:
-            runs = comparison.runs(cell)
-            rows += [self._row(cell, seed, run) for seed, run in runs.items()]
-            found = {seed: run.result(config.metric) for seed, run in runs.items()}
-            of_cell = {seed: value for seed, value in found.items() if value is not None}
+            own = [self._row(cell, seed, run) for seed, run in comparison.runs(cell).items()]
+            of_cell = {row["seed"]: row[self._metric] for row in own if row[self._metric] is not None}
             values[tuple(cell.setting.values()), cell.method] = of_cell
-            means.append(_mean(cell, list(runs.values()), list(of_cell.values())))
+            means.append(_mean(cell, own, list(of_cell.values())))
+            rows += own
         keys = comparison.compared
         found_pairs = judged(
             [paired(values[setting, one], values[setting, other], config.delta) for setting, (one, other) in keys],
@@ -67,7 +66,8 @@ class Findings:
         )
 
     def _row(self, cell: Cell, seed: int, run: Run) -> dict[str, Any]:
-        results = {name: run.result(name) for name in dict.fromkeys((self._metric, _FIT))}
+        found = run.results()
+        results = {name: found.get(name) for name in dict.fromkeys((self._metric, _FIT))}
         place = {"state": run.state, "run": run.directory.path.name}
         return {**cell.setting, "method": cell.method, "seed": seed, **(cell.chosen or {}), **results, **place}
 
@@ -135,20 +135,20 @@ class Findings:
 
 
 def _trial(cell: Cell, values: Mapping[str, str], run: Run) -> dict[str, Any]:
-    found = {"validation_accuracy": run.result("validation_accuracy"), "state": run.state}
+    found = {"validation_accuracy": run.results().get("validation_accuracy"), "state": run.state}
     chosen = {"chosen": values == cell.chosen, "run": run.directory.path.name}
     return {**cell.setting, "method": cell.method, **values, **found, **chosen}
 
 
-def _mean(cell: Cell, runs: list[Run], values: list[float]) -> dict[str, Any]:
+def _mean(cell: Cell, rows: list[dict[str, Any]], values: list[float]) -> dict[str, Any]:
     mean, std = mean_std(values)
-    fitted = [fit for run in runs if (fit := run.result(_FIT)) is not None]
+    fitted = [row[_FIT] for row in rows if row[_FIT] is not None]
     config, chosen = cell.job.config, cell.chosen
     words = None if chosen is None else " ".join(f"{key}={value}" for key, value in chosen.items())
     return {
         **cell.setting, "method": cell.method, "chosen": "all trials diverged" if words is None else words,
         "epochs": config.trainer.epochs,
         "passes": config.trainer.epochs * cell.passes,
-        "n": len(values), "diverged": sum(run.diverged for run in runs), "mean": mean, "std": std,
+        "n": len(values), "diverged": sum(row["state"] == "diverged" for row in rows), "mean": mean, "std": std,
         _FIT: mean_std(fitted)[0],
     }  # fmt: skip

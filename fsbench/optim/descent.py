@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from inspect import signature
@@ -44,6 +45,13 @@ def batch_size(size: int | None, method: str) -> int:
     if size is None:
         raise ValueError(f"{method} slices the mini-batch: call optimizer.step(closure, size=len(x)), got size={size}")
     return size
+
+
+def check_not_negative(**values: float) -> None:
+    """Raise ValueError for a value that is not finite, or below 0."""
+    for key, value in values.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{key} must be a finite number >= 0, got {value}")
 
 
 def no_rows(rows: object, size: int | None) -> str:

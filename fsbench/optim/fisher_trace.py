@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fsbench.optim.descent import Closure, Descent, NonFiniteGradient, batch_size, no_rows
+from fsbench.optim.descent import Closure, Descent, NonFiniteGradient, batch_size, check_not_negative, no_rows
 from fsbench.optim.ellipsoid import gradients_of
 from fsbench.optim.perturbed_weights import PerturbedWeights
 from fsbench.optim.random_replay import RandomReplay
@@ -93,8 +93,7 @@ class FisherTrace(Descent):
     ) -> None:
         if not (math.isfinite(alpha) and alpha > 0):
             raise ValueError(f"alpha must be a finite number > 0, got {alpha}")
-        if not (math.isfinite(beta) and beta >= 0):
-            raise ValueError(f"beta must be a finite number >= 0, got {beta}")
+        check_not_negative(beta=beta)
         if sub_batches < 1:
             raise ValueError(f"sub_batches must be >= 1, got {sub_batches}")
         if full_batch not in ("own", "mean"):

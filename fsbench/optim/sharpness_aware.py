@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fsbench.geometries import EUCLIDEAN, FORMS, SCALES, Geometry
-from fsbench.optim.descent import Closure, Descent, batch_size, no_rows
+from fsbench.optim.descent import Closure, Descent, batch_size, check_not_negative, no_rows
 from fsbench.optim.ellipsoid import alignment, gradients_of, inner, inverse_or_zero, local, norm_of, scaled, wide
 from fsbench.optim.perturbed_weights import InverseMetric, PerturbedWeights
 from fsbench.optim.random_replay import RandomReplay
@@ -109,10 +109,7 @@ class SharpnessAware(Descent):
         return self.geometry.name if type(self) is SharpnessAware else super().name
 
     def check_options(self, group: dict[str, Any]) -> None:
-        for key in ("rho", "eta"):
-            value = group.get(key, 0.0)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{key} must be a finite number >= 0, got {value}")
+        check_not_negative(**{key: group[key] for key in ("rho", "eta") if key in group})
 
     @property
     def active(self) -> bool:
@@ -455,9 +452,7 @@ class GSAM(SharpnessAware):
         lr_min: float = 0.0,
         **options: Any,
     ) -> None:
-        for key, value in (("alpha", alpha), ("rho_min", rho_min or 0.0), ("lr_min", lr_min)):
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{key} must be a finite number >= 0, got {value}")
+        check_not_negative(alpha=alpha, rho_min=rho_min or 0.0, lr_min=lr_min)
         self.alpha, self.rho_min, self.lr_min = alpha, rho_min, lr_min
         super().__init__(params, base, geometry=EUCLIDEAN, **options)
 
@@ -533,8 +528,7 @@ class FriendlySAM(SharpnessAware):
         decay: float = 0.9,
         **options: Any,
     ) -> None:
-        if not (math.isfinite(sigma) and sigma >= 0):
-            raise ValueError(f"sigma must be a finite number >= 0, got {sigma}")
+        check_not_negative(sigma=sigma)
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be at least 0 and below 1, got {decay}")
         if options.get("perturbation") == "local":

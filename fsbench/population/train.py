@@ -31,7 +31,7 @@ from fsbench.training.cuda_graphs import CudaRecorder, GraphedStep, records_step
 from fsbench.training.epoch_totals import EpochTotals
 from fsbench.training.evaluate import evaluate
 from fsbench.training.fit import end_epoch, too_many_skipped
-from fsbench.training.outcome import Outcome, already_done, described, failed_outcome, missing_images
+from fsbench.training.outcome import Outcome, already_done, described, directory_of, failed_outcome, missing_images
 from fsbench.training.precision import arithmetic
 from fsbench.training.progress import Progress, epoch_line
 from fsbench.training.run import (
@@ -172,7 +172,7 @@ def train_population(jobs: Sequence[Job], stop: StopSignal) -> Iterator[tuple[in
     try:
         for number, job in enumerate(jobs):
             stop.check()
-            directory = RunDirectory.of(job.config.model_dump(mode="json"), job.choices)
+            directory = directory_of(job)
             try:
                 if absent is not None:
                     raise absent

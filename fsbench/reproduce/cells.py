@@ -61,7 +61,7 @@ class PlannedRun:
 
     @property
     def diverged(self) -> bool:
-        return self.directory.path.is_dir() and self.directory.status == "diverged"
+        return self.directory.diverged
 
 
 @dataclass(frozen=True)

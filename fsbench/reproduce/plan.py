@@ -19,9 +19,9 @@ from fsbench.papers.artefact import Artefact, Computed, Scale, Values
 from fsbench.reproduce.cells import Candidates, Cell, PlannedRun, cells
 from fsbench.reproduce.cuts import choice_cuts, run_cuts, scope_cuts, settings_cuts
 from fsbench.reproduce.request import Request
-from fsbench.runs.directory import RunDirectory
 from fsbench.runs.identity import flatten
 from fsbench.runs.records import read_measures
+from fsbench.training.outcome import directory_of
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def make_plan(artefact: Artefact, request: Request, composer: Composer) -> Plan:
 
     def planned(cell: Cell, seed: int, line: Sequence[str], waits: str | None = None) -> PlannedRun:
         job = composer.job([*line, f"seed={seed}"])
-        return PlannedRun(cell, seed, job, RunDirectory.of(job.config.model_dump(mode="json"), job.choices), waits)
+        return PlannedRun(cell, seed, job, directory_of(job), waits)
 
     runs: list[PlannedRun] = []
     choosing: list[Candidates] = []

@@ -63,6 +63,10 @@ class RunDirectory:
     def finished(self) -> bool:
         return os.path.isfile(self.summary)
 
+    @property
+    def diverged(self) -> bool:
+        return self.path.is_dir() and self.status == "diverged"
+
     def read_results(self) -> dict[str, Any]:
         """Results of a finished run. Raises Unreadable where the summary can't be read."""
         try:

@@ -154,6 +154,12 @@ def test_what_is_given_is_not_searched() -> None:
     }
 
 
+def test_a_method_that_is_called_as_one_of_more_epochs_is_compared_with_the_first(compare) -> None:
+    ended = compare("optimizer=sgd", "--arm", "sgd_2x: optimizer=sgd optimizer.lr=0.1", "plan=true")
+    assert ended.code == 0, ended.err
+    assert "\n1 comparisons of 5 seeds each" in ended.out
+
+
 def test_every_method_says_what_is_searched() -> None:
     # Those of plugins that other tests declare may say nothing.
     methods = {name: one for name, one in components("optimizer").items() if not one.source}
@@ -234,3 +240,4 @@ def test_completion(monkeypatch, capsys) -> None:
 def test_help_and_configuration(fsbench) -> None:
     assert "fsbench compare optimizer=A,B" in fsbench("compare", "--help").out
     assert fsbench("compare", "--cfg", "job").out.startswith("seeds: 5\n")
+    assert fsbench("compare", "optimizer=sgd,sam", "seeds=3", "--cfg", "job").out.startswith("seeds: 3\n")

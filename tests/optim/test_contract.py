@@ -159,9 +159,13 @@ def test_non_finite_gradients_skip_the_step(bad_pass, value) -> None:
     assert (optimizer.skipped, optimizer.skipped_in_a_row) == (1, 0)
 
 
-def test_zero_gradient_still_lets_weight_decay_act() -> None:
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(SAM, {}), (GSAM, {"alpha": 0.7}), (FriendlySAM, {}), (FriendlySAM, {"sigma": 0.5, "decay": 0.6})],
+)
+def test_zero_gradient_still_lets_weight_decay_act(kind, options) -> None:
     model = network_without_batchnorm()
-    optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.1, lr=0.1, weight_decay=0.5)
+    optimizer = kind(model.parameters(), torch.optim.SGD, rho=0.1, lr=0.1, weight_decay=0.5, **options)
     before = [p.clone() for p in model.parameters()]
 
     def closure():

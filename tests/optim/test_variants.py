@@ -154,23 +154,6 @@ def test_a_pass_that_is_not_finite_skips_the_step(method, bad_pass, value) -> No
     assert (optimizer.skipped, optimizer.skipped_in_a_row) == (1, 1)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_gradient_of_zero_still_lets_weight_decay_act(method) -> None:
-    kind, options, _ = METHODS[method]
-    model = network_without_batchnorm()
-    optimizer = kind(model.parameters(), torch.optim.SGD, rho=0.1, lr=0.1, weight_decay=0.5, **options)
-    before = [p.clone() for p in model.parameters()]
-
-    def closure() -> Tensor:
-        loss = 0 * sum(p.sum() for p in model.parameters())
-        loss.backward()
-        return loss.detach()
-
-    optimizer.step(closure)
-    for a, b in zip(before, model.parameters(), strict=True):
-        torch.testing.assert_close(b, a * 0.95)
-
-
 @pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.AdamW], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("method", METHODS)
 def test_parameters_that_get_a_gradient_in_one_pass_only(method, base) -> None:
