@@ -22,6 +22,7 @@ COMMANDS = {
     "sharpness": ("fsbench.cli.sharpness", "measure how sharp the minimum of a trained network is"),
     "reproduce": ("fsbench.cli.reproduce", "the papers' tables and figures, published numbers beside measured ones"),
     "plot": ("fsbench.cli.plot", "curves of finished runs, or one point a run, as a picture"),
+    "correlate": ("fsbench.cli.correlate", "whether measures go with generalization, by Kendall's tau"),
     "list": ("fsbench.cli.list", "what there is: models, datasets, optimizers, experiments, ..."),
     "rerun": ("fsbench.cli.rerun", "train again what a run directory holds, with changes"),
     "help": ("fsbench.cli.help", "the guides: training, sharpness, library, extending, ..."),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fsbench.cli.flags import Parser
 from fsbench.errors import UsageError, did_you_mean
 from fsbench.lines import printable, shortened, tell
 from fsbench.measuring.measures import MEASURES, Measure, measure_of
+
+if TYPE_CHECKING:
+    from fsbench.runs.records import Records
 
 _DEVIATION = "note: ± is the standard deviation over runs; a run's own standard errors are in its sharpness.json"
 # Runs that a suggested command names one by one.
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
             raise UsageError(option, given, "names nothing; see fsbench table --help")
     conditioned = [condition.partition("=")[0] for condition in options.where]
     records = read_records(options.runs, asked=[*by, *columns, *conditioned])
-    rows = _chosen(records.rows, options.where)
+    rows = chosen(records.rows, options.where)
     if not rows and records.rows:
         raise UsageError("--where", " ".join(options.where), f"none of {len(records.rows)} finished runs is like that")
     if not rows:
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError("runs", " ".join(map(str, options.runs)), problem)
     for option, names in (("--by", by), ("--columns", columns)):
         for name in names:
-            _refuse_short_name(option, name, name)
+            refuse_short_name(option, name, name)
     for name in by:
         if measure_of(name) is not None:
             raise UsageError("--by", name, "is a measure, which hardly any two runs share; name it in --columns")
@@ -66,13 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     for key, values in runs_table.mixed_keys(rows, by, records.choices, records.configuration).items():
         tell(f"note: a line averages runs that differ in {key} ({', '.join(values)}); add it to --by")
-    within, across = runs_table.mixed_settings(rows, by, measures, records.measured)
-    for name, settings in within.items():
-        tell(f"note: a line averages {name} measured with different settings: {_settings_text(settings)}")
-    for name, settings in across.items():
-        tell(f"note: {name}: lines were measured with different settings: {_settings_text(settings)}")
-    for line in runs_table.substitutes(rows, measures, records.measured):
-        tell(f"note: {shortened(line)}")
+    tell_mixed(rows, by, measures, records)
     if absent:
         lack = ", ".join(f"{count} of {len(rows)} runs lack {name}" for name, count in absent.items())
         lacks = [row for row in rows if any(name not in records.measured[row["run"]] for name in absent)]
@@ -88,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _chosen(rows: list[dict[str, Any]], conditions: Sequence[str]) -> list[dict[str, Any]]:
+def chosen(rows: list[dict[str, Any]], conditions: Sequence[str]) -> list[dict[str, Any]]:
     """The rows that meet all conditions `KEY=VALUE`. Raises UsageError where no run has such a key."""
     from fsbench.report.runs_table import matches
 
@@ -97,7 +94,7 @@ def _chosen(rows: list[dict[str, Any]], conditions: Sequence[str]) -> list[dict[
         if not equals:
             raise UsageError("--where", condition, "must read KEY=VALUE")
         if rows and not any(key in row for row in rows):
-            _refuse_short_name("--where", key, condition)
+            refuse_short_name("--where", key, condition)
             if measure_of(key) is not None:
                 raise UsageError("--where", condition, f"no run was measured; {_command(rows, [key])} does it")
             raise UsageError("--where", condition, f"no run has such a key{did_you_mean(key, rows[0])}")
@@ -105,11 +102,24 @@ def _chosen(rows: list[dict[str, Any]], conditions: Sequence[str]) -> list[dict[
     return rows
 
 
+def tell_mixed(rows: list[dict[str, Any]], by: Sequence[str], measures: Sequence[str], records: Records) -> None:
+    """Say on stderr in what settings the measures of these rows differ, and which of them stand for others."""
+    from fsbench.report import runs_table
+
+    within, across = runs_table.mixed_settings(rows, by, measures, records.measured)
+    for name, settings in within.items():
+        tell(f"note: a line averages {name} measured with different settings: {_settings_text(settings)}")
+    for name, settings in across.items():
+        tell(f"note: {name}: lines were measured with different settings: {_settings_text(settings)}")
+    for line in runs_table.substitutes(rows, measures, records.measured):
+        tell(f"note: {shortened(line)}")
+
+
 def _settings_text(settings: dict[str, list[str]]) -> str:
     return "; ".join(f"{key} ({', '.join(values)})" for key, values in settings.items())
 
 
-def _refuse_short_name(option: str, name: str, value: str) -> None:
+def refuse_short_name(option: str, name: str, value: str) -> None:
     """Raise UsageError for `minimum`, which tables have as minimum_sharpness."""
     if (measure := MEASURES.get(name)) is not None and measure_of(name) is None:
         column = measure.column if measure.has(measure.column) else f"{name}_accuracy_ALPHA and {name}_loss_ALPHA"

@@ -108,7 +108,7 @@ def mixed_keys(
     """
     keys = [key for key in dict.fromkeys([*choices, *configuration]) if key not in {*by, *_NO_EXPERIMENT}]
     texts = pd.DataFrame([[_text(row.get(key)) for key in keys] for row in rows], columns=keys)
-    lines = texts.groupby([[_text(row.get(name)) for row in rows] for name in by])
+    lines = texts.groupby([[_text(row.get(name)) for row in rows] for name in by] or (lambda run: 0))
     mixed: dict[str, list[str]] = {}
     for key in keys:
         if key.partition(".")[0] not in {"logger", *mixed} - {key}:

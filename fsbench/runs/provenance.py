@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import fsbench
@@ -106,7 +106,10 @@ def without_places(words: Sequence[str]) -> list[str]:
     """A command line without what names places of this machine: directories go, images go by their folder's name."""
     kept = []
     for word in words:
-        key, _, value = word.partition("=")
+        key, equals, value = word.partition("=")
+        if not equals:
+            kept.append(PurePath(word).name if PurePath(word).is_absolute() else word)
+            continue
         if key in _PLACES or key.partition(".")[0] == "executor":
             continue
         name = value.strip("'\"").rstrip("/").rpartition("/")[2]
