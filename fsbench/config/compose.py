@@ -157,7 +157,7 @@ class Composer:
 
         name = override.key_or_group
         group = name.partition(".")[0].partition("/")[0]
-        if primary.groups and group in self._options("", ObjectType.GROUP) and group not in (*primary.groups, "hydra"):
+        if primary.groups and group in self.groups() and group not in (*primary.groups, "hydra"):
             allowed = ", ".join(primary.groups)
             raise UsageError(name, override.value(), f"no such key in fsbench {primary.name}; its groups: {allowed}")
         if name == "hydra.searchpath":
@@ -174,6 +174,12 @@ class Composer:
         options = self._options(name, ObjectType.CONFIG) if none else []
         if options and (none == "[]" or name not in primary.nullable):
             raise UsageError(name, none, f"one is needed; allowed: {', '.join(options)}")
+
+    def groups(self) -> list[str]:
+        """The config groups, those without a file and a user's own among them."""
+        from hydra.core.object_type import ObjectType
+
+        return self._options("", ObjectType.GROUP)
 
     def _job(self, line: Sequence[str], primary: Primary) -> Job[Any]:
         check_signals()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from fsbench.config.compose import Composer
-from fsbench.config.paths import conf_dir
 from fsbench.config.primary import REPRODUCE
 from fsbench.config.reproduce import ReproduceConfig
 from fsbench.errors import UsageError, did_you_mean
@@ -49,7 +48,7 @@ def read_request(words: Sequence[str], known: Mapping[str, Artefact | Computed],
     """
     artefacts = [known[name] for name in _named([word for word in words if "=" not in word], known)]
     axes = {axis for artefact in artefacts if isinstance(artefact, Artefact) for axis in artefact.axes}
-    groups = {path.name for path in conf_dir().iterdir() if path.is_dir()} - {"recipe", *_SETTLED}
+    groups = set(composer.groups()) - {"hydra", "recipe", *_SETTLED}
     own: list[str] = []
     chosen: dict[str, Values] = {}
     sharpness: list[str] = []

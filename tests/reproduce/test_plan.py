@@ -108,6 +108,7 @@ CUTS = {
     "steps": (["scale=paper", "trainer.max_steps=5"], ["Training stopped after 5 steps instead of all."]),
     "data-set": (["scale=paper", "dataset=fashion_mnist"], ["Data set: Fashion-MNIST instead of CIFAR-10."]),
     "network": (["scale=paper", "model=resnet56"], ["Network: resnet56 instead of resnet20."]),
+    "group-without-a-file": (["scale=paper", "schedule=multistep"], ["Schedule: multistep instead of cosine."]),
     "any-key": (["scale=paper", "loss.label_smoothing=0.2"], ["loss.label_smoothing 0.2 instead of 0.1."]),
     "some-cells": (
         ["scale=paper", "optimizer=sgd,sam,fsam", "optimizer.lr=0.1", "trainer.epochs=200"],
