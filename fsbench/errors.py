@@ -77,9 +77,9 @@ def check_signals() -> None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or the empty string where nothing known is near."""
+    """` (did you mean 'x'?)`, or the empty string where nothing known is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 def portable(failure: BaseException | None) -> BaseException | None:

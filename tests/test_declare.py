@@ -151,7 +151,7 @@ def test_a_measure_and_its_options(recipe, fsbench) -> None:
     assert "already measured" not in fsbench(*line[:-1], "weight_norm.power=3").out
     ended = fsbench(*line[:-1], "weight_norm.powr=3")
     assert (ended.code, ended.err) == (
-        2, "fsbench: weight_norm.powr=3: no such key; did you mean 'weight_norm.power'?\n"
+        2, "fsbench: weight_norm.powr=3: no such key (did you mean 'weight_norm.power'?)\n"
     )  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def test_options_are_checked_listed_and_shown(recipe, fsbench) -> None:
     ended = fsbench("train", "--plugin", file, "dataset=digits", "model=my_net", "model.width=wide")
     assert (ended.code, ended.err) == (2, "fsbench: model.width=wide: must be a whole number\n")
     ended = fsbench("train", "--plugin", file, "dataset=digits", "model=my_net", "model.widht=3")
-    assert ended.err == "fsbench: model.widht=3: no such key; did you mean 'model.width'?\n"
+    assert ended.err == "fsbench: model.widht=3: no such key (did you mean 'model.width'?)\n"
     assert re.search(r"^my_net +One hidden layer with tanh$", fsbench("list", "models", f"--plugin={file}").out, re.M)
     assert "\n  width: 16\n" in fsbench("train", "--plugin", file, "model=my_net", "--help").out
 

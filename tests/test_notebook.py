@@ -161,16 +161,16 @@ def test_values_arrive_as_they_are(monkeypatch, given, key, value) -> None:
 
 
 BAD = {
-    "misspelt": (lambda: fsbench.train(optimzer="sam"), "optimzer=sam: no such key; did you mean 'optimizer'?"),
-    "choice": (lambda: fsbench.train(optimizer="sma"), "optimizer=sma: no such optimizer; did you mean 'sam'?"),
+    "misspelt": (lambda: fsbench.train(optimzer="sam"), "optimzer=sam: no such key (did you mean 'optimizer'?)"),
+    "choice": (lambda: fsbench.train(optimizer="sma"), "optimizer=sma: no such optimizer (did you mean 'sam'?)"),
     "type": (lambda: trained(seed="1"), "seed=1: must be a whole number"),
     "sweep": (lambda: fsbench.train("seed=0,1"), "seed=0,1: several values; add -m to run each of them"),
     "no-run": (lambda: fsbench.load("nowhere"), "run=nowhere: no such directory"),
     "no-run-directory": (lambda: fsbench.load("."), "run=.: is not a run directory: it holds no config.yaml"),
     "no-runs": (lambda: fsbench.runs("nowhere"), "runs=nowhere: no such directory"),
     "measured-run": (lambda: fsbench.measure(Path("nowhere"), "trace"), "run=nowhere: no such directory"),
-    "measure": (lambda: fsbench.measure(Path("nowhere"), "tarce"), "measures=tarce: no such measure; did you mean "),
-    "option": (lambda: fsbench.measure(Path("nowhere"), sample=3), "sample=3: no such key; did you mean 'samples'?"),
+    "measure": (lambda: fsbench.measure(Path("nowhere"), "tarce"), "measures=tarce: no such measure (did you mean "),
+    "option": (lambda: fsbench.measure(Path("nowhere"), sample=3), "sample=3: no such key (did you mean 'samples'?)"),
 }
 
 

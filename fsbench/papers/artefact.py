@@ -211,4 +211,3 @@ class Computed:
     source: str
     function: str
     options: Mapping[str, Mapping[str, Any]]
-    notes: Values = ()

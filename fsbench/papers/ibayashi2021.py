@@ -56,7 +56,6 @@ FIGURE_1 = Computed(
         "small": {"seeds": 10, "sizes": (10, 100, 1000), "naive": 200},
         "tiny": {"seeds": 2, "sizes": (10, 100), "naive": 20},
     },
-    notes=("The squared norms of proposition 1 are printed without their squares",),
 )
 
 # Appendix D: FCNN ("three FC layers with 128 or 512 hidden dimensions": here hidden layers of 512, 128 and 512), SGD

@@ -37,7 +37,7 @@ def printed(file: str, metric: str = "test_accuracy_percent", value: str | None 
     return Published(file, where={"metric": metric}, factor=100.0, unit="%", value=value, **options)
 
 
-def toy(figure: int, title: str, note: str) -> Computed:
+def toy(figure: int, title: str) -> Computed:
     """Exact, and done in seconds at every scale."""
     return Computed(
         name=f"kim2022/fig{figure}",
@@ -45,18 +45,12 @@ def toy(figure: int, title: str, note: str) -> Computed:
         source=f"Kim et al. 2022, figure {figure}",
         function=f"fsbench.reproduce.computed.gaussian_toy:figure{figure}",
         options={"paper": {}, "small": {}, "tiny": {}},
-        notes=(note,),
     )
 
 
-FIGURE_1 = toy(
-    1,
-    "contours of the loss and its two minima",
-    "The printed minima follow from eq. 15 if the Gaussian KL divergence is taken without its constant -1/2",
-)
-LEFT_OPEN = "The paper gives no start, radius or step"
-FIGURE_2 = toy(2, "SAM ends in the sharp minimum, FSAM in the flat one", LEFT_OPEN)
-FIGURE_3 = toy(3, "ASAM ends in the sharp minimum, FSAM in the flat one", LEFT_OPEN)
+FIGURE_1 = toy(1, "contours of the loss and its two minima")
+FIGURE_2 = toy(2, "SAM ends in the sharp minimum, FSAM in the flat one")
+FIGURE_3 = toy(3, "ASAM ends in the sharp minimum, FSAM in the flat one")
 
 NAMES = {
     "densenet121": "DenseNet-121",

@@ -116,7 +116,6 @@ APPENDIX_A = Computed(
     source="Tsuzuku et al. 2019, appendix A.1",
     function="fsbench.reproduce.computed.rescaling_example:compute",
     options={"paper": {}, "small": {}, "tiny": {}},
-    notes=("Eq. 44 and 45 are misprinted: they should read 7401.0 and 86.03",),
 )
 
 ARTEFACTS = (FIGURE_1, FIGURE_3, FIGURE_4, APPENDIX_A)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 CASES = [
-    ("misspelt-group", ["optimzer=sam"], "optimzer=sam: no such key; did you mean 'optimizer'?"),
-    ("misspelt-key", ["sed=1"], "sed=1: no such key; did you mean 'seed'?"),
-    ("misspelt-option", ["trainer.epohcs=3"], "trainer.epohcs=3: no such key; did you mean 'trainer.epochs'?"),
+    ("misspelt-group", ["optimzer=sam"], "optimzer=sam: no such key (did you mean 'optimizer'?)"),
+    ("misspelt-key", ["sed=1"], "sed=1: no such key (did you mean 'seed'?)"),
+    ("misspelt-option", ["trainer.epohcs=3"], "trainer.epohcs=3: no such key (did you mean 'trainer.epochs'?)"),
     ("unknown-choice", ["optimizer=nope"],
      "optimizer=nope: no such optimizer; allowed: adam, adamw, asam, fisher_trace, friendly_sam, fsam, gsam, sam, sgd"),
-    ("near-choice", ["model=resnet-20"], "model=resnet-20: no such model; did you mean 'resnet20'?"),
+    ("near-choice", ["model=resnet-20"], "model=resnet-20: no such model (did you mean 'resnet20'?)"),
     ("near-experiment", ["experiment=kim2022/tabel1"], "did you mean 'kim2022/table1'?"),
     ("added-key", ["+optimizer.foo=1"], "optimizer.foo=1: no such key"),
     ("other-methods-key", ["optimizer=sgd", "optimizer.rho=0.1"], "optimizer.rho=0.1: no such key"),
@@ -64,7 +64,7 @@ CASES = [
     ("flag", ["--foo"], "unrecognized arguments: --foo"),
     ("flag-alone", ["--resolve"], "--resolve and --package go with --cfg job"),
     ("cfg", ["--cfg", "job", "optimizer=nope"], "optimizer=nope: no such optimizer; allowed: adam"),
-    ("help", ["--help", "sed=1"], "sed=1: no such key; did you mean 'seed'?"),
+    ("help", ["--help", "sed=1"], "sed=1: no such key (did you mean 'seed'?)"),
     ("hydra-dir", ["hydra.run.dir=x"], "hydra.run.dir=x: fsbench has its own run directories and sweeps"),
     ("config-dir", ["--config-dir", "nowhere"], "--config-dir=nowhere: no such directory"),
     ("batch-size", ["dataset=digits", "model=cnn", "trainer.batch_size=5000"], "trainer.batch_size=5000: "),
@@ -73,7 +73,7 @@ CASES = [
     ("run-name", ["run_name=a/b"], "run_name=a/b: must begin with a letter or digit"),
     ("parent-as-run", ["run_name=.."], "run_name=..: must begin with a letter or digit"),
     ("blame-the-right-key", ["optimizer=sam", "optimizer.rho=0.1", "model=mlp", "model.widths=[8]", "trainer.epoch=3"],
-     "trainer.epoch=3: no such key; did you mean 'trainer.epochs'?"),
+     "trainer.epoch=3: no such key (did you mean 'trainer.epochs'?)"),
     ("key-of-the-chosen-group", ["optimizer=sam", "optimizer.rh=1"], "did you mean 'optimizer.rho'?"),
     ("near-optimizer", ["model=mlp", "model.widths=[8]", "optimizer=fsm"], "did you mean 'fsam'?"),
     ("no-group", ["model=null"], "model=null: one is needed; allowed: cnn, "),
@@ -130,7 +130,7 @@ def test_a_bad_value_in_a_sweep_stops_it_before_the_first_run(fsbench, tmp_path)
 
 def test_unknown_command(fsbench) -> None:
     ended = fsbench("trian")
-    assert (ended.code, ended.err) == (2, "fsbench: no command 'trian'; did you mean 'train'?; see fsbench --help\n")
+    assert (ended.code, ended.err) == (2, "fsbench: no command 'trian' (did you mean 'train'?); see fsbench --help\n")
 
 
 def test_full_error_on_request(fsbench, monkeypatch) -> None:

@@ -61,7 +61,7 @@ def test_what_is_refused(fsbench, study) -> None:
         ("--with", "optimizer"): "--with=optimizer: is not a number",
         ("--columns", "trace"): "--columns=trace: tables have it as hessian_trace",
         ("--columns", ","): "--columns=,: no run was measured",
-        ("--by", "optimiser"): "--by=optimiser: no run has such a key; did you mean 'optimizer'?",
+        ("--by", "optimiser"): "--by=optimiser: no run has such a key (did you mean 'optimizer'?)",
         ("--where", "seed=7"): "--where=seed=7: none of 8 finished runs is like that",
         ("-o", "file/out"): "-o=file/out: can't be written: ",
     }

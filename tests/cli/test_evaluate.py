@@ -154,7 +154,7 @@ REFUSED = {
     "validation": (["split=validation"], "split=validation: there is none, dataset.validation is 0; allowed here: "),
     "split": (["split=tets"], "split=tets: must be one of test, train, validation"),
     "model": (["model=mlp"], "model=mlp: no such key in fsbench evaluate; its groups: dataset"),
-    "misspelt": (["datset=mnist"], "datset=mnist: no such key; did you mean 'dataset'?"),
+    "misspelt": (["datset=mnist"], "datset=mnist: no such key (did you mean 'dataset'?)"),
     "no-data-set": (["dataset.mean=[0.5]"], "dataset.mean=[0.5]: choose a dataset first: dataset=NAME, one of "),
 }
 
@@ -171,7 +171,7 @@ def test_runs_that_are_none(fsbench, quick) -> None:
     Path("runs/run/summary.json").unlink()
     said = {
         "run=runs/run": "run=runs/run: is not finished: interrupted",
-        "run=runs/rum": "run=runs/rum: no such directory; did you mean 'run'?",
+        "run=runs/rum": "run=runs/rum: no such directory (did you mean 'run'?)",
         "run=runs": "run=runs: is not a run directory: it holds no config.yaml",
         "split=test": "run=null: give a finished run, run=runs/ID",
         "run=glob(runs/*)": "several values; add -m to run each of them",

@@ -30,7 +30,7 @@ def test_a_topic_is_printed_whole(topic, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["sharpnes"], "no help on 'sharpnes'; did you mean 'sharpness'?; there are training, comparing, sharpness, "),
+        (["sharpnes"], "no help on 'sharpnes' (did you mean 'sharpness'?); there are training, comparing, sharpness, "),
         (["training", "devices"], "help takes one topic, got training devices"),
     ],
     ids=["unknown", "two"],

@@ -45,7 +45,7 @@ def test_own_groups_are_listed(fsbench, tmp_path) -> None:
 
 
 BAD = {
-    "kind": (["modles"], "fsbench: list=modles: no such kind; did you mean 'models'?; allowed: models, "),
+    "kind": (["modles"], "fsbench: list=modles: no such kind (did you mean 'models'?); allowed: models, "),
     "format": (["models", "--format", "xml"], "fsbench: fsbench list: argument --format: invalid choice: 'xml'"),
     "directory": (["models", "-cd", "nowhere"], "fsbench: --config-dir=nowhere: no such directory\n"),
 }
@@ -75,5 +75,5 @@ def test_the_options_of_one(words, line, fsbench) -> None:
 
 def test_a_choice_that_is_not_there(fsbench) -> None:
     ended = fsbench("list", "optimizers", "fsm")
-    problem = "no such choice; did you mean 'fsam'?; fsbench list optimizers shows them"
+    problem = "no such choice (did you mean 'fsam'?); fsbench list optimizers shows them"
     assert (ended.code, ended.err) == (2, f"fsbench: list=optimizers fsm: {problem}\n")

@@ -158,17 +158,17 @@ EPOCHS = "epoch, lr, train_loss, train_accuracy, skipped_steps, "
 XY = ("--x", "epoch", "--y", "test_loss")
 BAD = {
     "ending": ((*XY, "-o", "c.jpg"), "-o=c.jpg: must end in one of .svg, .png, .pdf"),
-    "y": (("--x", "epoch", "--y", "test_acuracy"), f"--y=test_acuracy: no such column; did you mean 'test_accuracy'?; "
+    "y": (("--x", "epoch", "--y", "test_acuracy"), f"--y=test_acuracy: no such column (did you mean 'test_accuracy'?); "
           f"there are {EPOCHS}"),
-    "x": (("--x", "epohc", "--y", "test_loss"), "--x=epohc: no such column; did you mean 'epoch'?; there are epoch, "),
+    "x": (("--x", "epohc", "--y", "test_loss"), "--x=epohc: no such column (did you mean 'epoch'?); there are epoch, "),
     "of-a-run": (("--x", "epoch", "--y", "parameters"), f"--y=parameters: no such column; there are {EPOCHS}"),
     "of-an-epoch": (("--x", "test_loss", "--y", "lr"), "--y=lr: no such column"),
     "unmeasured": (("--x", "hessian_trace", "--y", "test_loss"), "--x=hessian_trace: no run there was measured, "
                    "`fsbench sharpness -m 'run=glob(runs/*)' measures=[trace]` does it; there are "),
     "name": (("--x", "fisher_trace", "--y", "trace"), "--y=trace: no run there was measured, `fsbench sharpness -m "),
     "text": (("--x", "optimizer", "--y", "test_loss"), "--x=optimizer --y=test_loss: both must be numbers; others go "),
-    "by": ((*XY, "--by", "optimiser"), "--by=optimiser: no such column; did you mean 'optimizer'?; there are "),
-    "where": ((*XY, "--where", "sed=1"), "--where=sed=1: no such column; did you mean 'seed'?; there are dataset, "),
+    "by": ((*XY, "--by", "optimiser"), "--by=optimiser: no such column (did you mean 'optimizer'?); there are "),
+    "where": ((*XY, "--where", "sed=1"), "--where=sed=1: no such column (did you mean 'seed'?); there are dataset, "),
     "no-value": ((*XY, "--where", "seed"), "--where=seed: must read KEY=VALUE"),
     "none": ((*XY, "--where", "seed=7"), "--where=seed=7: none of 4 finished runs is like that"),
     "absent": ((*XY, "nowhere"), "runs=nowhere: no such directory"),

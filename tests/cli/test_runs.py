@@ -88,7 +88,7 @@ def test_an_unreadable_summary_is_said(fsbench, runs) -> None:
 BAD = {
     "absent": (["nowhere"], "runs=nowhere: no such directory"),
     "default-absent": ([], "runs=runs: no such directory"),
-    "status": (["--status", "faild"], "--status=faild: no such status; did you mean 'failed'?; allowed: done, "),
+    "status": (["--status", "faild"], "--status=faild: no such status (did you mean 'failed'?); allowed: done, "),
     "yes-alone": (["--yes"], "--yes goes with --remove"),
     "format": (["--format", "xml"], "fsbench runs: argument --format: invalid choice: 'xml'"),
 }

@@ -63,7 +63,7 @@ def test_nothing_measured(fsbench, runs) -> None:
         "fsbench: --columns=minimum_sharpness: no run was measured; "
         "`fsbench sharpness -m 'run=glob(runs/*)' measures=[minimum]` does it\n"
     )
-    assert fsbench("table", "--columns", "minimum_sharpnes").err.endswith("did you mean 'minimum_sharpness'?\n")
+    assert fsbench("table", "--columns", "minimum_sharpnes").err.endswith("(did you mean 'minimum_sharpness'?)\n")
     assert fsbench("table", "--columns", "trace").err == "fsbench: --columns=trace: tables have it as hessian_trace\n"
     many = fsbench("table", *map(str, runs), "--columns", "adversarial_accuracy_0.5")
     assert "measures=[adversarial] alphas=[0.5]` does it" in many.err
@@ -133,7 +133,7 @@ SUGGESTED = [
     ("first-eigenvalue", ["--columns", "hessian_top_eigenvalue"], "measures=[eigenvalues]` does it"),
     ("no-alpha", ["--columns", "adversarial_foo"], "--columns=adversarial_foo: no run has such a key"),
     ("no-such-number", ["--columns", "adversarial_loss_0.50"], "no run has such a key"),
-    ("no-eigenvalue", ["--columns", "hessian_eigenvalue_0"], "no run has such a key; did you mean 'hessian_top_"),
+    ("no-eigenvalue", ["--columns", "hessian_eigenvalue_0"], "no run has such a key (did you mean 'hessian_top_"),
     ("several", ["--columns", "adversarial"], "tables have it as adversarial_accuracy_ALPHA and adversarial_loss_"),
     ("where", ["--where", "minimum=1"], "--where=minimum=1: tables have it as minimum_sharpness\n"),
     ("where-unmeasured", ["--where", "minimum_sharpness=1"], "no run was measured; `fsbench sharpness -m 'run=glob("),

@@ -101,16 +101,16 @@ def test_a_job_leaves_nothing_for_the_next(composer) -> None:
 
 
 REFUSED = {
-    "choice": (["model=resnet-20"], "model=resnet-20: no such model; did you mean 'resnet20'?"),
-    "key": (["trainer.epohcs=1"], "trainer.epohcs=1: no such key; did you mean 'trainer.epochs'?"),
+    "choice": (["model=resnet-20"], "model=resnet-20: no such model (did you mean 'resnet20'?)"),
+    "key": (["trainer.epohcs=1"], "trainer.epohcs=1: no such key (did you mean 'trainer.epochs'?)"),
     "key-of-another-choice": (["optimizer=sgd", "optimizer.rho=1"], "optimizer.rho=1: no such key"),
     "value": (["trainer.epochs=x"], "trainer.epochs=x: must be a whole number"),
     "appended": (["+seed=1"], "Could not append to config. An item is already at 'seed'."),
     "appended-group": (["+model=mlp"], "Multiple values for model."),
     "interpolation": (["trainer.max_steps=${nowhere}"], "Interpolation key 'nowhere' not found"),
     "beside-an-own-experiment": (["experiment=mine", "trainer.epohcs=1"],
-                                 "trainer.epohcs=1: no such key; did you mean 'trainer.epochs'?"),
-    "own-experiment": (["experiment=mime"], "experiment=mime: no such experiment; did you mean 'mine'?"),
+                                 "trainer.epohcs=1: no such key (did you mean 'trainer.epochs'?)"),
+    "own-experiment": (["experiment=mime"], "experiment=mime: no such experiment (did you mean 'mine'?)"),
 }  # fmt: skip
 
 

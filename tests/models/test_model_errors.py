@@ -62,7 +62,7 @@ REFUSED = [
         "timm",
         CIFAR,
         {"name": "resnet81"},
-        "model.name=resnet81: timm has no network of this name; did you mean 'resnet18'?",
+        "model.name=resnet81: timm has no network of this name (did you mean 'resnet18'?)",
     ),
     ("timm", CIFAR, {"name": "local-dir:x"}, "model.name=local-dir:x: timm has no network of this name"),
     (

@@ -120,7 +120,7 @@ def test_table_says_what_is_wrong(fsbench, quick, tmp_path) -> None:
     fsbench("train", *quick, "trainer.max_steps=2")
     wrong = fsbench("table", "runs", "--columns", "test_acuracy")
     assert (wrong.code, wrong.err) == (
-        2, "fsbench: --columns=test_acuracy: no run has such a key; did you mean 'test_accuracy'?\n"
+        2, "fsbench: --columns=test_acuracy: no run has such a key (did you mean 'test_accuracy'?)\n"
     )  # fmt: skip
 
 
