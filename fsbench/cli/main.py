@@ -20,6 +20,7 @@ COMMANDS = {
     "compare": ("fsbench.cli.compare", "methods compared: equal searches, paired seeds, and a verdict"),
     "evaluate": ("fsbench.cli.evaluate", "loss and accuracy of a trained network, on its own images or on others"),
     "sharpness": ("fsbench.cli.sharpness", "measure how sharp the minimum of a trained network is"),
+    "conform": ("fsbench.cli.conform", "whether anyone's sharpness-aware optimizer is what its paper says"),
     "reproduce": ("fsbench.cli.reproduce", "the papers' tables and figures, published numbers beside measured ones"),
     "plot": ("fsbench.cli.plot", "curves of finished runs, or one point a run, as a picture"),
     "correlate": ("fsbench.cli.correlate", "whether measures go with generalization, by Kendall's tau"),
