@@ -82,10 +82,12 @@ ALLOWED = {
         "sharpness",
         "training",
     },
+    "conform": {"errors"},
     "compare": {"config", "errors", "measuring", "report", "runs", "training"},
     "notebook": {"cli", "config", "declare", "errors", "measuring", "runs", "stop_signal", "training"},
     "cli": {
         "compare",
+        "conform",
         "distributed",
         "stop_signal",
         "config",

@@ -15,6 +15,7 @@ TOPICS = {
     "sharpness": "measures of finished runs and of other networks, and what their numbers mean",
     "reproduce": "the papers' tables and figures",
     "library": "runs from Python, the optimizers and measures in a loop of your own",
+    "conforming": "whether anyone's sharpness-aware optimizer does what its paper says",
     "extending": "your own model, data set, optimizer, loss, schedule, augmentation, measure or paper",
     "devices": "several devices, mixed precision, CUDA graphs, populations, speed",
     "contributing": "the code: its parts, the way of a step and of a number, recipes, rules",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,8 +47,10 @@ def verdicts(subject: Subject, method: str | None, timeout: float) -> Iterator[V
 def _lines(asked: dict[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
     """What a process says, until it ends, or is silent for too long and is killed."""
     command = [sys.executable, "-m", "fsbench.conform.worker"]
+    # It finds the modules that this process does.
+    found = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=found) as process:
         said: Queue[str] = Queue()
         reader = Thread(target=_read, args=(process.stdout, said), daemon=True)
         reader.start()

@@ -71,8 +71,8 @@ def run(subject: Subject, method: str | None, name: str) -> Verdict:
 
 def script(subject: Subject, check: Callable[..., float], axis: tuple[Callable[..., Any], ...]) -> str:
     """The check as lines that need torch and the package alone."""
-    parts = [check, *axis]
-    needed = [checks.problem, checks.watched, checks.follow, checks.moved, checks.apart]
+    parts: list[Callable[..., Any]] = [check, *axis]
+    needed: list[Callable[..., Any]] = [checks.problem, checks.watched, checks.follow, checks.moved, checks.apart]
     # What a part calls is printed before it.
     for part in parts:
         parts += [one for one in needed if one not in parts and f"{one.__name__}(" in inspect.getsource(part)]
