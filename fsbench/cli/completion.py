@@ -19,7 +19,7 @@ from fsbench.plugins import name_plugins, taken_out
 
 # Commands whose arguments are Hydra overrides.
 _HYDRA = {primary.name: primary for primary in (TRAIN, SHARPNESS, EVALUATE)}
-_OF_DIRECTORIES = ("runs", "table", "plot", "correlate", "rerun")
+_OF_DIRECTORIES = ("runs", "table", "plot", "report", "correlate", "rerun")
 # Commands that have keys of their own beside those of the runs that they train.
 _TRAINING = {primary.name: primary for primary in (REPRODUCE, COMPARE)}
 # Values of those keys.

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fsbench.report.correlation import RankCorrelation, Tau
-    from fsbench.runs.records import Records
-
-_JOIN = "+"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(list(arguments))
 
     from fsbench.report.correlation import figure_of
-    from fsbench.report.runs_table import mixed_keys, names_in
+    from fsbench.report.runs_table import differing, mixed_keys, names_in
     from fsbench.report.text import csv_text
     from fsbench.runs.directory import RunDirectory, refuse_unwritable
     from fsbench.runs.provenance import command_provenance, trained_with, without_places
@@ -63,7 +60,8 @@ def main(arguments: Sequence[str]) -> int:
     columns = [name for name in columns if name != options.target]
     if not columns:
         raise UsageError("--columns", options.columns or "(none)", "no run was measured; see fsbench sharpness --help")
-    by = _declared(options.by) if options.by is not None else _differing(rows, records)
+    found_in = differing(rows, records.choices, records.configuration)
+    by = found_in if options.by is None else _declared(options.by)
     asked = [
         ("--with", options.target),
         *(("--columns", name) for name in columns),
@@ -93,23 +91,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def _declared(text: str) -> dict[str, list[str]]:
     """The keys of each axis that the command line names."""
-    from fsbench.report.runs_table import names_in
+    from fsbench.report.runs_table import JOIN, names_in
 
-    return {axis: [key.strip() for key in axis.split(_JOIN)] for axis in names_in(text)}
+    return {axis: [key.strip() for key in axis.split(JOIN)] for axis in names_in(text)}
 
 
 def _keys(by: Mapping[str, list[str]]) -> list[str]:
     return [key for keys in by.values() for key in keys]
-
-
-def _differing(rows: list[dict[str, Any]], records: Records) -> dict[str, list[str]]:
-    """The axes in which runs differ beyond the seed: what lies below a choice that differs belongs to it."""
-    from fsbench.report.runs_table import mixed_keys
-
-    first = list(mixed_keys(rows, [], records.choices, records.configuration))
-    below = mixed_keys(rows, first, records.choices, records.configuration)
-    axes = [[key, *(other for other in below if other.startswith(f"{key}."))] for key in first]
-    return {_JOIN.join(keys): keys for keys in axes}
 
 
 def _found(

@@ -23,6 +23,7 @@ COMMANDS = {
     "conform": ("fsbench.cli.conform", "whether anyone's sharpness-aware optimizer is what its paper says"),
     "reproduce": ("fsbench.cli.reproduce", "the papers' tables and figures, published numbers beside measured ones"),
     "plot": ("fsbench.cli.plot", "curves of finished runs, or one point a run, as a picture"),
+    "report": ("fsbench.cli.report", "finished runs and written tables as one HTML page"),
     "correlate": ("fsbench.cli.correlate", "whether measures go with generalization, by Kendall's tau"),
     "list": ("fsbench.cli.list", "what there is: models, datasets, optimizers, experiments, ..."),
     "rerun": ("fsbench.cli.rerun", "train again what a run directory holds, with changes"),

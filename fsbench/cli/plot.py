@@ -5,16 +5,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fsbench.cli.flags import Parser
 from fsbench.config.load import short_value
 from fsbench.errors import UsageError, did_you_mean
 from fsbench.lines import say, tell
 from fsbench.measuring.measures import MEASURES, measure_of
-
-if TYPE_CHECKING:
-    import pandas as pd
+from fsbench.report.style import BANDS
 
 # By the ending of a file, what else would say when it was made: files differ only where the picture does.
 _DATES: dict[str, dict[str, Any]] = {
@@ -22,7 +20,6 @@ _DATES: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
     ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-_BANDS = {"stderr": "one standard error of the mean to either side", "range": "from the smallest to the largest run"}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,7 +29,8 @@ def main(arguments: Sequence[str]) -> int:
         epilog="--x decides. A configuration key (optimizer.rho): the mean of --y over runs is drawn at each of its "
         "values, with a band. Another column that has one number a run, a result (test_accuracy) or a measure "
         "(hessian_trace): each run is a point. A column of metrics.jsonl (epoch): the mean of --y over runs is drawn "
-        "epoch by epoch, with a band. An axis is logarithmic where its values are positive and a factor of 100 apart. "
+        "epoch by epoch, with a band. An axis other than that of epochs is logarithmic where its values are positive "
+        "and a factor of 100 apart. "
         "Example: fsbench plot runs --x epoch --y test_accuracy --by optimizer -o curves.svg",
     )
     parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="directories (default: runs)")
@@ -40,8 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--y", required=True, help="column along the vertical axis")
     parser.add_argument("--by", default="", help="keys whose values are told apart, such as model,optimizer")
     parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this value")
-    bands = "; ".join(f"{name}: {words}" for name, words in _BANDS.items())
-    parser.add_argument("--band", default="stderr", choices=list(_BANDS), help=f"{bands} (default: %(default)s)")
+    bands = "; ".join(f"{name}: {words}" for name, words in BANDS.items())
+    parser.add_argument("--band", default="stderr", choices=list(BANDS), help=f"{bands} (default: %(default)s)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the picture, a name in .svg, .png or .pdf")
     options = parser.parse_intermixed_args(list(arguments))
     x, y, output = options.x, options.y, options.output
@@ -50,7 +48,10 @@ def main(arguments: Sequence[str]) -> int:
 
     import pandas as pd
 
+    from fsbench.report.curves import draw_runs
     from fsbench.report.runs_table import matches, mixed_keys, names_in
+    from fsbench.report.style import style
+    from fsbench.runs.atomic import atomic_path
     from fsbench.runs.records import read_records
 
     by = names_in(options.by)
@@ -99,7 +100,13 @@ def main(arguments: Sequence[str]) -> int:
     if points.empty:
         raise UsageError("--y", y, f"no run has both {x} and {y}")
     averaged = curve or x in keys
-    say(f"{output}: {_draw(points, (x, y), ', '.join(by), _BANDS[options.band] if averaged else '', output)}")
+    drawn, caption = draw_runs(points, (x, y), ", ".join(by), options.band if averaged else None)
+    with style():
+        drawn.supxlabel("\n".join(textwrap.wrap(caption, 85)), fontsize=6.5, color="0.35")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(output) as part:
+            drawn.savefig(part, format=output.suffix[1:], metadata=_DATES[output.suffix])
+    say(f"{output}: {caption}")
     if lacking := len(rows) - points["run"].nunique():
         tell(f"note: {lacking} of {len(rows)} runs are left out, which lack {x} or {y}")
     if averaged:
@@ -131,63 +138,3 @@ def _unknown(option: str, given: str, name: str, listed: Iterable[str], columns:
         command = f"`fsbench sharpness -m 'run=glob(runs/*)' measures=[{measure.name}]` does it"
         return UsageError(option, given, f"no run there was measured, {command}{there}")
     return UsageError(option, given, f"no such column{did_you_mean(name, columns)}{there}")
-
-
-def _draw(points: pd.DataFrame, axes_of: tuple[str, str], by: str, band: str, output: Path) -> str:
-    """Draw and write the picture; returns its caption.
-
-    Args:
-        points: run, line, step, x and y of each.
-        axes_of: names of the columns along the axes.
-        by: what lines differ in.
-        band: what is drawn around means over runs of equal line and step; empty: the points themselves.
-    """
-    from fsbench.report.runs_table import by_size
-    from fsbench.report.style import COLUMN, figure, legend_above, style, styles
-    from fsbench.runs.atomic import atomic_path
-
-    names = sorted(points["line"].unique(), key=by_size)
-    count = points["run"].nunique()
-    split = f", by {by}" if by else ""
-    caption = f"Mean over runs{split}; the band is {band}." if band else f"A point for each of {count} runs{split}."
-    with style():
-        from matplotlib.lines import Line2D
-        from matplotlib.ticker import MaxNLocator
-
-        drawn = figure(1.5 * COLUMN, 3.2)
-        axes = drawn.add_subplot()
-        handles = []
-        for name, look in styles(names).items():
-            line = points[points["line"] == name]
-            drawing = look.line()
-            if not band:
-                drawing |= {"linestyle": "none", "markersize": 5, "markeredgecolor": "white"}
-            if band:
-                steps = line.groupby("step")
-                mean, y = steps[["x", "y"]].mean(), steps["y"]
-                error = y.sem().fillna(0.0)  # a single run has none
-                low, high = (mean["y"] - error, mean["y"] + error) if band == _BANDS["stderr"] else (y.min(), y.max())
-                axes.fill_between(mean["x"], low, high, color=look.colour, alpha=0.18, linewidth=0)
-                axes.plot(mean["x"], mean["y"], **drawing, markevery=-(-len(mean) // 12))
-            else:
-                axes.plot(line["x"], line["y"], **drawing)
-            runs = line["run"].nunique()
-            handles.append(Line2D([], [], **drawing, label=f"{name} ({runs} run{'s' * (runs > 1)})"))
-        for column, label, axis, set_scale in (
-            ("x", axes_of[0], axes.xaxis, axes.set_xscale),
-            ("y", axes_of[1], axes.yaxis, axes.set_yscale),
-        ):
-            axis.set_label_text(label.replace("_", " "))
-            if 0 < points[column].min() <= points[column].max() / 100:
-                set_scale("log")
-                if column == "y":
-                    axes.set_ylim(bottom=points["y"].min() / 1.3)  # a band may reach zero
-            elif (points[column] % 1 == 0).all():
-                axis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
-        if by:
-            legend_above(drawn, handles)
-        drawn.supxlabel("\n".join(textwrap.wrap(caption, 85)), fontsize=6.5, color="0.35")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(output) as part:
-            drawn.savefig(part, format=output.suffix[1:], metadata=_DATES[output.suffix])
-    return caption

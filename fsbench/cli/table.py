@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _DEVIATION = "note: ± is the standard deviation over runs; a run's own standard errors are in its sharpness.json"
 # Runs that a suggested command names one by one.
 _NAMED = 8
-_COLUMNS = "test_accuracy,train_accuracy,generalization_gap,test_loss"
+COLUMNS = "test_accuracy,train_accuracy,generalization_gap,test_loss"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="directories (default: runs)")
     parser.add_argument("--by", default="dataset,model,optimizer", help="keys of a line (default: %(default)s)")
-    parser.add_argument("--columns", default=_COLUMNS, help="results to show (default: %(default)s)")
+    parser.add_argument("--columns", default=COLUMNS, help="results to show (default: %(default)s)")
     parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this value")
     parser.add_argument("--format", default="markdown", choices=["markdown", "csv", "latex", "json"])
     options = parser.parse_intermixed_args(list(arguments))

@@ -24,6 +24,9 @@ _NO_EXPERIMENT = {
     "trainer.progress", "trainer.checkpoint_every", "trainer.compare_every", "dataset.label",
 }  # fmt: skip
 
+# Between the keys of one axis.
+JOIN = "+"
+
 Row = Mapping[str, Any]
 # By run and column, how the number came about.
 Measurements = Mapping[str, Mapping[str, "Measured"]]
@@ -73,17 +76,37 @@ def formatted(table: pd.DataFrame, form: str, by: Sequence[str], columns: Sequen
     if form == "json":
         return json.dumps([{key: _json(value) for key, value in line.items()} for line in table.to_dict("records")],
                           indent=2, ensure_ascii=False) + "\n"  # fmt: skip
+    grid = grid_of(table, by, columns)
+    return tabular(grid) if form == "latex" else markdown(grid)
+
+
+def grid_of(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> Grid:
+    """The aggregated table as texts."""
     lines = [
         [
             *(line[name] for name in by),
             str(line["n"]),
-            *(_cell(c, line[f"{c}_mean"], line[f"{c}_std"]) for c in columns),
+            *(cell_text(c, line[f"{c}_mean"], line[f"{c}_std"]) for c in columns),
         ]
         for line in table.to_dict("records")
     ]
-    heads = [column.replace("_", " ") + (" %" if _is_share(column) else "") for column in columns]
-    grid = Grid([*by, "n", *heads], lines, left=len(by))
-    return tabular(grid) if form == "latex" else markdown(grid)
+    return Grid([*by, "n", *map(head_text, columns)], lines, left=len(by))
+
+
+def head_text(column: str) -> str:
+    """`test accuracy %` over a column of shares."""
+    return column.replace("_", " ") + (" %" if _is_share(column) else "")
+
+
+def differing(rows: Sequence[Row], choices: Sequence[str], configuration: Sequence[str]) -> dict[str, list[str]]:
+    """The axes in which runs differ beyond the seed, each with its keys: what lies below a choice belongs to it.
+
+    `optimizer+optimizer.rho` is one axis where both differ.
+    """
+    first = list(mixed_keys(rows, [], choices, configuration))
+    below = mixed_keys(rows, first, choices, configuration)
+    axes = [[key, *(other for other in below if other.startswith(f"{key}."))] for key in first]
+    return {JOIN.join(keys): keys for keys in axes}
 
 
 def names_in(text: str) -> list[str]:
@@ -162,7 +185,7 @@ def _is_share(column: str) -> bool:
     return column.endswith(("accuracy", "error", "generalization_gap")) or column.startswith("adversarial_accuracy_")
 
 
-def _cell(column: str, mean: float, std: float) -> str:
+def cell_text(column: str, mean: float, std: float) -> str:
     """`97.22 ± 0.13`, or the mean alone where there is no deviation."""
     if math.isnan(mean):
         return "-"

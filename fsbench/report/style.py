@@ -30,6 +30,8 @@ DASHES: tuple[Any, ...] = (
     "-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)),
 )  # fmt: skip
 SEQUENTIAL = "viridis"
+# What is drawn around a mean over runs.
+BANDS = {"stderr": "one standard error of the mean to either side", "range": "from the smallest to the largest run"}
 PAPER_GREY = "#707070"
 
 _STYLE: dict[Any, Any] = {
