@@ -115,7 +115,7 @@ def _is_common(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
 def _every(rows: Sequence[Mapping[str, Any]], keys: Iterable[str], columns: Sequence[str], output: Path) -> Cells:
     """A line for each run."""
     keys = [key for key in keys if key != "seed"]
-    lines = [
+    lines: list[list[str | Link]] = [
         [
             Link(Path(row["run"]).name, _link(Path(row["run"]), output)),
             *(short_value(row.get(key)) for key in keys),
