@@ -32,7 +32,8 @@ Keys people reach for (`fsbench list measures` shows the measures with a line ea
   measures=[...]  samples=N|null  split=train|subset|test  seed=  dtype=float32|float64  device=auto|cpu|cuda
   memory=GIB  data_dir=  dataset.root=  out=DIR  overwrite=true
 Options of single measures
-  classes=N (trace: so many sampled classes an image, with a standard error)  probes= tolerance= (trace_hutchinson)
+  classes=N (trace: so many sampled classes an image, with a standard error)
+  probes= (trace_hutchinson, trace_xtrace)  tolerance= (trace_hutchinson)
   subset_size= subsets= (fisher_determinant, spectral, frobenius_fisher)  logit_norm= (fisher_determinant)
   neighbourhood=sam|asam|fsam rho= eta= ascent_steps= (worst_case)  alphas=[...] (adversarial)
   eigenvalues=K eigenvalue_tolerance= (eigenvalues)

@@ -134,6 +134,8 @@ MEASURES: dict[str, Measure] = {
                 in_one_place=lambda config: config.classes is not None),
         Measure("trace_hutchinson", "hessian_trace_hutchinson", "Tr H by random probes, for any network",
                 "Hutchinson 1990", "hessian_trace", {"method": "hutchinson"}, _named("probes", "tolerance", "seed")),
+        Measure("trace_xtrace", "hessian_trace_xtrace", "the same with less spread, its vectors held in memory",
+                "Epperly et al. 2024", "hessian_trace", {"method": "xtrace"}, _named("probes", "seed")),
         Measure("minimum", "minimum_sharpness", "least Tr H among networks equal up to the layers' scales",
                 "ibayashi2021 theorem 1", "minimum_sharpness"),
         Measure("matrix_normalized", "matrix_normalized_sharpness", "sum over matrices of sqrt(||W||^2 Tr H)",

@@ -16,6 +16,7 @@ from fsbench.sharpness.derivatives.logit_hessian import factor_count, factors, g
 from fsbench.sharpness.diagonal import hessian_diagonal
 from fsbench.sharpness.estimate import Estimate, Refused, standard_error
 from fsbench.sharpness.risk import Risk
+from fsbench.sharpness.xtrace import xtrace
 
 # The standard error of fewer probes is itself too uncertain to stop by; it is looked at after each further ten.
 BETWEEN_TESTS = 10
@@ -23,7 +24,7 @@ BETWEEN_TESTS = 10
 
 def hessian_trace(
     risk: Risk,
-    method: Literal["exact", "hutchinson", "baseline"] = "exact",
+    method: Literal["exact", "hutchinson", "xtrace", "baseline"] = "exact",
     *,
     classes: int | None = None,
     probes: int = 100,
@@ -40,11 +41,14 @@ def hessian_trace(
             mode, residual sums). Elsewhere it is the Gauss-Newton trace: `method` of the result, a note and a
             warning say so, and `exact` is False.
             `hutchinson`: random probes, for any network that is twice differentiable.
+            `xtrace`: the same with an error that is smaller where few eigenvalues are large, as they are; its vectors
+            are held in memory.
             `baseline`: one derivative for each weight, for comparison.
         classes: for `exact`: instead of all K, so many classes drawn for each example from the network's own
             prediction (another loss: eigenvectors of its logit Hessian); unbiased, with a standard error from two on.
             K or more: all of them, exactly.
-        probes, tolerance: for `hutchinson`, see `hutchinson_trace`.
+        probes: Hessian-vector products, for `hutchinson` and `xtrace`.
+        tolerance: for `hutchinson`, see `hutchinson_trace`.
         seed: of whatever is drawn.
 
     Raises:
@@ -60,13 +64,15 @@ def hessian_trace(
     """
     if method == "hutchinson":
         return hutchinson_trace(risk, probes=probes, tolerance=tolerance, seed=seed)
+    if method == "xtrace":
+        return xtrace(risk, products=probes, seed=seed)
     if method == "baseline":
         diagonal = hessian_diagonal(risk, "baseline")
         parts = {name: float(value.sum(dtype=torch.float64)) for name, value in diagonal.values.items()}
         value = math.fsum(parts.values())
         return Estimate(value, 0.0, diagonal.samples, exact=True, per_layer=parts, method="baseline")
     if method != "exact":
-        raise ValueError(f"method={method}: must be one of exact, hutchinson, baseline")
+        raise ValueError(f"method={method}: must be one of exact, hutchinson, xtrace, baseline")
     if classes is not None and classes < 1:
         raise ValueError(f"classes={classes}: must be at least 1")
     notes = gauss_newton_notes(risk)
