@@ -16,6 +16,9 @@ from fsbench.conform.subject import Subject
 from fsbench.conform.verdict import Verdict
 from fsbench.errors import FsbenchError, UsageError
 
+# Seconds that a process may take to import what it needs.
+_START = 120.0
+
 
 def verdicts(subject: Subject, method: str | None, timeout: float) -> Iterator[Verdict]:
     """The checks in turn. After one that does not end in time, or ends its process, a new process goes on.
@@ -30,7 +33,7 @@ def verdicts(subject: Subject, method: str | None, timeout: float) -> Iterator[V
             if "refused" in line:
                 raise UsageError("", "", line["refused"])
             if "sentences" in line:
-                left = line["sentences"]
+                left = left or line["sentences"]
             elif "begun" in line:
                 begun = line["begun"]
             else:
@@ -57,8 +60,10 @@ def _lines(asked: dict[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
         try:
             with process.stdin or sys.stdin as stdin:
                 json.dump(asked, stdin)
-            while line := said.get(timeout=timeout):
+            line = said.get(timeout=max(timeout, _START))
+            while line:
                 yield json.loads(line)
+                line = said.get(timeout=timeout)
         except Empty:
             pass
         finally:

@@ -117,12 +117,16 @@ def main() -> None:
     asked = json.load(sys.stdin)
     subject, method = Subject(**asked["subject"]), asked["method"]
     try:
-        subject.load()
+        make, _ = subject.load()
     except UsageError as failure:
         tell({"refused": str(failure)})
         return
-    if asked["checks"] is None:
-        tell({"sentences": sentences(method)})
+    try:
+        make(checks.problem()[0], lr=0.1, rho=0.05)
+    except Exception as failure:
+        tell({"refused": f"{subject.target}: can't be made with lr= and rho= ({_line(failure)}); see --api"})
+        return
+    tell({"sentences": sentences(method)})
     for name in asked["checks"] or sentences(method):
         tell({"begun": name})
         tell(asdict(run(subject, method, name)))

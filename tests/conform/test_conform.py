@@ -105,6 +105,7 @@ def test_a_check_that_does_not_end_and_one_that_ends_its_process(fsbench, tmp_pa
         (["nonsense"], "nonsense: must read MODULE:CLASS"),
         (["fsbench.optim:SAMM"], "fsbench.optim:SAMM: fsbench.optim has no SAMM"),
         (["nothing.there:SAM"], "nothing.there:SAM: No module named 'nothing'"),
+        (["torch.optim:SGD"], "torch.optim:SGD: can't be made with lr= and rho= (SGD.__init__() got an unexpected"),
         (["fsbench.optim:SAM", "--option", "x"], "--option=x: must read KEY=VALUE"),
         (["fsbench.optim:SAM", "--api", "other"], "--api=other: must be one of closure, backward_first, "),
     ],
