@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from fsbench.runs.records import Records
 
 CURVES = ("test_accuracy", "train_accuracy")
-# More settings or measures than these are not drawn, more lines of a file not shown.
-_DRAWN, _LINES = 6, 500
+# More settings, measures or lines of a figure are not drawn, more lines of a table not shown.
+_SETTINGS, _MEASURES, _CURVES, _LINES = 6, 12, 10, 500
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def page(title: str, records: Records, rows: Sequence[dict[str, Any]], directori
     artefacts = [_artefact(directory, output) for directory in directories]
     summary = [f"{len(rows)} finished runs" + (f"; {records.left_out}" if records.left_out else "")] if rows else []
     runs = _runs(records, rows, output, by, columns) if rows else None
-    return template.render(title=title, summary=summary, runs=runs, artefacts=artefacts)
+    text = template.render(title=title, summary=summary, runs=runs, artefacts=artefacts)
+    return text.encode("utf-8", "backslashreplace").decode()  # a name may be no text
 
 
 def written_tables(root: Path) -> list[Path]:
@@ -96,10 +97,15 @@ def _runs(
     measures = [name for name in dict.fromkeys(name for one in records.measured.values() for name in one)
                 if any(_number(row.get(name)) is not None for row in rows)]  # fmt: skip
     mixed = runs_table.mixed_keys(rows, by, choices, configuration)
+    notes = [f"A line averages runs that differ in {key} ({', '.join(values)})." for key, values in mixed.items()]
+    if (settings := len(_settings(rows, axes))) > _SETTINGS:
+        notes.append(f"Learning curves are drawn of {_SETTINGS} of {settings} settings.")
+    if len(measures) > _MEASURES:
+        notes.append(f"{_MEASURES} of {len(measures)} measures are drawn.")
     shown = [name for name in dict.fromkeys((*columns, *measures)) if name not in by]
     return {
         "means": Cells(means.head, means.lines, range(means.left)),
-        "notes": [f"A line averages runs that differ in {key} ({', '.join(values)})." for key, values in mixed.items()],
+        "notes": notes,
         "curves": list(_curves(rows, axes)),
         "measures": list(_scatters(rows, axes, measures)),
         "every": _every(rows, dict.fromkeys((*by, *differing)), shown, output),
@@ -128,41 +134,58 @@ def _every(rows: Sequence[Mapping[str, Any]], keys: Iterable[str], columns: Sequ
     return Cells(["run", *keys, "seed", *map(runs_table.head_text, columns)], lines, range(len(keys) + 1))
 
 
-def _lines_and_panels(axes: Mapping[str, list[str]]) -> tuple[list[str], list[str]]:
+def _lines_and_panels(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, list[str]]) -> tuple[list[str], list[str]]:
     """The keys that lines of a figure differ in, the method's if there are any, and those of its panels."""
     method = next((axis for axis, keys in axes.items() if keys[0] == "optimizer"), next(iter(axes), None))
     lines = axes[method] if method is not None else []
+    if len({_label(row, lines) for row in rows}) > _CURVES:
+        lines = lines[:1]  # more than a figure can tell apart
     return lines, [key for axis, keys in axes.items() if axis != method for key in keys]
 
 
+def _drawable(points: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """As many lines as a figure can tell apart, and what is left out."""
+    names = sorted(points["line"].unique(), key=runs_table.by_size)
+    if len(names) <= _CURVES:
+        return points, ""
+    return points[points["line"].isin(names[:_CURVES])], f" {_CURVES} of {len(names)} lines are drawn."
+
+
 def _curves(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, list[str]]) -> Iterable[Picture]:
-    """Accuracies by epoch: a figure for each setting, a line for each method."""
-    lines, panels = _lines_and_panels(axes)
-    settings: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        setting = ", ".join(f"{key} {short_value(row.get(key))}" for key in panels if row.get(key) is not None)
-        settings.setdefault(setting, []).append(row)
-    for setting, members in sorted(settings.items())[:_DRAWN]:
+    """Accuracies by epoch: a figure for each of the first settings, a line for each method."""
+    lines, _ = _lines_and_panels(rows, axes)
+    for setting, members in list(_settings(rows, axes).items())[:_SETTINGS]:
         epochs = [(row, epoch) for row in members for epoch in _metrics(row)]
         for y in CURVES:
             points = _points([(row, epoch, epoch.get("epoch"), epoch.get(y)) for row, epoch in epochs], lines)
             if len(points):
+                points, cut = _drawable(points)
                 drawn, caption = draw_runs(points, ("epoch", y), ", ".join(lines), "stderr")
-                yield _picture(
-                    drawn, f"{y.replace('_', ' ')} by epoch", f"{setting}. {caption}" if setting else caption
-                )
+                where = f"{setting}. " if setting else ""
+                yield _picture(drawn, f"{y.replace('_', ' ')} by epoch", f"{where}{caption}{cut}")
+
+
+def _settings(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, list[str]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The runs of each setting, in words."""
+    _, panels = _lines_and_panels(rows, axes)
+    settings: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        setting = ", ".join(f"{key} {short_value(row.get(key))}" for key in panels if row.get(key) is not None)
+        settings.setdefault(setting, []).append(row)
+    return dict(sorted(settings.items()))
 
 
 def _scatters(
     rows: Sequence[Mapping[str, Any]], axes: Mapping[str, list[str]], measures: Sequence[str]
 ) -> Iterable[Picture]:
     """The test accuracy against each measure, a point for each run."""
-    lines, _ = _lines_and_panels(axes)
-    for x in measures[: 2 * _DRAWN]:
+    lines, _ = _lines_and_panels(rows, axes)
+    for x in measures[:_MEASURES]:
         points = _points([(row, {}, row.get(x), row.get("test_accuracy")) for row in rows], lines)
         if len(points):
+            points, cut = _drawable(points)
             drawn, caption = draw_runs(points, (x, "test_accuracy"), ", ".join(lines), None)
-            yield _picture(drawn, f"test accuracy against {x.replace('_', ' ')}", caption)
+            yield _picture(drawn, f"test accuracy against {x.replace('_', ' ')}", f"{caption}{cut}")
 
 
 def _points(
@@ -211,23 +234,29 @@ def _embedded(content: bytes, kind: str) -> str:
 
 def _link(place: Path, output: Path) -> str:
     """A relative address; the ./ before it keeps a name from being taken for a scheme."""
-    return "./" + quote(os.path.relpath(place, output.parent))
+    return "./" + quote(os.fsencode(os.path.relpath(place, output.parent)))
 
 
 def _artefact(directory: Path, output: Path) -> dict[str, Any]:
     """What was written into a directory: captions, figures, tables, and how they were made."""
-    texts = [line for file in sorted(directory.glob("*.md")) for line in _caption(file)]
+    texts = [line for file in _own(directory, ".md") for line in _caption(file)]
+    drawn = {file.stem: (file, kind) for kind in ("png", "svg") for file in _own(directory, f".{kind}")}
     pictures = [
-        Picture(_embedded(file.read_bytes(), "svg+xml"), file.stem, file.name)
-        for file in sorted(directory.glob("*.svg"))
+        Picture(_embedded(file.read_bytes(), {"svg": "svg+xml"}.get(kind, kind)), stem, file.name)
+        for stem, (file, kind) in drawn.items()
     ]
-    tables = [(file.name, _csv(file)) for file in sorted(directory.glob("*.csv"))]
+    tables = [_csv(file) for file in _own(directory, ".csv")]
     try:
         made = _facts(read_json(directory / FILE))
     except Unreadable:
         made = []
-    return {"name": "/".join(directory.parts[-2:]), "caption": texts, "pictures": pictures, "tables": tables,
+    return {"name": "/".join(directory.resolve().parts[-2:]), "caption": texts, "pictures": pictures, "tables": tables,
             "made": made, "place": _link(directory, output)}  # fmt: skip
+
+
+def _own(directory: Path, suffix: str) -> list[Path]:
+    """Files of a directory; a link may lead to what is not for showing."""
+    return [file for file in sorted(directory.glob(f"*{suffix}")) if file.is_file() and not file.is_symlink()]
 
 
 def _caption(file: Path) -> list[str]:
@@ -236,14 +265,17 @@ def _caption(file: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith(("#", "|", "!", "<"))]
 
 
-def _csv(file: Path) -> Cells:
+def _csv(file: Path) -> tuple[str, Cells]:
+    """Its name, with what is left out, and its lines."""
     try:
-        frame = pd.read_csv(file, nrows=_LINES)
+        frame = pd.read_csv(file)
     except (ValueError, OSError):
-        return Cells([], [], [])
+        return f"{file.name}: can't be read", Cells([], [], [])
+    name = file.name + (f", {_LINES} of {len(frame)} lines" if len(frame) > _LINES else "")
+    frame = frame.head(_LINES)
     names = [i for i, dtype in enumerate(frame.dtypes) if not pd.api.types.is_numeric_dtype(dtype)]
     columns = [[_cell(value) for value in frame[name]] for name in frame]
-    return Cells(list(map(str, frame)), list(zip(*columns, strict=True)), names)
+    return name, Cells(list(map(str, frame)), list(zip(*columns, strict=True)), names)
 
 
 def _cell(value: Any) -> str:

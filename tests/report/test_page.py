@@ -64,7 +64,12 @@ def rewritten(run: Path, name: str, **changes) -> None:
     shutil.copytree(run, target)
     summary = json.loads((target / "summary.json").read_text())
     summary["results"] |= changes.pop("results", {})
-    summary["config"] |= changes
+    for key, value in changes.items():
+        node = summary["config"]
+        *parts, last = key.split(".")
+        for part in parts:
+            node = node[part]
+        node[last] = value
     (target / "summary.json").write_text(json.dumps(summary))
 
 
@@ -73,12 +78,12 @@ def test_numbers_links_and_figures(fsbench, study) -> None:
     assert ended.code == 0, ended.err
     found = Page(Path("out/page.html").read_text())
     means, runs = found.tables
-    assert means[0][:3] == ["optimizer", "n", "test accuracy %"]
+    assert means[0][:5] == ["dataset", "model", "optimizer", "n", "test accuracy %"]
     summaries = {run.name: json.loads((run / "summary.json").read_text())["results"] for run in study.iterdir()}
-    assert {line[0]: line[3] for line in runs[1:]} == {
+    assert {line[0]: line[5] for line in runs[1:]} == {
         name: f"{100 * results['test_accuracy']:.2f}" for name, results in summaries.items()
     }
-    assert [line[:2] for line in means[1:]] == [["sam", "2"], ["sgd", "2"]]
+    assert [line[2:4] for line in means[1:]] == [["sam", "2"], ["sgd", "2"]]
     assert {(Path("out") / unquote(link)).resolve() for link in found.links} == {
         run.resolve() for run in study.iterdir()
     }
@@ -112,12 +117,25 @@ def test_written_tables(fsbench, study) -> None:
     assert found.links == ["./results/mine"]
 
 
+def test_links_and_long_tables(fsbench, study) -> None:
+    fsbench("correlate", "a study", "-o", "results/mine")
+    Path("secret.csv").write_text("secret\n1\n")
+    Path("results/mine/link.csv").symlink_to(Path("secret.csv").absolute())
+    Path("results/mine/long.csv").write_text("n\n" + "".join(f"{i}\n" for i in range(900)))
+    fsbench("report", "results", "-o", "page.html")
+    text = Path("page.html").read_text()
+    assert "secret" not in text
+    assert "<summary>long.csv, 500 of 900 lines</summary>" in text
+
+
 def test_what_is_refused(fsbench, study) -> None:
     Path("empty").mkdir()
     refused = {
         ("a study", "-o", "page.pdf"): "-o=page.pdf: must end in .html",
         ("nowhere",): "runs=nowhere: no such directory",
         ("empty",): "runs=empty: no finished run there, and no table",
+        ("a study", "empty"): "runs=empty: ",
+        ("a study", "--where", "seed=9"): "--where=seed=9: none of 4 finished runs is like that",
         ("a study", "--by", "optimiser"): "--by=optimiser: no run has such a key (did you mean 'optimizer'?)",
     }
     for words, message in refused.items():
@@ -130,7 +148,8 @@ def test_what_is_refused(fsbench, study) -> None:
 def test_five_hundred_runs(fsbench, study) -> None:
     run = next(study.iterdir())
     for i in range(500 - 4):
-        rewritten(run, f"copy-{i}", seed=i + 2, results={"test_accuracy": 0.5 + i / 1000})
+        differs = {"dataset.noise": i % 7 / 10, "optimizer.rho": i % 31 / 100}
+        rewritten(run, f"copy-{i}", seed=i + 2, **differs, results={"test_accuracy": 0.5 + i / 1000})
     begun = time.process_time()
     assert fsbench("report", "a study").code == 0
     assert time.process_time() - begun < 10
@@ -164,7 +183,7 @@ def test_in_a_browser(fsbench, study) -> None:
                 assert head.get_attribute("aria-sort") == order
                 shown = [
                     float(text)
-                    for text in page.locator("table").nth(1).locator("tbody td:nth-child(4)").all_inner_texts()
+                    for text in page.locator("table").nth(1).locator("tbody td:nth-child(6)").all_inner_texts()
                 ]
                 assert shown == sorted(shown, reverse=order == "descending")
             assert said == []
