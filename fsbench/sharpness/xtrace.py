@@ -25,9 +25,9 @@ def xtrace(risk: Risk, *, products: int = 100, seed: int = 0) -> Estimate:
         seed: of the vectors.
 
     Returns:
-        value; stderr: sample standard deviation of t_i / sqrt(k), which takes them as independent (they share most of
-        P_i, and it is a little too small: intervals of 95 % held the truth in 92 and 94 of 100 draws of two networks);
-        samples: products made; per_layer, likewise unbiased.
+        value; stderr: sample standard deviation of t_i / sqrt(k), which takes them as independent. They share most of
+        P_i, and it is too small: intervals of 95 % held the truth in 92 and 94 of 100 draws for k = 15 and two small
+        networks, in 88 for k = 49 and a convolutional one. samples: products made; per_layer, likewise unbiased.
 
     Raises:
         Refused: an operation has no second derivative; the data differ between two passes.
