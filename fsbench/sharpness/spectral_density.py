@@ -16,7 +16,7 @@ ENDED = 1e-10
 
 @dataclass(frozen=True)
 class SpectralDensity:
-    """Of each probe a quadrature: nodes near eigenvalues, the outer ones first, and weights that sum to one.
+    """Of each probe a quadrature: nodes, the outer ones at eigenvalues, and weights that sum to one.
 
     Args:
         nodes, weights: an array for each probe, nodes rising.
