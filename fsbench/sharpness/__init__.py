@@ -19,6 +19,7 @@ from fsbench.sharpness.minimum import minimum_sharpness
 from fsbench.sharpness.normalized import normalized_sharpness
 from fsbench.sharpness.rescaling.homogeneous_operations import NotInvariantWarning
 from fsbench.sharpness.risk import Risk
+from fsbench.sharpness.spectral_density import SpectralDensity, spectral_density
 from fsbench.sharpness.spectral_radius import hessian_spectral_radius
 from fsbench.sharpness.top_eigenvalues import hessian_top_eigenpairs, hessian_top_eigenvalues
 from fsbench.sharpness.trace import hessian_trace
@@ -31,6 +32,7 @@ __all__ = [
     "NotInvariantWarning",
     "Refused",
     "Risk",
+    "SpectralDensity",
     "adversarial_perturbation",
     "difference_diagonals",
     "fisher_log_determinant",
@@ -47,5 +49,6 @@ __all__ = [
     "minimum_sharpness",
     "normalized_sharpness",
     "normalized_softmax_cross_entropy",
+    "spectral_density",
     "worst_case_sharpness",
 ]

@@ -1,4 +1,4 @@
-"""The diagonal of the Hessian of the loss: exact, the naive way, and by the two published approximations."""
+"""The diagonal of the Hessian of the loss: exact, the naive way, sampled, and by the two published approximations."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from fsbench.sharpness.derivatives.logit_gradients import squared_gradients
 from fsbench.sharpness.derivatives.logit_hessian import factor_count, factors, gauss_newton_notes
 from fsbench.sharpness.estimate import Diagonal
 from fsbench.sharpness.risk import Risk
+from fsbench.sharpness.xdiag import xdiag
 
 Form = Literal["2019", "2020", "2019 as evaluated", "2020 as evaluated"]
 
@@ -37,7 +38,11 @@ _NOTES: dict[Form, tuple[str, ...]] = {
 
 
 def hessian_diagonal(
-    risk: Risk, method: Literal["exact", "baseline", "2019", "2020"] = "exact", *, probes: int = 100, seed: int = 0
+    risk: Risk,
+    method: Literal["exact", "baseline", "xdiag", "2019", "2020"] = "exact",
+    *,
+    probes: int = 100,
+    seed: int = 0,
 ) -> Diagonal:
     """diag H, a tensor for each trained weight tensor.
 
@@ -45,11 +50,13 @@ def hessian_diagonal(
         method: `exact`: K backward passes, mean over examples of sum_l p_l (d o_l / dW)^2 - (d ln Z / dW)^2 for
             cross-entropy (Ibayashi et al. 2021, appendix H), diag of (do/dW)' (d2 loss / do do) (do/dW) for any loss
             on logits; the Hessian's under the conditions of `hessian_trace`, else Gauss-Newton's, with a warning.
-            `baseline`: one derivative for each weight. `2019`, `2020`: the two published approximations by
-            differences of gradients (appendix G), `probes` of them from `seed`: the last of `difference_diagonals`.
+            `baseline`: one derivative for each weight. `xdiag`: `probes` Hessian-vector products, for any network
+            that is twice differentiable; unbiased, with a standard error for each entry. `2019`, `2020`: the two
+            published approximations by differences of gradients (appendix G), `probes` of them from `seed`: the last
+            of `difference_diagonals`.
 
     Raises:
-        Refused: the output is not (n, K) (`exact`); an operation has no second derivative (`baseline`).
+        Refused: the output is not (n, K) (`exact`); an operation has no second derivative (`baseline`, `xdiag`).
         ValueError: an argument out of its range.
 
     Example:
@@ -60,11 +67,13 @@ def hessian_diagonal(
     """
     if method == "baseline":
         return _baseline(risk)
+    if method == "xdiag":
+        return xdiag(risk, products=probes, seed=seed)
     if method in ("2019", "2020"):
         *_, (_, found) = difference_diagonals(risk, probes=probes, seed=seed, form=method)
         return found
     if method != "exact":
-        raise ValueError(f"method={method}: must be one of exact, baseline, 2019, 2020")
+        raise ValueError(f"method={method}: must be one of exact, baseline, xdiag, 2019, 2020")
     notes = gauss_newton_notes(risk)
 
     def vectors(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:

