@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError("--where", " ".join(options.where), f"none of {len(records.rows)} finished runs is like that")
     if not rows:
         raise UsageError("runs", " ".join(map(str, options.runs)), records.none_finished)
-    measures = {name for entries in records.measured.values() for name in entries}
+    measures = {name for row in rows for name in records.measured.get(row["run"], {})}
     columns = names_in(options.columns) if options.columns is not None else sorted(measures)
     columns = [name for name in columns if name != options.target]
     if not columns:

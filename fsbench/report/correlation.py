@@ -106,6 +106,7 @@ def figure_of(found: Mapping[str, RankCorrelation], target: str) -> Figure:
         axes.set_yticks(range(len(found)), [name.replace("_", " ") for name in found])
         axes.set_ylim(len(found) - 0.5, -0.5)
         axes.set_xlim(-1.05, 1.05)
+        axes.set_xticks([-1, -0.5, 0, 0.5, 1])
         axes.set_xlabel(f"Kendall's tau with the {target.replace('_', ' ')}")
         legend_above(drawn, handles)
     return drawn

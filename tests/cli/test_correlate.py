@@ -54,15 +54,17 @@ def test_a_key_below_a_choice_belongs_to_it(fsbench, quick) -> None:
     assert "note: runs taken for seeds of each other differ in optimizer.rho (0.05, 0.1); add it to --by" in ended.err
 
 
-def test_what_is_refused(fsbench, study) -> None:
+def test_what_is_refused(fsbench, study, quick) -> None:
     Path("file").write_text("")
+    fsbench("train", *quick, "optimizer=sgd", "seed=5", "runs_dir=study")
     refused = {
         ("--with", "gap"): "--with=gap: no run has such a key",
         ("--with", "optimizer"): "--with=optimizer: is not a number",
         ("--columns", "trace"): "--columns=trace: tables have it as hessian_trace",
         ("--columns", ","): "--columns=,: no run was measured",
         ("--by", "optimiser"): "--by=optimiser: no run has such a key (did you mean 'optimizer'?)",
-        ("--where", "seed=7"): "--where=seed=7: none of 8 finished runs is like that",
+        ("--where", "seed=7"): "--where=seed=7: none of 9 finished runs is like that",
+        ("--where", "seed=5"): "--columns=(none): no run was measured",
         ("-o", "file/out"): "-o=file/out: can't be written: ",
     }
     for words, message in refused.items():
