@@ -153,7 +153,7 @@ def test_a_sure_network_keeps_its_digits_in_float32() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "guess"}, "method=guess: must be one of exact, hutchinson, baseline"),
+        ({"method": "guess"}, "method=guess: must be one of exact, hutchinson, xtrace, baseline"),
         ({"classes": 0}, "classes=0: must be at least 1"),
     ],
     ids=["method", "classes"],
