@@ -171,6 +171,8 @@ MEASURES: dict[str, Callable[[sharpness.Risk], Any]] = {
     "robustness": sharpness.input_robustness,
     "worst-case": lambda risk: sharpness.worst_case_sharpness(risk, neighbourhood="fsam", steps=3),
     "adversarial": lambda risk: sharpness.adversarial_perturbation(risk, [0.1, 1.0], evaluate_on=risk.batches),
+    "gradient-norm": sharpness.gradient_norm,
+    "gradient-snr": sharpness.gradient_snr,
     "eigenvalues": lambda risk: sharpness.hessian_top_eigenvalues(risk, k=2),
 }
 

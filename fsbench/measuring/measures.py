@@ -171,6 +171,10 @@ MEASURES: dict[str, Measure] = {
                 options=lambda config: {"k": "eigenvalues", "tolerance": "eigenvalue_tolerance"},
                 columns=_eigenvalue_columns, named_by="eigenvalues",
                 pattern=r"hessian_(?:top_eigenvalue|eigenvalue_([1-9]\d*))"),
+        Measure("gradient_norm", "gradient_norm", "||grad L||, how far from a stationary point", "Euclidean norm",
+                "gradient_norm"),
+        Measure("gradient_snr", "gradient_snr", "mean over weights of the examples' gradients' mean^2 / variance",
+                "Liu et al. 2020", "gradient_snr"),
     )
 }  # fmt: skip
 

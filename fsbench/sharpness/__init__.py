@@ -13,6 +13,8 @@ from fsbench.sharpness.fisher_determinant import fisher_log_determinant
 from fsbench.sharpness.fisher_rao import fisher_rao_norm
 from fsbench.sharpness.fisher_trace import fisher_trace
 from fsbench.sharpness.frobenius_norm import hessian_frobenius_norm
+from fsbench.sharpness.gradient_norm import gradient_norm
+from fsbench.sharpness.gradient_snr import gradient_snr
 from fsbench.sharpness.input_robustness import input_robustness
 from fsbench.sharpness.matrix_normalized import matrix_normalized_sharpness
 from fsbench.sharpness.minimum import minimum_sharpness
@@ -38,6 +40,8 @@ __all__ = [
     "fisher_log_determinant",
     "fisher_rao_norm",
     "fisher_trace",
+    "gradient_norm",
+    "gradient_snr",
     "hessian_diagonal",
     "hessian_frobenius_norm",
     "hessian_spectral_radius",
