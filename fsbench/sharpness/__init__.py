@@ -5,6 +5,7 @@ examples in their docstrings are of the risk in that of `Risk`.
 """
 
 from fsbench.sharpness.adversarial_perturbation import adversarial_perturbation
+from fsbench.sharpness.average_case import average_case_sharpness
 from fsbench.sharpness.derivatives.logit_hessian import GaussNewtonWarning
 from fsbench.sharpness.derivatives.surrogate_loss import normalized_softmax_cross_entropy
 from fsbench.sharpness.diagonal import difference_diagonals, hessian_diagonal
@@ -26,6 +27,7 @@ from fsbench.sharpness.spectral_radius import hessian_spectral_radius
 from fsbench.sharpness.top_eigenvalues import hessian_top_eigenpairs, hessian_top_eigenvalues
 from fsbench.sharpness.trace import hessian_trace
 from fsbench.sharpness.worst_case import worst_case_sharpness
+from fsbench.sharpness.worst_case_apgd import worst_case_sharpness_apgd
 
 __all__ = [
     "Diagonal",
@@ -36,6 +38,7 @@ __all__ = [
     "Risk",
     "SpectralDensity",
     "adversarial_perturbation",
+    "average_case_sharpness",
     "difference_diagonals",
     "fisher_log_determinant",
     "fisher_rao_norm",
@@ -55,4 +58,5 @@ __all__ = [
     "normalized_softmax_cross_entropy",
     "spectral_density",
     "worst_case_sharpness",
+    "worst_case_sharpness_apgd",
 ]
