@@ -80,6 +80,7 @@ class SharpnessConfig(Options):
     adaptive: bool
     group_size: Count
     apgd_steps: Count
+    epsilon: Length
     draws: Annotated[int, Field(ge=2)]
 
     # Options of users' measures, by measure.

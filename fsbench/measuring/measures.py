@@ -184,6 +184,9 @@ MEASURES: dict[str, Measure] = {
                 options=lambda config: {**_named("rho", "ball", "adaptive", "group_size", "logit_norm")(config),
                                         "steps": "apgd_steps"},
                 defaults=lambda config: {"rho": {"l2": 0.5, "linf": 0.001}[config.ball]}, in_one_place=_always),
+        Measure("epsilon", "epsilon_sharpness", "rise of the loss in a box of epsilon (|w| + 1), in percent of 1 + L",
+                "Keskar et al. 2017", "epsilon_sharpness",
+                options=lambda config: {"epsilon": "epsilon", "steps": "apgd_steps"}),
     )
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from fsbench.sharpness.average_case import average_case_sharpness
 from fsbench.sharpness.derivatives.logit_hessian import GaussNewtonWarning
 from fsbench.sharpness.derivatives.surrogate_loss import normalized_softmax_cross_entropy
 from fsbench.sharpness.diagonal import difference_diagonals, hessian_diagonal
+from fsbench.sharpness.epsilon_sharpness import epsilon_sharpness
 from fsbench.sharpness.estimate import Diagonal, Estimate, Refused
 from fsbench.sharpness.fisher_determinant import fisher_log_determinant
 from fsbench.sharpness.fisher_rao import fisher_rao_norm
@@ -40,6 +41,7 @@ __all__ = [
     "adversarial_perturbation",
     "average_case_sharpness",
     "difference_diagonals",
+    "epsilon_sharpness",
     "fisher_log_determinant",
     "fisher_rao_norm",
     "fisher_trace",
