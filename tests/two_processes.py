@@ -173,6 +173,9 @@ MEASURES: dict[str, Callable[[sharpness.Risk], Any]] = {
     "adversarial": lambda risk: sharpness.adversarial_perturbation(risk, [0.1, 1.0], evaluate_on=risk.batches),
     "gradient-norm": sharpness.gradient_norm,
     "gradient-snr": sharpness.gradient_snr,
+    "average-case": lambda risk: sharpness.average_case_sharpness(risk, draws=3),
+    "worst-case-apgd": lambda risk: sharpness.worst_case_sharpness_apgd(risk, group_size=4, steps=2),
+    "epsilon": lambda risk: sharpness.epsilon_sharpness(risk, steps=3),
     "eigenvalues": lambda risk: sharpness.hessian_top_eigenvalues(risk, k=2),
 }
 

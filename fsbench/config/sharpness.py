@@ -76,6 +76,12 @@ class SharpnessConfig(Options):
     alphas: Annotated[list[Length], Field(min_length=1)]
     eigenvalues: Annotated[int, Field(ge=1, le=1000)]
     eigenvalue_tolerance: Annotated[float, Field(gt=0)]
+    ball: Literal["l2", "linf"]
+    adaptive: bool
+    group_size: Count
+    apgd_steps: Count
+    epsilon: Length
+    draws: Annotated[int, Field(ge=2)]
 
     # Options of users' measures, by measure.
     own: dict[str, SerializeAsAny[MeasureOptions]] = Field(default_factory=dict)

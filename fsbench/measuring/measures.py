@@ -175,6 +175,18 @@ MEASURES: dict[str, Measure] = {
                 "gradient_norm"),
         Measure("gradient_snr", "gradient_snr", "mean over weights of the examples' gradients' mean^2 / variance",
                 "Liu et al. 2020", "gradient_snr"),
+        Measure("average_case", "average_case_sharpness", "rise of the loss at weights with Gaussian noise",
+                "Andriushchenko et al. 2023", "average_case_sharpness",
+                options=_named("rho", "adaptive", "draws", "logit_norm", "seed"),
+                defaults=lambda config: {"rho": 0.1}),
+        Measure("worst_case_apgd", "worst_case_sharpness_apgd", "largest rise of a few examples' loss in a ball or box",
+                "Andriushchenko et al. 2023", "worst_case_sharpness_apgd",
+                options=lambda config: {**_named("rho", "ball", "adaptive", "group_size", "logit_norm")(config),
+                                        "steps": "apgd_steps"},
+                defaults=lambda config: {"rho": {"l2": 0.5, "linf": 0.001}[config.ball]}, in_one_place=_always),
+        Measure("epsilon", "epsilon_sharpness", "rise of the loss in a box of epsilon (|w| + 1), in percent of 1 + L",
+                "Keskar et al. 2017", "epsilon_sharpness",
+                options=lambda config: {"epsilon": "epsilon", "steps": "apgd_steps"}),
     )
 }  # fmt: skip
 

@@ -5,9 +5,11 @@ examples in their docstrings are of the risk in that of `Risk`.
 """
 
 from fsbench.sharpness.adversarial_perturbation import adversarial_perturbation
+from fsbench.sharpness.average_case import average_case_sharpness
 from fsbench.sharpness.derivatives.logit_hessian import GaussNewtonWarning
 from fsbench.sharpness.derivatives.surrogate_loss import normalized_softmax_cross_entropy
 from fsbench.sharpness.diagonal import difference_diagonals, hessian_diagonal
+from fsbench.sharpness.epsilon_sharpness import epsilon_sharpness
 from fsbench.sharpness.estimate import Diagonal, Estimate, Refused
 from fsbench.sharpness.fisher_determinant import fisher_log_determinant
 from fsbench.sharpness.fisher_rao import fisher_rao_norm
@@ -26,6 +28,7 @@ from fsbench.sharpness.spectral_radius import hessian_spectral_radius
 from fsbench.sharpness.top_eigenvalues import hessian_top_eigenpairs, hessian_top_eigenvalues
 from fsbench.sharpness.trace import hessian_trace
 from fsbench.sharpness.worst_case import worst_case_sharpness
+from fsbench.sharpness.worst_case_apgd import worst_case_sharpness_apgd
 
 __all__ = [
     "Diagonal",
@@ -36,7 +39,9 @@ __all__ = [
     "Risk",
     "SpectralDensity",
     "adversarial_perturbation",
+    "average_case_sharpness",
     "difference_diagonals",
+    "epsilon_sharpness",
     "fisher_log_determinant",
     "fisher_rao_norm",
     "fisher_trace",
@@ -55,4 +60,5 @@ __all__ = [
     "normalized_softmax_cross_entropy",
     "spectral_density",
     "worst_case_sharpness",
+    "worst_case_sharpness_apgd",
 ]

@@ -138,7 +138,8 @@ def test_a_sample_is_drawn_by_its_seed(fsbench, run, loss_as_fisher_trace) -> No
 
 
 def test_all_measures(fsbench, run) -> None:
-    few = ("samples=30", "subset_size=5", "subsets=3", "probes=5", "eigenvalues=2", "alphas=[0,0.5]")
+    few = ("samples=30", "subset_size=5", "subsets=3", "probes=5", "eigenvalues=2", "alphas=[0,0.5]",
+           "draws=3", "group_size=10", "apgd_steps=2")  # fmt: skip
     ended = fsbench("sharpness", f"run={run}", "measures=all", *few)
     assert (ended.code, ended.err) == (0, "")
     found = record(run)["measures"]

@@ -17,6 +17,7 @@ REFUSED = {
     "trace-of-drawn-classes": "classes=2: what is drawn follows the order of the examples; use one process, or all "
     "classes",
     "fisher-trace-of-groups": "groups of examples in the order of the data can't be had of several processes; use one",
+    "worst-case-apgd": "groups of examples in the order of the data can't be had of several processes; use one",
     "fisher-determinant": "subsets are drawn from all examples, which no process has; use one process",
 }
 
@@ -79,7 +80,7 @@ def test_the_command_on_two_devices(fsbench, quick) -> None:
         assert fsbench("train", *quick, f"runs_dir={name}").code == 0
     (one,), (two,) = (list(Path(name).iterdir()) for name in ("one", "two"))
     line = ["measures=[all]", "samples=100", "subset_size=10", "subsets=3", "dtype=float64", "progress=false",
-            "device=cpu"]  # fmt: skip
+            "device=cpu", "group_size=20", "apgd_steps=2", "draws=10"]  # fmt: skip
     assert fsbench("sharpness", f"run={one}", *line).code == 0
     ended = fsbench("sharpness", f"run={two}", *line, "devices=2")
     assert (ended.code, ended.err) == (0, "")
