@@ -176,6 +176,7 @@ MEASURES: dict[str, Callable[[sharpness.Risk], Any]] = {
     "average-case": lambda risk: sharpness.average_case_sharpness(risk, draws=3),
     "worst-case-apgd": lambda risk: sharpness.worst_case_sharpness_apgd(risk, group_size=4, steps=2),
     "epsilon": lambda risk: sharpness.epsilon_sharpness(risk, steps=3),
+    "pacbayes": lambda risk: sharpness.pacbayes_sigma(risk, draws=3, rise=0.05),
     "eigenvalues": lambda risk: sharpness.hessian_top_eigenvalues(risk, k=2),
 }
 

@@ -37,7 +37,7 @@ Options of single measures
   subset_size= subsets= (fisher_determinant, spectral, frobenius_fisher)  logit_norm= (fisher_determinant)
   neighbourhood=sam|asam|fsam rho= eta= ascent_steps= (worst_case)  alphas=[...] (adversarial)
   eigenvalues=K eigenvalue_tolerance= (eigenvalues)
-  rho= adaptive=false logit_norm= (average_case, worst_case_apgd)  draws= (average_case)
+  rho= adaptive=false logit_norm= (average_case, worst_case_apgd)  draws= (the former, pacbayes)
   ball=l2|linf group_size= (worst_case_apgd)  apgd_steps= (worst_case_apgd, epsilon)  epsilon= (epsilon)
 
   fsbench sharpness run=runs/<id>

@@ -72,7 +72,8 @@ class Estimator:
         told = {"trace_hutchinson": 2 * sharpness.probes, "trace_xtrace": 2 * sharpness.probes,
                 "eigenvalues": 100 * sharpness.eigenvalues, "worst_case": sharpness.ascent_steps + 1,
                 "gradient_norm": 1, "gradient_snr": 2, "average_case": sharpness.draws / 3,
-                "worst_case_apgd": sharpness.apgd_steps + 1, "epsilon": sharpness.apgd_steps + 1}  # fmt: skip
+                "worst_case_apgd": sharpness.apgd_steps + 1, "epsilon": sharpness.apgd_steps + 1,
+                "pacbayes": 3 * sharpness.draws, "pacbayes_magnitude": 3 * sharpness.draws}  # fmt: skip
         gradients = sum(told.get(one.name, counts.classes) for one in chosen_measures(sharpness.measures))
         drawn = min(sharpness.samples or images, images)
         return gradients * drawn * self._pass(config)[0] / config.trainer.batch_size

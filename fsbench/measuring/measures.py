@@ -187,6 +187,10 @@ MEASURES: dict[str, Measure] = {
         Measure("epsilon", "epsilon_sharpness", "rise of the loss in a box of epsilon (|w| + 1), in percent of 1 + L",
                 "Keskar et al. 2017", "epsilon_sharpness",
                 options=lambda config: {"epsilon": "epsilon", "steps": "apgd_steps"}),
+        Measure("pacbayes", "pacbayes_sigma", "largest Gaussian noise that lifts the error by no more than 0.1",
+                "Jiang et al. 2020", "pacbayes_sigma", options=_named("draws", "seed")),
+        Measure("pacbayes_magnitude", "pacbayes_magnitude_sigma", "the same with noise relative to each weight",
+                "Jiang et al. 2020", "pacbayes_sigma", {"magnitude_aware": True}, _named("draws", "seed")),
     )
 }  # fmt: skip
 

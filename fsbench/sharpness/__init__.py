@@ -21,6 +21,7 @@ from fsbench.sharpness.input_robustness import input_robustness
 from fsbench.sharpness.matrix_normalized import matrix_normalized_sharpness
 from fsbench.sharpness.minimum import minimum_sharpness
 from fsbench.sharpness.normalized import normalized_sharpness
+from fsbench.sharpness.pacbayes_sigma import pacbayes_sigma
 from fsbench.sharpness.rescaling.homogeneous_operations import NotInvariantWarning
 from fsbench.sharpness.risk import Risk
 from fsbench.sharpness.spectral_density import SpectralDensity, spectral_density
@@ -58,6 +59,7 @@ __all__ = [
     "minimum_sharpness",
     "normalized_sharpness",
     "normalized_softmax_cross_entropy",
+    "pacbayes_sigma",
     "spectral_density",
     "worst_case_sharpness",
     "worst_case_sharpness_apgd",

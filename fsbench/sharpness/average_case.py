@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from fsbench.optim.perturbed_weights import perturbed
 from fsbench.sharpness.estimate import Estimate, standard_error
 from fsbench.sharpness.logit_normalized import logit_normalized
+from fsbench.sharpness.noise import standard_normals
 from fsbench.sharpness.risk import Risk
 
 
@@ -50,13 +50,12 @@ def average_case_sharpness(
     if draws < 2:
         raise ValueError(f"draws={draws}: must be at least 2")
     risk = logit_normalized(risk, logit_norm)
-    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        scales = [rho * (w.abs() if adaptive else torch.ones_like(w)) for w in risk.weights]
     loss, rises = risk.value(), []
-    with torch.no_grad(), risk.bar("average-case sharpness", draws, " draw") as bar:
-        for _ in range(draws):
-            with perturbed(risk.weights, [_noise(w, rho, adaptive, generator) for w in risk.weights]):
-                rises.append(risk.value() - loss)
-            bar.update()
+    for normals in standard_normals(risk, draws, seed, "average-case sharpness"):
+        with torch.no_grad(), perturbed(risk.weights, torch._foreach_mul(scales, normals)):
+            rises.append(risk.value() - loss)
     return Estimate(
         value=math.fsum(rises) / draws,
         stderr=standard_error(rises),
@@ -67,9 +66,3 @@ def average_case_sharpness(
         details={"loss": loss},
         degrees=draws - 1,
     )
-
-
-def _noise(weight: Tensor, rho: float, adaptive: bool, generator: torch.Generator) -> Tensor:
-    # Drawn on the CPU, so that every device gets the same.
-    noise = torch.randn(weight.shape, dtype=weight.dtype, generator=generator).to(weight.device) * rho
-    return noise * weight.abs() if adaptive else noise
