@@ -49,11 +49,16 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(entries, indent=1))
         return 0
     name, column = (max((len(str(entry.get(key, ""))) for entry in entries), default=0) for key in ("name", "column"))
+    group = None
     for entry in entries:
+        if entry.get("group") != group:
+            group = entry["group"]
+            print(f"{group}:")
         star = "*" if entry.get("default") else " "
         measure = f" {star} {entry['column']:{column}}" if "column" in entry else ""
         source = f" ({entry['source']})" if "source" in entry else ""
-        print(f"{entry['name']:{name}}{measure}  {entry['line']}{source}".rstrip())
+        indent = "  " if group else ""
+        print(f"{indent}{entry['name']:{name}}{measure}  {entry['line']}{source}".rstrip())
     if options.kind == MEASURES:
         print("* measured where measures= is not given; tables have the second column")
     return 0
@@ -72,8 +77,9 @@ def _entries(kind: str | None, config_dir: Path | None) -> list[dict[str, str | 
     if kind == MEASURES:
         return [
             {"name": one.name, "column": one.column, "line": one.line, "source": one.source,
-             "default": one.name in measures.DEFAULT}
-            for one in measures.MEASURES.values()
+             "default": one.name in measures.DEFAULT, "group": group}
+            for group, members in measures.grouped_measures().items()
+            for one in members
         ]  # fmt: skip
     if kind == ARTEFACTS:
         return [{"name": one.name, "line": one.title, "source": one.source} for one in artefacts().values()]

@@ -194,6 +194,17 @@ MEASURES: dict[str, Measure] = {
     )
 }  # fmt: skip
 
+# What they are made of, as `fsbench list measures` shows them; users' own come last.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "curvature": ("trace", "trace_hutchinson", "trace_xtrace", "eigenvalues", "minimum", "matrix_normalized",
+                  "normalized"),
+    "perturbation": ("worst_case", "worst_case_apgd", "average_case", "adversarial", "epsilon", "pacbayes",
+                     "pacbayes_magnitude"),
+    "gradients": ("gradient_norm", "gradient_snr", "fisher_trace", "fisher_determinant", "frobenius",
+                  "frobenius_fisher", "spectral", "fisher_rao"),
+    "inputs": ("robustness",),
+}  # fmt: skip
+
 DEFAULT = ("trace", "minimum", "normalized", "fisher_trace", "fisher_determinant", "worst_case")
 
 
@@ -214,6 +225,13 @@ def add_measure(measure: Measure) -> None:
         if not one.version and any(one.name == word or one.has(word) for word in (measure.name, measure.column)):
             raise UsageError("", "", f"measure {measure.name}: fsbench has the measure {one.name}; choose another name")
     MEASURES[measure.name] = measure
+
+
+def grouped_measures() -> dict[str, list[Measure]]:
+    """All measures by group, `own` for users'."""
+    known = {name for names in GROUPS.values() for name in names}
+    own = tuple(name for name in MEASURES if name not in known)
+    return {group: [MEASURES[name] for name in names] for group, names in (GROUPS | {"own": own}).items() if names}
 
 
 def chosen_measures(names: Iterable[str] | None) -> list[Measure]:

@@ -7,14 +7,16 @@ import json
 import pytest
 
 from fsbench.cli.list import ALL
-from fsbench.measuring.measures import DEFAULT, MEASURES
+from fsbench.measuring.measures import DEFAULT, GROUPS, MEASURES, Measure
 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_json_has_what_the_lines_say(fsbench, kind) -> None:
     entries = json.loads(fsbench("list", kind, "--format", "json").out)
     lines = fsbench("list", kind).out.splitlines()
-    for entry, line in zip(entries, lines, strict=kind != "measures"):
+    if kind == "measures":
+        lines = [line for line in lines if line.startswith("  ")]
+    for entry, line in zip(entries, lines, strict=True):
         source = f" ({entry['source']})" if "source" in entry else ""
         assert line.split()[0] == entry["name"]
         assert line.endswith(f"  {entry['line']}{source}")
@@ -27,14 +29,32 @@ def test_kinds(fsbench) -> None:
 
 def test_measures_have_a_column_and_the_default_set(fsbench) -> None:
     entries = {entry.pop("name"): entry for entry in json.loads(fsbench("list", "measures", "--format", "json").out)}
-    assert list(entries) == list(MEASURES)
+    assert entries.keys() == MEASURES.keys()
     assert {name for name, entry in entries.items() if entry["default"]} == set(DEFAULT)
     assert entries["minimum"] == {
         "column": "minimum_sharpness",
         "line": "least Tr H among networks equal up to the layers' scales",
         "source": "ibayashi2021 theorem 1",
         "default": True,
+        "group": "curvature",
     }
+
+
+def test_every_measure_is_in_one_group(fsbench) -> None:
+    """Each under the word for what it is made of, and a user's own last."""
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(name for name, measure in MEASURES.items() if not measure.version)
+    lines = fsbench("list", "measures").out.splitlines()
+    assert [line for line in lines if not line.startswith("  ")][:-1] == [f"{group}:" for group in GROUPS]
+    assert lines[-1] == "* measured where measures= is not given; tables have the second column"
+
+
+def test_a_measure_of_ones_own_is_listed_last(fsbench, monkeypatch) -> None:
+    mine = Measure("mine", "mine", "my measure", "me", float, version="1")
+    monkeypatch.setitem(MEASURES, "mine", mine)
+    lines = fsbench("list", "measures").out.splitlines()
+    assert lines[-3] == "own:"
+    assert lines[-2].split() == ["mine", "mine", "my", "measure", "(me)"]
 
 
 def test_own_groups_are_listed(fsbench, tmp_path) -> None:
