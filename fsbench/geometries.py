@@ -160,4 +160,6 @@ INVERSE_FISHER_ADDITIVE = replace(INVERSE_FISHER, axis=_inverse_fisher_additive,
 # By the options of ASAM and FSAM, and by name.
 SCALES = {"weights": ADAPTIVE, "all": ADAPTIVE_OF_ALL}
 FORMS = {"multiplicative": INVERSE_FISHER, "additive": INVERSE_FISHER_ADDITIVE}
+# Balls ||eps / c||_p <= rho that worst cases are looked for in, each with its radius where none is given.
+BALLS = {"l2": 0.5, "linf": 0.001}
 GEOMETRIES = {geometry.name: geometry for geometry in (EUCLIDEAN, ADAPTIVE, INVERSE_FISHER)}

@@ -15,7 +15,6 @@ from fsbench.errors import FsbenchError, Interrupted
 from fsbench.measuring.measures import chosen_measures
 from fsbench.measuring.source import Unfinished, find_run, run_directory, trained_as
 from fsbench.runs.directory import RunDirectory
-from fsbench.runs.read import read_json_lines
 from fsbench.runs.records import number, read_measures, read_records
 
 if TYPE_CHECKING:
@@ -47,10 +46,7 @@ class Run:
     @property
     def metrics(self) -> pd.DataFrame:
         """A row for each epoch so far; losses in nats, accuracies in [0, 1], times in seconds."""
-        try:
-            return pd.DataFrame(read_json_lines(self._directory.metrics))
-        except FileNotFoundError:
-            return pd.DataFrame()
+        return pd.DataFrame(self._directory.read_metrics())
 
     @property
     def results(self) -> pd.Series:

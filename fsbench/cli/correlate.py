@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fsbench.cli.flags import Parser
+from fsbench.cli.flags import runs_parser
 from fsbench.cli.table import chosen, refuse_short_name, tell_mixed
-from fsbench.errors import UsageError, did_you_mean
+from fsbench.errors import UsageError
 from fsbench.lines import printable, tell
 from fsbench.measuring.measures import measure_of
 
@@ -23,26 +23,24 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(
-        prog="fsbench correlate",
+    parser = runs_parser(
+        "fsbench correlate",
         description="Kendall's tau of measures with a result over finished runs: overall, and granulated, that is "
         "within one hyperparameter at a time (Jiang et al. 2020), with bootstrap intervals over seeds.",
         epilog="Example: fsbench correlate study --by optimizer,dataset.noise -o results/mine",
     )
-    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="directories (default: runs)")
     parser.add_argument("--with", dest="target", default="generalization_gap", metavar="RESULT",
                         help="what measures are to go with (default: %(default)s)")  # fmt: skip
     parser.add_argument("--columns", help="measures, or any column with a number (default: all measures there are)")
     parser.add_argument("--by", metavar="KEYS", help="hyperparameters; those joined by + change together: "
                         "optimizer+optimizer.rho (default: what the runs differ in)")  # fmt: skip
-    parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this value")
     parser.add_argument("--format", default="markdown", choices=["markdown", "csv", "json"])
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="a directory for table, figure and provenance")
     options = parser.parse_intermixed_args(list(arguments))
 
     from fsbench.report.correlation import figure_of
-    from fsbench.report.runs_table import differing, mixed_keys, names_in
-    from fsbench.report.text import csv_text
+    from fsbench.report.runs_table import differing, mixed_keys, names_in, refuse_absent
+    from fsbench.report.text import csv_text, json_records
     from fsbench.runs.directory import RunDirectory, refuse_unwritable
     from fsbench.runs.provenance import command_provenance, trained_with, without_places
     from fsbench.runs.records import read_records
@@ -51,8 +49,6 @@ def main(arguments: Sequence[str]) -> int:
         refuse_unwritable("-o", options.output)
     records = read_records(options.runs)
     rows = chosen(records.rows, options.where)
-    if not rows and records.rows:
-        raise UsageError("--where", " ".join(options.where), f"none of {len(records.rows)} finished runs is like that")
     if not rows:
         raise UsageError("runs", " ".join(map(str, options.runs)), records.none_finished)
     measures = {name for row in rows for name in records.measured.get(row["run"], {})}
@@ -69,12 +65,11 @@ def main(arguments: Sequence[str]) -> int:
     ]
     for option, name in asked:
         refuse_short_name(option, name, name)
-        if not any(name in row for row in rows):
-            known = dict.fromkeys(key for row in rows for key in row)
-            raise UsageError(option, name, f"no run has such a key{did_you_mean(name, known)}")
+        refuse_absent(rows, option, name)
     found = _found(rows, columns, options.target, by)
     frame, text = _frame(found), _text(found)
-    print(printable({"markdown": text, "csv": csv_text(frame), "json": _json(frame)}[options.format]), end="")
+    texts = {"markdown": text, "csv": csv_text(frame), "json": json.dumps(json_records(frame), indent=1) + "\n"}
+    print(printable(texts[options.format]), end="")
     for key, values in mixed_keys(rows, _keys(by), records.choices, records.configuration).items():
         tell(f"note: runs taken for seeds of each other differ in {key} ({', '.join(values)}); add it to --by")
     tell_mixed(rows, _keys(by), [name for name in columns if measure_of(name) is not None], records)
@@ -160,11 +155,6 @@ def _cell(tau: Tau | None) -> str:
     if tau is None or math.isnan(tau.value):
         return "-"
     return f"{tau.value:.2f}" + ("" if math.isnan(tau.low) else f" [{tau.low:.2f}, {tau.high:.2f}]")
-
-
-def _json(frame: pd.DataFrame) -> str:
-    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return json.dumps(records, indent=1) + "\n"
 
 
 def _write(output: Path, text: str, frame: pd.DataFrame, drawn: Figure, record: dict[str, Any]) -> None:

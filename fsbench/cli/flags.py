@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from fsbench.config.compose import Composer
 from fsbench.config.primary import TRAIN, Primary
@@ -15,6 +16,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UsageError("", "", f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def runs_parser(program: str, description: str, epilog: str) -> Parser:
+    """The flags of a command about finished runs: their directories, and which of them."""
+    parser = Parser(prog=program, description=description, epilog=epilog)
+    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="directories (default: runs)")
+    parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this value")
+    return parser
 
 
 def _parser(program: str) -> Parser:

@@ -7,24 +7,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fsbench.cli.flags import Parser
+from fsbench.cli.flags import runs_parser
 from fsbench.config.load import short_value
 from fsbench.errors import UsageError, did_you_mean
 from fsbench.lines import say, tell
 from fsbench.measuring.measures import MEASURES, measure_of
-from fsbench.report.style import BANDS
+from fsbench.report.style import BANDS, UNDATED
 
-# By the ending of a file, what else would say when it was made: files differ only where the picture does.
-_DATES: dict[str, dict[str, Any]] = {
-    ".svg": {"Date": None, "Creator": None},
-    ".png": {"Software": None},
-    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-}
+_ENDINGS = (".svg", ".png", ".pdf")
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(
-        prog="fsbench plot",
+    parser = runs_parser(
+        "fsbench plot",
         description="Draws finished runs: curves over epochs, means over a configuration key, or one point a run.",
         epilog="--x decides. A configuration key (optimizer.rho): the mean of --y over runs is drawn at each of its "
         "values, with a band. Another column that has one number a run, a result (test_accuracy) or a measure "
@@ -33,18 +28,16 @@ def main(arguments: Sequence[str]) -> int:
         "and a factor of 100 apart. "
         "Example: fsbench plot runs --x epoch --y test_accuracy --by optimizer -o curves.svg",
     )
-    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="directories (default: runs)")
     parser.add_argument("--x", required=True, help="column along the horizontal axis")
     parser.add_argument("--y", required=True, help="column along the vertical axis")
     parser.add_argument("--by", default="", help="keys whose values are told apart, such as model,optimizer")
-    parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this value")
     bands = "; ".join(f"{name}: {words}" for name, words in BANDS.items())
     parser.add_argument("--band", default="stderr", choices=list(BANDS), help=f"{bands} (default: %(default)s)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the picture, a name in .svg, .png or .pdf")
     options = parser.parse_intermixed_args(list(arguments))
     x, y, output = options.x, options.y, options.output
-    if output.suffix not in _DATES:
-        raise UsageError("-o", output, f"must end in one of {', '.join(_DATES)}")
+    if output.suffix not in _ENDINGS:
+        raise UsageError("-o", output, f"must end in one of {', '.join(_ENDINGS)}")
 
     import pandas as pd
 
@@ -78,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     results = [key for key in columns if key not in keys and key != "run"]
     of_epochs: dict[str, None] = {}
     if curve := x not in columns:
-        found = [(row, epoch) for row in rows for epoch in _metrics(Path(row["run"], "metrics.jsonl"))]
+        found = [(row, epoch) for row in rows for epoch in _metrics(row["run"])]
         of_epochs = dict.fromkeys(key for _, epoch in found for key in epoch)
         if x not in of_epochs:
             raise _unknown("--x", x, x, [*of_epochs, *results], [*of_epochs, *columns])
@@ -105,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
         drawn.supxlabel("\n".join(textwrap.wrap(caption, 85)), fontsize=6.5, color="0.35")
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(output) as part:
-            drawn.savefig(part, format=output.suffix[1:], metadata=_DATES[output.suffix])
+            drawn.savefig(part, format=output.suffix[1:], metadata=UNDATED[output.suffix[1:]])
     say(f"{output}: {caption}")
     if lacking := len(rows) - points["run"].nunique():
         tell(f"note: {lacking} of {len(rows)} runs are left out, which lack {x} or {y}")
@@ -117,13 +110,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _metrics(file: Path) -> list[dict[str, Any]]:
-    from fsbench.runs.read import Unreadable, read_json_lines
+def _metrics(run: str) -> list[dict[str, Any]]:
+    from fsbench.runs.directory import RunDirectory
+    from fsbench.runs.read import Unreadable
 
     try:
-        return read_json_lines(file)
-    except FileNotFoundError:
-        return []
+        return RunDirectory(Path(run)).read_metrics()
     except Unreadable as failure:
         tell(f"note: {failure}")
         return []

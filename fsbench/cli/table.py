@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fsbench.cli.flags import Parser
+from fsbench.cli.flags import runs_parser
 from fsbench.errors import UsageError, did_you_mean
 from fsbench.lines import printable, shortened, tell
 from fsbench.measuring.measures import MEASURES, Measure, measure_of
@@ -21,16 +21,14 @@ COLUMNS = "test_accuracy,train_accuracy,generalization_gap,test_loss"
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(
-        prog="fsbench table",
+    parser = runs_parser(
+        "fsbench table",
         description="Mean and sample standard deviation over seeds of finished runs.",
         epilog="Keys: dataset, model, optimizer, any configuration key (optimizer.rho), any result of summary.json, "
         "any measure of fsbench sharpness (`fsbench list measures`): --columns test_accuracy,minimum_sharpness",
     )
-    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="directories (default: runs)")
     parser.add_argument("--by", default="dataset,model,optimizer", help="keys of a line (default: %(default)s)")
     parser.add_argument("--columns", default=COLUMNS, help="results to show (default: %(default)s)")
-    parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this value")
     parser.add_argument("--format", default="markdown", choices=["markdown", "csv", "latex", "json"])
     options = parser.parse_intermixed_args(list(arguments))
 
@@ -45,8 +43,6 @@ def main(arguments: Sequence[str]) -> int:
     conditioned = [condition.partition("=")[0] for condition in options.where]
     records = read_records(options.runs, asked=[*by, *columns, *conditioned])
     rows = chosen(records.rows, options.where)
-    if not rows and records.rows:
-        raise UsageError("--where", " ".join(options.where), f"none of {len(records.rows)} finished runs is like that")
     if not rows:
         problem = records.none_finished + _without_runs(options.runs)
         raise UsageError("runs", " ".join(map(str, options.runs)), problem)
@@ -86,9 +82,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def chosen(rows: list[dict[str, Any]], conditions: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows that meet all conditions `KEY=VALUE`. Raises UsageError where no run has such a key."""
+    """The rows that meet all conditions `KEY=VALUE`.
+
+    Raises:
+        UsageError: no run has such a key, or none of those that there are is like that.
+    """
     from fsbench.report.runs_table import matches
 
+    count = len(rows)
     for condition in conditions:
         key, equals, value = condition.partition("=")
         if not equals:
@@ -99,6 +100,8 @@ def chosen(rows: list[dict[str, Any]], conditions: Sequence[str]) -> list[dict[s
                 raise UsageError("--where", condition, f"no run was measured; {_command(rows, [key])} does it")
             raise UsageError("--where", condition, f"no run has such a key{did_you_mean(key, rows[0])}")
         rows = [row for row in rows if matches(row.get(key), value)]
+    if count and not rows:
+        raise UsageError("--where", " ".join(conditions), f"none of {count} finished runs is like that")
     return rows
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from fsbench.compare.plan import Cell, Comparison, Run
 from fsbench.report.statistics import mean_std
 from fsbench.report.table import Grid, markdown
-from fsbench.report.text import axis_words, csv_text, difference_text, mean_text, p_text, share_text
+from fsbench.report.text import axis_words, csv_text, difference_text, json_records, mean_text, p_text, share_text
 from fsbench.report.verdicts import HOW_TO_READ, judged, paired
 from fsbench.runs.atomic import write_text
 
@@ -88,8 +88,7 @@ class Findings:
     @property
     def as_json(self) -> dict[str, Any]:
         """The frames as lists of records, without NaN."""
-        frames = {name: getattr(self, name).astype(object) for name in _NAMES}
-        return {name: frame.where(frame.notna(), None).to_dict("records") for name, frame in frames.items()}
+        return {name: json_records(getattr(self, name)) for name in _NAMES}
 
     def write(self, directory: Path, title: str) -> list[Path]:
         """Write comparison.md and a CSV of each frame, each whole or not at all."""

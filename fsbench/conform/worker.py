@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import math
@@ -114,6 +115,8 @@ def main() -> None:
     def tell(line: dict[str, Any]) -> None:
         print(json.dumps(line), file=out, flush=True)
 
+    # Part of the start: a check that compiles would take seconds of its own time for it.
+    importlib.import_module("torch._dynamo")
     asked = json.load(sys.stdin)
     subject, method = Subject(**asked["subject"]), asked["method"]
     try:

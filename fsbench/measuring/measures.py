@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fsbench.errors import UsageError, did_you_mean
-from fsbench.geometries import GEOMETRIES
+from fsbench.geometries import BALLS, GEOMETRIES
 
 if TYPE_CHECKING:
     from fsbench.config.sharpness import SharpnessConfig
@@ -183,7 +183,7 @@ MEASURES: dict[str, Measure] = {
                 "Andriushchenko et al. 2023", "worst_case_sharpness_apgd",
                 options=lambda config: {**_named("rho", "ball", "adaptive", "group_size", "logit_norm")(config),
                                         "steps": "apgd_steps"},
-                defaults=lambda config: {"rho": {"l2": 0.5, "linf": 0.001}[config.ball]}, in_one_place=_always),
+                defaults=lambda config: {"rho": BALLS[config.ball]}, in_one_place=_always),
         Measure("epsilon", "epsilon_sharpness", "rise of the loss in a box of epsilon (|w| + 1), in percent of 1 + L",
                 "Keskar et al. 2017", "epsilon_sharpness",
                 options=lambda config: {"epsilon": "epsilon", "steps": "apgd_steps"}),

@@ -19,10 +19,10 @@ import pandas as pd
 from fsbench.config.load import short_value
 from fsbench.report import runs_table
 from fsbench.report.curves import draw_runs
-from fsbench.report.style import style
+from fsbench.report.style import UNDATED, style
 from fsbench.runs.directory import RunDirectory
 from fsbench.runs.provenance import FILE, trained_with
-from fsbench.runs.read import Unreadable, read_json, read_json_lines
+from fsbench.runs.read import Unreadable, read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,14 +61,18 @@ class Picture:
 
 
 def page(title: str, records: Records, rows: Sequence[dict[str, Any]], directories: Iterable[Path], output: Path,
-         by: Sequence[str], columns: Sequence[str]) -> str:  # fmt: skip
+         by: Sequence[str] | None, columns: Sequence[str]) -> str:  # fmt: skip
     """The whole page.
 
     Args:
         rows: those of the records that are shown.
         directories: of tables that were written, each with a provenance.json.
         output: the file that links start from.
-        by, columns: of the table of means, as for `fsbench table`.
+        by, columns: of the table of means, as for `fsbench table`; None: data set, model, optimizer, and what the runs
+            differ in.
+
+    Raises:
+        UsageError: no run has such a key, or a number under such a column.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -88,26 +92,30 @@ def written_tables(root: Path) -> list[Path]:
 
 
 def _runs(
-    records: Records, rows: Sequence[dict[str, Any]], output: Path, by: Sequence[str], columns: Sequence[str]
+    records: Records, rows: Sequence[dict[str, Any]], output: Path, by: Sequence[str] | None, columns: Sequence[str]
 ) -> dict[str, Any]:
     choices, configuration = records.choices, records.configuration
     axes = runs_table.differing(rows, choices, configuration)
     differing = [key for keys in axes.values() for key in keys]
+    by = list(dict.fromkeys(("dataset", "model", "optimizer", *differing))) if by is None else by
+    columns = [name for name in columns if name not in by]
+    lines, panels = _lines_and_panels(rows, axes)
+    settings = _settings(rows, panels)
     means = runs_table.grid_of(runs_table.aggregate(rows, by, columns), by, columns)
     measures = [name for name in dict.fromkeys(name for one in records.measured.values() for name in one)
                 if any(_number(row.get(name)) is not None for row in rows)]  # fmt: skip
     mixed = runs_table.mixed_keys(rows, by, choices, configuration)
     notes = [f"A line averages runs that differ in {key} ({', '.join(values)})." for key, values in mixed.items()]
-    if (settings := len(_settings(rows, axes))) > _SETTINGS:
-        notes.append(f"Learning curves are drawn of {_SETTINGS} of {settings} settings.")
+    if len(settings) > _SETTINGS:
+        notes.append(f"Learning curves are drawn of {_SETTINGS} of {len(settings)} settings.")
     if len(measures) > _MEASURES:
         notes.append(f"{_MEASURES} of {len(measures)} measures are drawn.")
     shown = [name for name in dict.fromkeys((*columns, *measures)) if name not in by]
     return {
         "means": Cells(means.head, means.lines, range(means.left)),
         "notes": notes,
-        "curves": list(_curves(rows, axes)),
-        "measures": list(_scatters(rows, axes, measures)),
+        "curves": list(_curves(settings, lines)),
+        "measures": list(_scatters(rows, lines, measures)),
         "every": _every(rows, dict.fromkeys((*by, *differing)), shown, output),
         "common": [(key, short_value(rows[0].get(key))) for key in configuration if _is_common(rows, key)],
         "made": [_facts(one) for one in trained_with(RunDirectory(Path(row["run"])) for row in rows)["trained_with"]],
@@ -151,10 +159,9 @@ def _drawable(points: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return points[points["line"].isin(names[:_CURVES])], f" {_CURVES} of {len(names)} lines are drawn."
 
 
-def _curves(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, list[str]]) -> Iterable[Picture]:
+def _curves(settings: Mapping[str, Sequence[Mapping[str, Any]]], lines: Sequence[str]) -> Iterable[Picture]:
     """Accuracies by epoch: a figure for each of the first settings, a line for each method."""
-    lines, _ = _lines_and_panels(rows, axes)
-    for setting, members in list(_settings(rows, axes).items())[:_SETTINGS]:
+    for setting, members in list(settings.items())[:_SETTINGS]:
         epochs = [(row, epoch) for row in members for epoch in _metrics(row)]
         for y in CURVES:
             points = _points([(row, epoch, epoch.get("epoch"), epoch.get(y)) for row, epoch in epochs], lines)
@@ -165,9 +172,8 @@ def _curves(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, list[str]]) ->
                 yield _picture(drawn, f"{y.replace('_', ' ')} by epoch", f"{where}{caption}{cut}")
 
 
-def _settings(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, list[str]]) -> dict[str, list[Mapping[str, Any]]]:
+def _settings(rows: Sequence[Mapping[str, Any]], panels: Sequence[str]) -> dict[str, list[Mapping[str, Any]]]:
     """The runs of each setting, in words."""
-    _, panels = _lines_and_panels(rows, axes)
     settings: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         setting = ", ".join(f"{key} {short_value(row.get(key))}" for key in panels if row.get(key) is not None)
@@ -175,11 +181,8 @@ def _settings(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, list[str]]) 
     return dict(sorted(settings.items()))
 
 
-def _scatters(
-    rows: Sequence[Mapping[str, Any]], axes: Mapping[str, list[str]], measures: Sequence[str]
-) -> Iterable[Picture]:
+def _scatters(rows: Sequence[Mapping[str, Any]], lines: Sequence[str], measures: Sequence[str]) -> Iterable[Picture]:
     """The test accuracy against each measure, a point for each run."""
-    lines, _ = _lines_and_panels(rows, axes)
     for x in measures[:_MEASURES]:
         points = _points([(row, {}, row.get(x), row.get("test_accuracy")) for row in rows], lines)
         if len(points):
@@ -207,8 +210,8 @@ def _label(row: Mapping[str, Any], keys: Sequence[str]) -> str:
 
 def _metrics(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     try:
-        return read_json_lines(Path(row["run"], "metrics.jsonl"))
-    except (FileNotFoundError, Unreadable):
+        return RunDirectory(Path(row["run"])).read_metrics()
+    except Unreadable:
         return []
 
 
@@ -224,7 +227,7 @@ def _number(value: Any) -> float | None:
 def _picture(drawn: Figure, alt: str, caption: str) -> Picture:
     buffer = io.BytesIO()
     with style():
-        drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        drawn.savefig(buffer, format="svg", metadata=UNDATED["svg"])
     return Picture(_embedded(buffer.getvalue(), "svg+xml"), alt, caption)
 
 

@@ -51,9 +51,7 @@ def aggregate(
     frame = pd.DataFrame([{name: row[name] for name in (*by, *columns) if name in row} for row in rows])
     for option, names in (("--by", by), ("--columns", columns)):
         for name in names:
-            if name not in frame:
-                keys = dict.fromkeys(key for row in rows for key in row)
-                raise UsageError(option, name, f"no run has such a key{did_you_mean(name, [*keys, *known])}")
+            refuse_absent(rows, option, name, known)
     for name in columns:
         try:
             frame[name] = pd.to_numeric(frame[name])
@@ -67,6 +65,13 @@ def aggregate(
         for name in columns:
             table[f"{name}_mean"], table[f"{name}_std"] = groups[name].mean(), groups[name].std()
     return table.reset_index().sort_values(list(by), key=lambda c: c.map(by_size), ignore_index=True)
+
+
+def refuse_absent(rows: Sequence[Row], option: str, name: str, known: Iterable[str] = ()) -> None:
+    """Raise UsageError where no run has such a key; `known` as for `aggregate`."""
+    if not any(name in row for row in rows):
+        keys = dict.fromkeys(key for row in rows for key in row)
+        raise UsageError(option, name, f"no run has such a key{did_you_mean(name, [*keys, *known])}")
 
 
 def formatted(table: pd.DataFrame, form: str, by: Sequence[str], columns: Sequence[str]) -> str:

@@ -30,6 +30,12 @@ DASHES: tuple[Any, ...] = (
     "-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)),
 )  # fmt: skip
 SEQUENTIAL = "viridis"
+# By the kind of a picture, what else would say when it was made: files differ only where the picture does.
+UNDATED: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 # What is drawn around a mean over runs.
 BANDS = {"stderr": "one standard error of the mean to either side", "range": "from the smallest to the largest run"}
 PAPER_GREY = "#707070"
@@ -150,10 +156,9 @@ def save(drawn: Figure, path: Path) -> list[Path]:
         drawn.draw_without_rendering()
         drawn.set_layout_engine("none")
     written = []
-    # No date and no version: files differ only where the picture does.
-    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+    for suffix in ("png", "svg"):
         target = path.with_name(f"{path.name}.{suffix}")
         with style(), atomic_path(target) as part:
-            drawn.savefig(part, format=suffix, metadata=metadata)
+            drawn.savefig(part, format=suffix, metadata=UNDATED[suffix])
         written.append(target)
     return written

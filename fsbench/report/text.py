@@ -224,6 +224,11 @@ def csv_text(frame: pd.DataFrame, digits: str | None = None) -> str:
     return safe.to_csv(index=False, float_format=digits, lineterminator="\n")
 
 
+def json_records(frame: pd.DataFrame) -> list[dict[Any, Any]]:
+    """The lines of a frame as JSON can hold them: null for NaN."""
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
 def _csv_cell(value: Any) -> Any:
     formula = isinstance(value, str) and len(value) > 1 and value[0] in "=+-@\t\r" and parsed_number(value) is None
     return f"'{value}" if formula else value

@@ -19,7 +19,7 @@ import yaml
 from fsbench.errors import FsbenchError, UsageError
 from fsbench.runs.atomic import disk_full, remove_parts, write_json, write_text
 from fsbench.runs.identity import differences, identity
-from fsbench.runs.read import Unreadable, read_json, read_yaml
+from fsbench.runs.read import Unreadable, read_json, read_json_lines, read_yaml
 
 _NO_FILE = "a link, or no plain file"
 # What a run that is not finished can be said to be.
@@ -66,6 +66,13 @@ class RunDirectory:
     @property
     def diverged(self) -> bool:
         return self.path.is_dir() and self.status == "diverged"
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """A row for each epoch; none where there is no file of them. Raises Unreadable where it is something else."""
+        try:
+            return read_json_lines(self.metrics)
+        except FileNotFoundError:
+            return []
 
     def read_results(self) -> dict[str, Any]:
         """Results of a finished run. Raises Unreadable where the summary can't be read."""

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fsbench.geometries import BALLS
 from fsbench.optim.perturbed_weights import perturbed
 from fsbench.sharpness.estimate import Refused
 from fsbench.sharpness.risk import Risk, norm
 
 # Shaped like the weights; torch takes and gives both.
 Tensors = list[Tensor] | tuple[Tensor, ...]
-BALLS = ("l2", "linf")
 
 
 @dataclass(frozen=True)

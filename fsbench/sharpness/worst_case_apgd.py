@@ -6,12 +6,11 @@ import math
 
 import torch
 
+from fsbench.geometries import BALLS
 from fsbench.sharpness.auto_pgd import maximum_on_ball
 from fsbench.sharpness.estimate import Estimate, Refused, standard_error
 from fsbench.sharpness.logit_normalized import logit_normalized
 from fsbench.sharpness.risk import Risk
-
-RADII = {"l2": 0.5, "linf": 0.001}
 
 
 def worst_case_sharpness_apgd(
@@ -58,7 +57,7 @@ def worst_case_sharpness_apgd(
     if group_size > risk.examples:
         raise Refused(f"group_size={group_size}: there are {risk.examples} examples only")
     if rho is None:
-        rho = RADII.get(ball, 0.0)
+        rho = BALLS.get(ball, 0.0)
     risk = logit_normalized(risk, logit_norm)
     with torch.no_grad():
         axes = [w.abs() if adaptive else torch.ones_like(w) for w in risk.weights]

@@ -10,10 +10,10 @@ import torch
 from measuring.test_sharpness_record import config
 from torch import Tensor, nn
 
+from fsbench.geometries import BALLS
 from fsbench.measuring.measures import MEASURES
 from fsbench.sharpness import Refused, Risk, worst_case_sharpness, worst_case_sharpness_apgd
 from fsbench.sharpness.auto_pgd import _checkpoints
-from fsbench.sharpness.worst_case_apgd import RADII
 from sharpness.derivatives.test_hessian_operator import state_of
 from sharpness.networks import NETWORKS, SMOOTH, loss_at, risk_of, whole
 from sharpness.test_average_case import normalized
@@ -126,8 +126,8 @@ def test_checkpoints_are_the_papers() -> None:
 
 
 def test_default_radii_are_those_of_the_command() -> None:
-    found = {ball: MEASURES["worst_case_apgd"].arguments(config(f"ball={ball}"))["rho"] for ball in RADII}
-    assert found == RADII
+    found = {ball: MEASURES["worst_case_apgd"].arguments(config(f"ball={ball}"))["rho"] for ball in BALLS}
+    assert found == {"l2": 0.5, "linf": 0.001}
 
 
 def test_no_radius_no_rise() -> None:
