@@ -49,6 +49,50 @@ def best_of_grid(risk: Risk, scale: Tensor, ball: str, points: int) -> float:
         return max(float(torch.vmap(loss)(w + scale * part).max()) for part in u.split(50_000)) - float(loss(w))
 
 
+def algorithm(risk: Risk, c: Tensor, ball: str, rho: float, steps: int) -> float:
+    """The loss that algorithm 1 of Croce & Hein ends with, on one vector u = eps / c, as it is printed."""
+    loss, w = loss_at(risk)
+
+    def climbed(u: Tensor) -> tuple[float, Tensor]:
+        return float(loss(w + c * u)), c * torch.func.grad(loss)(w + c * u)
+
+    def projected(u: Tensor) -> Tensor:
+        return u.clamp(-rho, rho) if ball == "linf" else u * min(1.0, rho / float(u.norm()))
+
+    shares = [0.0, 0.22]
+    while shares[-1] < 1:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
+    checkpoints = [math.ceil(round(share * steps, 9)) for share in shares]
+    points, eta = [torch.zeros_like(w)], 2 * rho
+    values = [climbed(points[0])[0]]
+    best, last = (values[0], points[0]), (0, eta, values[0])
+    x = old = points[0]
+    for k in range(1, steps + 1):
+        gradient = climbed(x)[1]
+        z = projected(x + eta * (gradient.sign() if ball == "linf" else gradient / gradient.norm()))
+        new = z if k == 1 else projected(x + 0.75 * (z - x) + 0.25 * (x - old))
+        old, x = x, new
+        values.append(climbed(x)[0])
+        risen = [values[i + 1] > values[i] for i in range(last[0], k)]
+        best = max(best, (values[-1], x), key=lambda one: one[0])
+        if k in checkpoints:
+            stuck = sum(risen) < 0.75 * (k - last[0]) or (eta == last[1] and best[0] == last[2])
+            last = (k, eta, best[0])
+            if stuck:
+                eta, x, values[-1] = eta / 2, best[1], best[0]
+    return best[0]
+
+
+@pytest.mark.parametrize("steps", [2, 5, 9, 20])
+@pytest.mark.parametrize(("ball", "rho"), [("linf", 0.05), ("linf", 0.8), ("l2", 0.1), ("l2", 1.5)])
+def test_it_is_the_algorithm(ball, rho, steps) -> None:
+    risk = tiny()
+    _, w = loss_at(risk)
+    found = worst_case_sharpness_apgd(risk, rho=rho, ball=ball, group_size=11, steps=steps)
+    expected = algorithm(risk, w.abs(), ball, rho, steps) - risk.value()
+    assert found.value == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("adaptive", [True, False])
 @pytest.mark.parametrize(("ball", "rho"), [("linf", 0.05), ("linf", 0.8), ("l2", 0.1), ("l2", 1.5)])
 def test_no_point_of_a_grid_is_higher(ball, rho, adaptive) -> None:
