@@ -32,8 +32,8 @@ def xdiag(risk: Risk, *, products: int = 100, seed: int = 0) -> Diagonal:
         ValueError: products < 4.
 
     Source: Epperly, Tropp & Webber 2024, "XTrace: making the most of every sample in stochastic trace estimation".
-    They take signs for o_i; normal ones, as XTrace has, spread a little more, but their products hold the whole range
-    of a matrix of low rank with certainty.
+    Signs for o_i would spread a little less; the products of normal vectors hold the whole range of a matrix of low
+    rank with certainty.
     """
     found = LeftOut(risk, products, seed)
     k = found.omega.shape[1]

@@ -33,8 +33,7 @@ def xtrace(risk: Risk, *, products: int = 100, seed: int = 0) -> Estimate:
         Refused: an operation has no second derivative; the data differ between two passes.
         ValueError: products < 4.
 
-    Source: Epperly, Tropp & Webber 2024, "XTrace: making the most of every sample in stochastic trace estimation",
-    section 2.1 and, for the norm of x_i, section 2.3.
+    Source: Epperly, Tropp & Webber 2024, "XTrace: making the most of every sample in stochastic trace estimation".
     """
     found = LeftOut(risk, products, seed)
     omega, y, q, z, s, whole = found.omega, found.y, found.q, found.z, found.s, found.whole
